@@ -1,0 +1,24 @@
+"""DeepSeek-VL models in Hugging Face transformers.
+
+Importing the package registers its classes, so that `pipeline("image-text-to-text")` and the Auto classes use them.
+"""
+
+from .auto import register, unregister
+from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
+from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
+from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
+from .models.deepseek_vl.processing_deepseek_vl import DeepseekVLProcessor
+from .version import __version__
+
+__all__ = [
+    "DeepseekVLConfig",
+    "DeepseekVLForConditionalGeneration",
+    "DeepseekVLImageProcessor",
+    "DeepseekVLModel",
+    "DeepseekVLProcessor",
+    "__version__",
+    "register",
+    "unregister",
+]
+
+register()

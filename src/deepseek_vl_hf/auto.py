@@ -1,0 +1,134 @@
+"""Registration with transformers' Auto classes.
+
+One table says which classes make up a family. `register()` puts them in force, `unregister()` takes them back.
+
+transformers owns the model types `deepseek_vl` and `deepseek_vl_hybrid`, so two things are needed beyond the public
+`register` methods:
+
+* `AutoProcessor` and (before 5.19) `AutoImageProcessor` look the class *names* in a checkpoint's files up in
+  transformers' own tables before they look at registrations. The family's entries leave these tables.
+* Files carry image processor names of several generations (`X`, `XFast`, `XPil`). transformers itself strips `Fast`;
+  an empty subclass named `XPil` makes the third name known.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, PROCESSOR_MAPPING_NAMES
+
+from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
+from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
+from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
+from .models.deepseek_vl.processing_deepseek_vl import DeepseekVLProcessor
+
+
+@dataclass(frozen=True)
+class Family:
+    """The classes of one model type."""
+
+    config: type[PreTrainedConfig]
+    model: type[PreTrainedModel]
+    generation_model: type[PreTrainedModel]
+    image_processor: type[BaseImageProcessor]
+    processor: type[ProcessorMixin]
+
+
+FAMILIES = (
+    Family(
+        config=DeepseekVLConfig,
+        model=DeepseekVLModel,
+        generation_model=DeepseekVLForConditionalGeneration,
+        image_processor=DeepseekVLImageProcessor,
+        processor=DeepseekVLProcessor,
+    ),
+)
+
+_undo: list[Callable[[], None]] = []
+
+
+def register() -> None:
+    """Makes transformers' Auto classes and pipelines use this package's classes; a second call does nothing."""
+    if _undo:
+        return
+    for family in FAMILIES:
+        _register(family)
+
+
+def unregister() -> None:
+    """Restores transformers' Auto classes to what they were before `register()`."""
+    while _undo:
+        _undo.pop()()
+
+
+def _register(family: Family) -> None:
+    model_type = family.config.model_type
+    for table in (PROCESSOR_MAPPING_NAMES, IMAGE_PROCESSOR_MAPPING_NAMES):
+        _take_out(table, model_type)
+
+    _remember(CONFIG_MAPPING._extra_content, model_type)
+    AutoConfig.register(model_type, family.config, exist_ok=True)
+
+    auto_models = {
+        AutoModel: family.model,
+        AutoModelForImageTextToText: family.generation_model,
+        AutoModelForMultimodalLM: family.generation_model,
+    }
+    for auto_class, model_class in auto_models.items():
+        _remember(auto_class._model_mapping._extra_content, family.config)
+        auto_class.register(family.config, model_class, exist_ok=True)
+
+    _remember(PROCESSOR_MAPPING._extra_content, family.config)
+    AutoProcessor.register(family.config, family.processor, exist_ok=True)
+
+    _remember(IMAGE_PROCESSOR_MAPPING._extra_content, family.config)
+    AutoImageProcessor.register(
+        family.config, image_processor_classes=_image_processor_classes(family.image_processor), exist_ok=True
+    )
+
+
+def _image_processor_classes(image_processor: type) -> dict[str, type]:
+    """The one class for both of transformers' backends, and a bearer of the name that older files carry."""
+    pil_name = type(image_processor.__name__ + "Pil", (image_processor,), {"__module__": image_processor.__module__})
+    return {"pil": image_processor, "torchvision": image_processor, "name_in_files": pil_name}
+
+
+def _take_out(table: dict[str, Any], key: str) -> None:
+    """Removes an entry; undoing puts it back where it stood, because the order of these tables decides look-ups."""
+    if key not in table:
+        return
+    position = list(table).index(key)
+    value = table.pop(key)
+
+    def put_back() -> None:
+        rest = list(table.items())
+        table.clear()
+        table.update([*rest[:position], (key, value), *rest[position:]])
+
+    _undo.append(put_back)
+
+
+def _remember(table: dict[Any, Any], key: Any) -> None:
+    """Notes what a registration is about to replace."""
+    present, value = key in table, table.get(key)
+
+    def restore() -> None:
+        table.pop(key, None)
+        if present:
+            table[key] = value
+
+    _undo.append(restore)

@@ -1,0 +1,54 @@
+"""Putting image embeddings into the sequence of text embeddings."""
+
+import torch
+from torch import nn
+from transformers.utils import torch_compilable_check
+
+
+def image_token_mask(
+    input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, embedding: nn.Module, image_token_id: int
+) -> torch.Tensor:
+    """Where the sequence holds image places.
+
+    Without `input_ids` a place is recognised by its embedding, as `generate(inputs_embeds=...)` needs it.
+
+    Args:
+        input_ids: [batch, sequence], or None.
+        inputs_embeds: [batch, sequence, width].
+        embedding: the language model's token embedding.
+        image_token_id: id of the image place.
+
+    Returns:
+        bool [batch, sequence].
+    """
+    if input_ids is not None:
+        return input_ids == image_token_id
+    place = torch.full((), image_token_id, dtype=torch.long, device=inputs_embeds.device)
+    return (inputs_embeds == embedding(place)).all(-1)
+
+
+def insert_image_embeds(inputs_embeds: torch.Tensor, image_embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Replaces the embeddings of the image places, in order, by the image embeddings.
+
+    Args:
+        inputs_embeds: [batch, sequence, width].
+        image_embeds: [images, tokens, width] (or any shape that ends in width), in the order of the places.
+        mask: bool [batch, sequence], True at image places.
+
+    Returns:
+        [batch, sequence, width].
+
+    Raises:
+        ValueError: the number of places is not the number of image tokens.
+    """
+    image_embeds = image_embeds.reshape(-1, inputs_embeds.shape[-1]).to(inputs_embeds.device, inputs_embeds.dtype)
+    num_places, num_tokens = mask.sum(), image_embeds.shape[0]
+    torch_compilable_check(
+        num_places == num_tokens,
+        lambda: (
+            f"The prompt has {int(num_places)} image places, but the images give {num_tokens} tokens. Each image needs "
+            "as many places as it has tokens: build input_ids and pixel_values with one call of the processor, and do "
+            "not truncate the prompt inside an image."
+        ),
+    )
+    return inputs_embeds.masked_scatter(mask.unsqueeze(-1), image_embeds)

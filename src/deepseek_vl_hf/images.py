@@ -1,0 +1,205 @@
+"""From a picture in any form to 8-bit pixels of the size a tower reads.
+
+Size arithmetic, array conversion and padding: pure functions over integers, Pillow images and numpy arrays. Nothing
+here knows a config, a tokenizer or a model.
+
+The arithmetic is the original's, to the pixel: sizes are truncated (never rounded), the 8-bit image is resized by
+Pillow's bicubic filter, and the padding is centred with the odd pixel on the right or at the bottom.
+"""
+
+import os
+import reprlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from transformers.image_utils import load_image
+
+SUPPORTED_CHANNELS = (1, 3, 4)
+
+
+def num_image_tokens(image_size: int, patch_size: int) -> int:
+    """Number of tokens that one image takes in the prompt: the patches of the tower's square grid.
+
+    Args:
+        image_size: side of the square image in pixels.
+        patch_size: side of a patch in pixels.
+
+    Raises:
+        ValueError: the image is smaller than one patch.
+    """
+    side = image_size // patch_size
+    if side < 1:
+        raise ValueError(
+            f"An image of {image_size} x {image_size} pixels holds no patch of {patch_size} x {patch_size} pixels. "
+            "Use an image_size of at least one patch_size."
+        )
+    return side * side
+
+
+def fitted_size(width: int, height: int, side: int, min_size: int) -> tuple[int, int]:
+    """Size of a `width` x `height` picture whose longer edge is brought to `side`, both in pixels.
+
+    The quotient is truncated, as in the original's image processor; rounding would give another size for about half of
+    all pictures. Neither edge falls below `min_size`.
+
+    Returns:
+        (width, height) in pixels.
+    """
+    longest = max(width, height)
+    # The order of the operations decides which float is truncated: divide first, then multiply.
+    return max(int(width / longest * side), min_size), max(int(height / longest * side), min_size)
+
+
+def padding_color(mean: Sequence[float]) -> tuple[int, ...]:
+    """The 8-bit colour behind a padded picture: the normalisation mean, truncated (0.5 gives 127)."""
+    return tuple(int(channel * 255) for channel in mean)
+
+
+def pad_to_square(image: Image.Image, color: Sequence[int]) -> Image.Image:
+    """Centres an RGB image on a square of its longer edge, filled with the 8-bit `color`."""
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), tuple(color))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def scaling_table(
+    rescale_factor: float | None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> np.ndarray:
+    """What each of the 256 pixel values becomes, per channel.
+
+    A pixel has 256 values, so scaling and normalisation are one look-up instead of three passes over float images. The
+    entries are computed in the order of the original: value times factor in float64, rounded to float32, then
+    `(x - mean) / std` in float32.
+
+    Args:
+        rescale_factor: factor of the 8-bit value; None leaves 0..255.
+        mean: per channel; None skips the normalisation.
+        std: per channel, given together with `mean`.
+
+    Returns:
+        float32 [channels or 1, 256].
+    """
+    values = np.arange(256, dtype=np.float64)
+    table = (values if rescale_factor is None else values * rescale_factor).astype(np.float32)[None]
+    if mean is None or std is None:
+        return table
+    return (table - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]
+
+
+def scale_pixels(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Looks 8-bit pixels up in a `scaling_table`.
+
+    Args:
+        pixels: uint8 [height, width, channels], as Pillow gives them.
+        table: float32 [channels or 1, 256].
+
+    Returns:
+        float32 [channels, height, width], contiguous.
+    """
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    rows = np.broadcast_to(table, (planes.shape[0], 256))
+    return np.stack([np.take(row, plane) for row, plane in zip(rows, planes, strict=True)])
+
+
+def open_image(source: Any) -> Any:
+    """Reads a path, an http(s) URL, a `data:` URI or base64 text; anything else is handed back as it is.
+
+    transformers' `load_image` does the reading, so orientation tags (EXIF) are applied, and Pillow's limit against
+    decompression bombs stays in force.
+
+    Raises:
+        ValueError: there is no readable image, with the (shortened) source in the message.
+    """
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if not isinstance(source, str):
+        return source
+    try:
+        return load_image(source)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        reason = _shorten(str(error).replace(source, "..."))
+        raise ValueError(
+            f"No image could be read from {_shorten(source)}: {type(error).__name__}: {reason}. Expected a path to an "
+            "image file, an http(s) URL, a data: URI or base64 text of a complete image that Pillow can open."
+        ) from error
+
+
+def to_rgb(image: Any) -> Image.Image:
+    """Turns one picture into an 8-bit RGB Pillow image.
+
+    Args:
+        image: a Pillow image of any mode (converted as Pillow does: the first frame of an animation, alpha dropped), or
+            a numpy array or torch tensor of shape [height, width], [height, width, channels] or
+            [channels, height, width] with 1, 3 or 4 channels, either integers in 0..255 or floats in [0, 1].
+
+    Raises:
+        TypeError: not a picture.
+        ValueError: empty, truncated, a wrong number of channels, or values out of range.
+    """
+    if not isinstance(image, Image.Image):
+        image = _image_from_array(image)
+    if 0 in image.size:
+        raise ValueError(f"Found an empty image of {image.width} x {image.height} pixels; expected at least 1 x 1.")
+    try:
+        return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"An image of {image.width} x {image.height} pixels in mode {image.mode} could not be decoded: "
+            f"{type(error).__name__}: {error}. Expected a complete image file; read it again from its source."
+        ) from error
+
+
+def _image_from_array(image: Any) -> Image.Image:
+    if hasattr(image, "detach"):  # a torch tensor, possibly on a GPU or in bfloat16, which numpy does not know
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"Found a {type(image).__name__} where a picture was expected. Pass a Pillow image, a numpy array, a torch "
+            "tensor, a path, an http(s) URL or a data: URI."
+        )
+    pixels = _to_uint8(_channels_last(image))
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    """[height, width], [channels, height, width] or [height, width, channels] -> [height, width, channels]."""
+    if array.ndim == 2:
+        return array[..., None]
+    if array.ndim == 3 and array.shape[0] in SUPPORTED_CHANNELS and array.shape[-1] not in SUPPORTED_CHANNELS:
+        return array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[-1] in SUPPORTED_CHANNELS:
+        # [3, width, 3] could be read both ways; transformers reads it as channels first, and so do we.
+        return array.transpose(1, 2, 0) if array.shape[0] in SUPPORTED_CHANNELS else array
+    raise ValueError(
+        f"Found an image array of shape {list(array.shape)}; expected [height, width], [height, width, channels] or "
+        f"[channels, height, width] with {', '.join(map(str, SUPPORTED_CHANNELS))} channels."
+    )
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.size == 0:
+        return array.astype(np.uint8)
+    low, high = float(array.min()), float(array.max())
+    if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1:
+        return np.round(array * 255).astype(np.uint8)
+    if np.issubdtype(array.dtype, np.integer) and low >= 0 and high <= 255:
+        return array.astype(np.uint8)
+    raise ValueError(
+        f"Found an image array of {array.dtype} with values from {low:g} to {high:g}; expected integers in 0..255 or "
+        "floats in [0, 1]. Pass the picture before any normalisation: the image processor normalises."
+    )
+
+
+def _shorten(text: str) -> str:
+    shortener = reprlib.Repr()
+    shortener.maxstring = 120
+    return shortener.repr(text)

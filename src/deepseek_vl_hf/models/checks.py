@@ -1,0 +1,40 @@
+"""Checks of a model's inputs that every family makes."""
+
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+def check_exactly_one(input_ids: Any, inputs_embeds: Any) -> None:
+    """Raises ValueError unless one of `input_ids` and `inputs_embeds` is given, and only one."""
+    if (input_ids is None) == (inputs_embeds is None):
+        found = "neither input_ids nor inputs_embeds" if input_ids is None else "both input_ids and inputs_embeds"
+        raise ValueError(f"Found {found}; pass exactly one of them.")
+
+
+def check_pixels(pixel_values: torch.Tensor, name: str, image_size: int, num_channels: int = 3) -> None:
+    """Raises ValueError unless `pixel_values` is [images, channels, image_size, image_size]."""
+    expected = (num_channels, image_size, image_size)
+    if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+        raise ValueError(
+            f"{name} has the shape {list(pixel_values.shape)}; expected [images, {', '.join(map(str, expected))}], all "
+            "images of the batch in one row. Use the image processor that belongs to this checkpoint."
+        )
+
+
+def warn_of_slow_float16(hidden_states: torch.Tensor) -> None:
+    """Says once that float16 is the wrong choice on a CPU.
+
+    The published files are float16 and `dtype="auto"` keeps that. CPUs have no float16 arithmetic for large products
+    (60 GFLOP/s against 860 in bfloat16, measured on two AVX512-BF16 cores).
+    """
+    if torch.compiler.is_compiling() or hidden_states.dtype != torch.float16 or hidden_states.device.type != "cpu":
+        return
+    logger.warning_once(
+        "The model runs in float16 on a CPU, where float16 products are many times slower than bfloat16 ones. Load it "
+        "with dtype=torch.bfloat16, as in from_pretrained(..., dtype=torch.bfloat16) or pipeline(..., "
+        "dtype=torch.bfloat16)."
+    )

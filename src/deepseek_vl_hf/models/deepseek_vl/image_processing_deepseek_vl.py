@@ -1,0 +1,129 @@
+"""Image processor of DeepSeek-VL with one vision tower.
+
+picture --to_rgb--> 8-bit RGB --bicubic resize--> longer edge 384 --pad--> 384 x 384 --look-up--> [3, 384, 384]
+"""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_utils import PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+from ...images import fitted_size, open_image, pad_to_square, padding_color, scale_pixels, scaling_table, to_rgb
+
+
+class DeepseekVLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+    """Arguments beyond those that every image processor takes.
+
+    Attributes:
+        min_size: smallest edge in pixels that a resized picture may have.
+        background_color: 8-bit RGB colour of the padding; None takes the truncated `image_mean`.
+    """
+
+    min_size: int
+    background_color: list[int] | tuple[int, ...] | None
+
+
+class DeepseekVLImageProcessor(BaseImageProcessor):
+    """Turns pictures into `pixel_values` [images, 3, 384, 384], float32, with the original's pixels.
+
+    Pillow resizes and pads the 8-bit picture, as in the original; transformers' own processor rounds the size instead
+    of truncating it, and is one pixel off for about half of all pictures.
+
+    Args:
+        do_resize: bring the longer edge to `size`.
+        size: the square's `height` and `width` in pixels.
+        min_size: smallest edge after resizing in pixels.
+        resample: Pillow's filter.
+        do_pad: centre the picture on a square.
+        background_color: colour of the padding, 8-bit RGB; by default the truncated `image_mean`.
+        do_rescale: multiply the 8-bit values by `rescale_factor`.
+        do_normalize: subtract `image_mean` and divide by `image_std`. The original stores false and normalises in the
+            tower; here it is always the processor that does it.
+        image_mean: per channel, of the rescaled values.
+        image_std: per channel, of the rescaled values.
+
+    Raises:
+        TypeError, ValueError: not a picture, an unreadable picture, or sizes that are not square.
+    """
+
+    model_input_names = ["pixel_values"]
+    valid_kwargs = DeepseekVLImageProcessorKwargs
+    do_resize = True
+    size = {"height": 384, "width": 384}
+    min_size = 14
+    resample = PILImageResampling.BICUBIC
+    do_pad = True
+    background_color = None
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = (0.5, 0.5, 0.5)
+    image_std = (0.5, 0.5, 0.5)
+
+    def __init__(self, **kwargs: Unpack[DeepseekVLImageProcessorKwargs]) -> None:
+        super().__init__(**kwargs)
+        self._set_attributes(**kwargs)
+
+    @property
+    def backend(self) -> str:
+        """Pillow resizes; transformers asks for this name."""
+        return "pil"
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Opens paths, URLs and `data:` URIs in any nesting; pictures pass through."""
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(source) for source in image_url_or_urls]
+        return open_image(image_url_or_urls)
+
+    def process_image(self, image: Any, **kwargs: Any) -> Image.Image:
+        """One picture in any form -> 8-bit RGB; called by transformers for each picture."""
+        return to_rgb(image)
+
+    def _preprocess(
+        self,
+        images: list[Image.Image],
+        *,
+        do_resize: bool,
+        size: SizeDict,
+        min_size: int,
+        resample: int,
+        do_pad: bool,
+        background_color: list[int] | tuple[int, ...] | None,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: tuple[float, ...],
+        image_std: tuple[float, ...],
+        return_tensors: str | None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        table = scaling_table(
+            rescale_factor if do_rescale else None,
+            image_mean if do_normalize else None,
+            image_std if do_normalize else None,
+        )
+        pixel_values = []
+        for image in images:
+            if do_resize:
+                image = image.resize(fitted_size(*image.size, square_side(size), min_size), resample)
+            if do_pad:
+                image = pad_to_square(image, background_color or padding_color(image_mean))
+            pixel_values.append(scale_pixels(np.asarray(image), table))
+        return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+
+def square_side(size: SizeDict) -> int:
+    """The side of the square that `size` describes.
+
+    Raises:
+        ValueError: `size` has no height and width, or they differ.
+    """
+    if not size.height or size.height != size.width:
+        raise ValueError(
+            f"Found size {dict(size)}; DeepSeek-VL reads square images, so expected an equal height and width, such as "
+            '{"height": 384, "width": 384}.'
+        )
+    return int(size.height)

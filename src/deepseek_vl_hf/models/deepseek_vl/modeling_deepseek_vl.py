@@ -1,0 +1,246 @@
+"""DeepSeek-VL with one vision tower (1.3B; arXiv 2403.05525, section 3.1).
+
+pixel_values [images, 3, 384, 384]
+  --vision_model (SigLIP)-->   [images, 576, 1024]
+  --aligner-->                 [images, 576, hidden]       get_image_features(...).pooler_output
+input_ids [batch, sequence]
+  --embed_tokens-->            [batch, sequence, hidden]   576 image places per image
+  --insert image embeddings--> [batch, sequence, hidden]
+  --language_model (Llama)-->  [batch, sequence, hidden]
+  --lm_head-->                 [batch, kept positions, vocabulary]
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
+
+from ...fusion import image_token_mask, insert_image_embeds
+from ..checks import check_exactly_one, check_pixels, warn_of_slow_float16
+from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
+from ..rotary import float32_rotary_tables
+from .configuration_deepseek_vl import DeepseekVLConfig
+
+
+class DeepseekVLAligner(nn.Module):
+    """Two linear layers with the exact GELU between them: [..., vision width] -> [..., hidden]."""
+
+    def __init__(self, config: DeepseekVLConfig) -> None:
+        super().__init__()
+        hidden_size = config.text_config.hidden_size
+        self.linear1 = nn.Linear(config.vision_config.hidden_size, hidden_size)
+        self.activation = nn.GELU()
+        self.linear2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, vision_features: torch.Tensor) -> torch.Tensor:
+        """[images, tokens, vision width] -> [images, tokens, hidden]."""
+        return self.linear2(self.activation(self.linear1(vision_features)))
+
+
+class DeepseekVLPreTrainedModel(PreTrainedModel):
+    """What transformers has to know of the DeepSeek-VL models."""
+
+    config: DeepseekVLConfig
+    config_class = DeepseekVLConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "LlamaDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        with float32_rotary_tables(self):
+            return super()._apply(fn, recurse)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Saves as transformers does, always under the short weight names.
+
+        transformers would write the names that the checkpoint was read with, such as the published
+        `model.vision_model.vision_model.*`.
+        """
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class DeepseekVLModel(DeepseekVLPreTrainedModel):
+    """Tower, aligner and language model; the module's docstring shows the flow."""
+
+    # Files hold the model with its head; loading the model alone leaves the head aside on purpose.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: DeepseekVLConfig) -> None:
+        super().__init__(config)
+        self.vision_model = AutoModel.from_config(config.vision_config)
+        self.aligner = DeepseekVLAligner(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Encodes images.
+
+        Args:
+            pixel_values: [images, 3, image_size, image_size], normalised by the image processor.
+            **kwargs: `output_hidden_states`, `output_attentions` for the tower; `return_dict`.
+
+        Returns:
+            `pooler_output` [images, tokens, hidden], ready for the image places; `last_hidden_state`
+            [images, tokens, vision width], the tower's output behind its final LayerNorm; on request the tower's
+            `hidden_states` and `attentions`.
+
+        Raises:
+            ValueError: another number of channels or another image size than the tower's.
+        """
+        vision_config = self.config.vision_config
+        check_pixels(pixel_values, "pixel_values", vision_config.image_size, vision_config.num_channels)
+        tower = self.vision_model(pixel_values, return_dict=True, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tower.last_hidden_state,
+            pooler_output=self.aligner(tower.last_hidden_state),
+            hidden_states=tower.hidden_states,
+            attentions=tower.attentions,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> MultimodalModelOutputWithPast:
+        """Runs the model on text and images.
+
+        Args:
+            input_ids: [batch, sequence], with one image token per token of an image.
+            pixel_values: [images, 3, image_size, image_size], the images of the whole batch in the order of their
+                places.
+            attention_mask: [batch, past + sequence], 0 at padding.
+            position_ids: [batch, sequence].
+            past_key_values: the cache of the tokens before these.
+            inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
+            use_cache: whether to return a cache.
+            mm_encoder_outputs: `{"image": get_image_features(...)}` instead of `pixel_values`; `generate` encodes
+                images once and passes them so.
+            **kwargs: for the language model.
+
+        Raises:
+            ValueError: image places and image tokens differ in number, or inputs exclude each other.
+        """
+        check_exactly_one(input_ids, inputs_embeds)
+        image_features = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None:
+            if image_features is not None:
+                raise ValueError("Found both pixel_values and mm_encoder_outputs['image']; pass one of them.")
+            image_features = self.get_image_features(pixel_values, return_dict=True)
+
+        embed_tokens = self.get_input_embeddings()
+        if inputs_embeds is None:
+            inputs_embeds = embed_tokens(input_ids)
+        warn_of_slow_float16(inputs_embeds)
+        if image_features is not None:
+            mask = image_token_mask(input_ids, inputs_embeds, embed_tokens, self.config.image_token_id)
+            inputs_embeds = insert_image_embeds(inputs_embeds, image_features.pooler_output, mask)
+
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return MultimodalModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=None if image_features is None else image_features.pooler_output,
+        )
+
+
+class DeepseekVLForConditionalGeneration(DeepseekVLPreTrainedModel, GenerationMixin):
+    """`DeepseekVLModel` with the language modeling head, which is not tied to the embedding in published weights."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    output_modalities = ("text",)
+
+    def __init__(self, config: DeepseekVLConfig) -> None:
+        super().__init__(config)
+        self.model = DeepseekVLModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """See `DeepseekVLModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> MultimodalCausalLMOutputWithPast:
+        """Runs the model and its head; arguments beyond these as in `DeepseekVLModel.forward`.
+
+        Args:
+            input_ids: [batch, sequence].
+            pixel_values: [images, 3, image_size, image_size].
+            attention_mask: [batch, past + sequence].
+            position_ids: [batch, sequence].
+            past_key_values: the cache of the tokens before these.
+            inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
+            labels: [batch, sequence], ids of the tokens themselves (they are shifted here); -100 is left out.
+            use_cache: whether to return a cache.
+            logits_to_keep: how many last positions get logits (0: all), or a 1-D tensor of positions.
+            mm_encoder_outputs: images that were encoded before, instead of `pixel_values`.
+            **kwargs: for the language model and the loss.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
+        return MultimodalCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )

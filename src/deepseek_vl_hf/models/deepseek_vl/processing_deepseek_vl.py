@@ -1,0 +1,163 @@
+"""Processor of DeepSeek-VL: conversations or prompts and pictures -> model inputs.
+
+messages --normalize, chat template--> prompt --expand image places, cut, encode--> input_ids [batch, sequence]
+pictures --image processor--> pixel_values [images, 3, 384, 384]
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import BatchFeature, ProcessorMixin
+from transformers.processing_utils import MultiModalData
+
+from ... import chat_templates
+from ...batching import as_prompts, encode_batch, mark_typed_text, match_images
+from ...messages import is_batch, normalize_conversations
+from ...prompts import control_tokens
+
+
+class DeepseekVLProcessor(ProcessorMixin):
+    """Image processor, tokenizer and chat template of DeepSeek-VL in one.
+
+    Every route gives the ids of the original's `VLChatProcessor`: one BOS in front, an image as `num_image_tokens`
+    copies of the image token, padding on the left.
+
+    Args:
+        image_processor: a `DeepseekVLImageProcessor`.
+        tokenizer: the byte-level BPE tokenizer.
+        chat_template: Jinja text; by default the original's format.
+        num_image_tokens: places that one image takes.
+
+    Raises:
+        ValueError: the tokenizer lacks the image token.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        chat_template: str | None = None,
+        num_image_tokens: int = 576,
+    ) -> None:
+        self.image_token = getattr(tokenizer, "image_token", None) or chat_templates.IMAGE_PLACEHOLDER
+        if self.image_token not in tokenizer.get_vocab():
+            raise ValueError(
+                f"The tokenizer has no token {self.image_token!r}, which stands for an image in a prompt. Load the "
+                "tokenizer of a DeepSeek-VL checkpoint, or add the token to this one and to the model."
+            )
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.num_image_tokens = num_image_tokens
+        if "padding_side" not in tokenizer.init_kwargs:
+            tokenizer.padding_side = "left"  # as the original pads; the general default is the right side
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or chat_templates.DEEPSEEK_VL)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        typed_text_mark: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepares finished prompts and their pictures.
+
+        A prompt is taken at its word: each `<image_placeholder>` in it is an image place, and special tokens are
+        special tokens. For text that people typed use `apply_chat_template`, which keeps the two apart.
+
+        Args:
+            images: one picture (Pillow image, array, tensor, path, URL or `data:` URI), a list of pictures for all
+                prompts together, or one list per prompt.
+            text: one prompt or several.
+            typed_text_mark: set by `apply_chat_template`.
+            **kwargs: arguments of tokenizer and image processor, such as `padding=True`; `return_tensors` defaults to
+                "pt".
+
+        Returns:
+            `input_ids` and `attention_mask` [batch, sequence], `pixel_values` [images, 3, side, side].
+
+        Raises:
+            ValueError: images and image places differ in number, a picture cannot be read, or truncation would cut
+                through an image.
+        """
+        if images is None and text is None:
+            raise ValueError("Found neither text nor images; pass a prompt, pictures, or both.")
+        merged = self._merge_kwargs(
+            self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
+        )
+        text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
+        return_tensors = text_kwargs.get("return_tensors", "pt")
+        prompts = None if text is None else as_prompts(text)
+        pictures = match_images(images, prompts, self.image_token)
+        data: dict[str, Any] = {}
+        if prompts is not None:
+            data.update(self._encode(prompts, len(pictures), text_kwargs, typed_text_mark))
+        if pictures:
+            data.update(self.image_processor(pictures, **{**images_kwargs, "return_tensors": return_tensors}))
+        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+
+    def _encode(
+        self, prompts: list[str], num_images: int, text_kwargs: dict[str, Any], mark: str | None
+    ) -> dict[str, Any]:
+        expanded, replacements = self.get_text_with_replacements(
+            prompts, [self.image_token * self.num_image_tokens] * num_images
+        )
+        data = encode_batch(
+            self.tokenizer,
+            expanded,
+            text_kwargs,
+            controls=control_tokens(self.tokenizer, self.image_token),
+            image_token_id=self.image_token_id,
+            mark=mark,
+        )
+        if text_kwargs.get("return_mm_token_type_ids"):
+            data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
+        if text_kwargs.get("return_text_replacement_offsets"):
+            data["text_replacement_offsets"] = replacements
+        return data
+
+    def apply_chat_template(
+        self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False, **kwargs: Any
+    ) -> Any:
+        """Renders one conversation or a batch of them, and with `tokenize=True` prepares the model's inputs.
+
+        Typed text stays text: an `<image_placeholder>`, a BOS or an EOS inside a message is encoded as the characters
+        that it is. (With `tokenize=False` the result is a plain string, in which the difference is lost.)
+
+        Args:
+            conversation: messages in transformers' shape (`role`, `content` as string or parts), with OpenAI's
+                `image_url` parts, or in the original's shape (`<image_placeholder>` in the content, `images` beside
+                it); or a list of such conversations.
+            chat_template: another template than the processor's.
+            tokenize: whether to encode the prompt and load the pictures.
+            **kwargs: as in transformers: `add_generation_prompt`, `continue_final_message`, `return_dict`,
+                `return_tensors`, `return_assistant_tokens_mask`, `processor_kwargs`.
+
+        Returns:
+            The prompt(s); with `tokenize=True` the ids, or with `return_dict=True` all model inputs.
+
+        Raises:
+            ValueError, TypeError: a message that is not understood; the error names conversation and message.
+        """
+        kwargs.pop("sanitize_control_tokens", None)  # newer transformers ask for this protection; here it is always on
+        batched = is_batch(conversation)
+        conversations = normalize_conversations(conversation if batched else [conversation], self.image_token)
+        if tokenize:
+            conversations, mark = mark_typed_text(conversations, control_tokens(self.tokenizer, self.image_token))
+            kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), "typed_text_mark": mark}
+        return super().apply_chat_template(
+            conversations if batched else conversations[0], chat_template, tokenize=tokenize, **kwargs
+        )
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
+        """What one image place of a prompt becomes; serving engines call this."""
+        return self.image_token * self.num_image_tokens
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs: Any
+    ) -> MultiModalData:
+        """Tokens and patches per image for serving engines: every image takes the same number, whatever its size."""
+        if image_sizes is None:
+            return MultiModalData()
+        return MultiModalData(
+            num_image_tokens=[self.num_image_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
+        )

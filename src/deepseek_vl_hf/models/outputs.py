@@ -1,0 +1,47 @@
+"""What the models return."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import Cache
+from transformers.modeling_outputs import ModelOutput
+
+
+@dataclass
+class MultimodalModelOutputWithPast(ModelOutput):
+    """Output of a model without a language modeling head.
+
+    Attributes:
+        last_hidden_state: [batch, sequence, width].
+        past_key_values: the cache, if one was used.
+        hidden_states: per layer [batch, sequence, width], on request.
+        attentions: per layer [batch, heads, sequence, keys], on request.
+        image_hidden_states: [images, tokens, width], what was put at the image places; None for text alone.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class MultimodalCausalLMOutputWithPast(ModelOutput):
+    """Output of a model with a language modeling head.
+
+    Attributes:
+        loss: scalar cross entropy of the next token, if labels were given.
+        logits: [batch, kept positions, vocabulary].
+        past_key_values: the cache, if one was used.
+        hidden_states: per layer [batch, sequence, width], on request.
+        attentions: per layer [batch, heads, sequence, keys], on request.
+        image_hidden_states: [images, tokens, width], what was put at the image places; None for text alone.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None

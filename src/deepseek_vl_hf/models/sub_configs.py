@@ -1,0 +1,41 @@
+"""How a model's config builds the configs of its parts."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+def resolve_sub_config(
+    given: Any,
+    name: str,
+    published: dict[str, Any],
+    supported: tuple[str, ...],
+) -> PreTrainedConfig:
+    """Builds the config of one part.
+
+    A part that is absent gets the published sizes. A dict is completed by the part's own defaults, not by the
+    published sizes, so that a file means the same here and in plain transformers.
+
+    Args:
+        given: what the config file or the caller says of the part: a config, a dict of its fields, or None.
+        name: the field's name, for the error.
+        published: the published sizes, `model_type` included.
+        supported: the `model_type`s that the model can be built with.
+
+    Raises:
+        TypeError: neither a config, a dict nor None.
+        ValueError: the part is of an unsupported `model_type`.
+    """
+    if given is None:
+        given = published
+    if not isinstance(given, (dict, PreTrainedConfig)):
+        raise TypeError(f"{name} is a {type(given).__name__}; expected a config, a dict of its fields, or None.")
+    model_type = given.get("model_type", published["model_type"]) if isinstance(given, dict) else given.model_type
+    if model_type not in supported:
+        raise ValueError(
+            f"{name} has the model_type {model_type!r}; expected {' or '.join(map(repr, supported))}. "
+            "Load this checkpoint with the model class that its config was written for."
+        )
+    if isinstance(given, PreTrainedConfig):
+        return given
+    return AutoConfig.for_model(**{**given, "model_type": model_type})

@@ -1,0 +1,125 @@
+"""From prompt text to token ids, with text that people typed kept apart from control tokens.
+
+A rendered prompt holds control tokens (BOS, EOS, image places) that the chat template wrote, and text that people
+typed. The typed text may contain the very same strings. So, before the template is rendered, the control strings in
+typed text are broken by a mark, a character that occurs nowhere in the conversation. The rendered prompt is then cut
+at its unbroken control strings, the mark is taken out of the rest, and the rest is encoded as plain text.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+# Private-use characters: no tokenizer and no keyboard gives them a meaning.
+_MARK_CANDIDATES = tuple(chr(code) for code in range(0xE000, 0xE100))
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token ids of one prompt and the span of characters, [start, end), that each of them covers."""
+
+    input_ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+def control_tokens(tokenizer: Any, *extra: str) -> tuple[str, ...]:
+    """The strings that a prompt may use as control tokens: every special token of the tokenizer, and `extra`."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added, *extra]))
+
+
+@lru_cache
+def _control_pattern(controls: tuple[str, ...]) -> re.Pattern[str]:
+    # Longest first, so that a token is found before another one that it contains.
+    return re.compile("(" + "|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)) + ")")
+
+
+def unused_mark(texts: Iterable[str]) -> str:
+    """A character that occurs in none of `texts`.
+
+    Raises:
+        ValueError: the texts hold all 256 candidates.
+    """
+    used = set().union(*texts)
+    for mark in _MARK_CANDIDATES:
+        if mark not in used:
+            return mark
+    raise ValueError(
+        "The conversation holds each of the 256 private-use characters U+E000 to U+E0FF, one of which has to be free "
+        "to tell typed text from control tokens. Remove one of them from the text."
+    )
+
+
+def break_controls(text: str, controls: tuple[str, ...], mark: str) -> str:
+    """Puts the mark behind the first character of each control string in `text`."""
+    return _control_pattern(controls).sub(lambda match: match[0][0] + mark + match[0][1:], text)
+
+
+def encode_prompts(
+    tokenizer: Any, prompts: Sequence[str], controls: tuple[str, ...], mark: str | None = None
+) -> list[EncodedPrompt]:
+    """Encodes prompts, cutting each at its control strings and encoding the text between them as plain text.
+
+    The ids are those that the tokenizer gives the whole prompt, except where typed text holds a (marked) control
+    string. No BOS or EOS is added.
+
+    Args:
+        tokenizer: a tokenizer of the `tokenizers` backend.
+        prompts: the prompts' texts.
+        controls: strings that become control tokens.
+        mark: character that breaks control strings in typed text; None if nothing is marked.
+    """
+    control_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in controls}
+    pieces = [list(_cut(prompt, controls)) for prompt in prompts]
+    texts = [text for prompt in pieces for _, text, is_control in prompt if not is_control]
+    encoded = iter(_encode_texts(tokenizer, texts, mark))
+    return [_join(prompt, encoded, control_ids) for prompt in pieces]
+
+
+def _cut(prompt: str, controls: tuple[str, ...]) -> Iterator[tuple[int, str, bool]]:
+    """(start, text, is a control token) for each non-empty piece of the prompt, in order."""
+    start = 0
+    for number, piece in enumerate(_control_pattern(controls).split(prompt)):
+        if piece:
+            yield start, piece, number % 2 == 1
+        start += len(piece)
+
+
+def _encode_texts(tokenizer: Any, texts: Sequence[str], mark: str | None) -> list[EncodedPrompt]:
+    """Encodes pieces of plain text; offsets count the characters of the piece as given, marks included."""
+    if not texts:
+        return []
+    unmarked = [text.replace(mark, "") if mark else text for text in texts]
+    encoding = tokenizer(
+        unmarked,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    result = []
+    for text, ids, offsets in zip(texts, encoding["input_ids"], encoding["offset_mapping"], strict=True):
+        if mark and mark in text:
+            kept = [position for position, character in enumerate(text) if character != mark]
+            offsets = [(kept[start], kept[end - 1] + 1) if end > start else (0, 0) for start, end in offsets]
+        result.append(EncodedPrompt(list(ids), [tuple(offset) for offset in offsets]))
+    return result
+
+
+def _join(
+    pieces: list[tuple[int, str, bool]], encoded: Iterator[EncodedPrompt], control_ids: dict[str, int]
+) -> EncodedPrompt:
+    input_ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    for start, text, is_control in pieces:
+        if is_control:
+            input_ids.append(control_ids[text])
+            offsets.append((start, start + len(text)))
+        else:
+            piece = next(encoded)
+            input_ids += piece.input_ids
+            offsets += [(start + first, start + last) for first, last in piece.offsets]
+    return EncodedPrompt(input_ids, offsets)
