@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers.image_utils import load_image
 
 SUPPORTED_CHANNELS = (1, 3, 4)
@@ -122,7 +122,7 @@ def open_image(source: Any) -> Any:
         return source
     try:
         return load_image(source)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever the reader, the network client or a damaged file comes up with
         reason = _shorten(str(error).replace(source, "..."))
         raise ValueError(
             f"No image could be read from {_shorten(source)}: {type(error).__name__}: {reason}. Expected a path to an "

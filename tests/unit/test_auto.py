@@ -1,0 +1,129 @@
+"""Which class each Auto class really returns: without the package, with it, and after taking it back."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    pipeline,
+)
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.auto_factory import _LazyAutoMapping
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+import deepseek_vl_hf
+from deepseek_vl_hf.auto import FAMILIES
+
+LOADERS = {
+    "AutoConfig": (AutoConfig, "DeepseekVLConfig"),
+    "AutoModel": (AutoModel, "DeepseekVLModel"),
+    "AutoModelForImageTextToText": (AutoModelForImageTextToText, "DeepseekVLForConditionalGeneration"),
+    "AutoModelForMultimodalLM": (AutoModelForMultimodalLM, "DeepseekVLForConditionalGeneration"),
+    "AutoProcessor": (AutoProcessor, "DeepseekVLProcessor"),
+    "AutoImageProcessor": (AutoImageProcessor, "DeepseekVLImageProcessor"),
+}
+
+
+def loaded_classes(folder) -> dict[str, str]:
+    classes = {name: type(loader.from_pretrained(folder)) for name, (loader, _) in LOADERS.items()}
+    pipe = pipeline("image-text-to-text", model=str(folder))
+    classes |= {"pipeline model": type(pipe.model), "pipeline processor": type(pipe.processor)}
+    return {name: f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for name, cls in classes.items()}
+
+
+def expected_classes(package: str) -> dict[str, str]:
+    names = {name: cls for name, (_, cls) in LOADERS.items()}
+    names |= {"pipeline model": "DeepseekVLForConditionalGeneration", "pipeline processor": "DeepseekVLProcessor"}
+    classes = {name: f"{package}.{cls}" for name, cls in names.items()}
+    if package == "transformers":
+        classes["AutoImageProcessor"] += "Pil"  # without torchvision transformers takes its Pillow variant
+    return classes
+
+
+def test_with_the_package(converted):
+    assert loaded_classes(converted) == expected_classes("deepseek_vl_hf")
+
+
+def test_after_unregister_and_again_after_register(converted):
+    deepseek_vl_hf.unregister()
+    try:
+        assert loaded_classes(converted) == expected_classes("transformers")
+    finally:
+        deepseek_vl_hf.register()
+    assert loaded_classes(converted) == expected_classes("deepseek_vl_hf")
+
+
+def test_in_an_interpreter_without_the_package(converted):
+    names = {name: loader.__name__ for name, (loader, _) in LOADERS.items()}
+    program = f"""
+import json, transformers
+print(json.dumps({{
+    name: type(getattr(transformers, auto).from_pretrained({str(converted)!r})).__module__
+    for name, auto in {names!r}.items()
+}}))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    modules = json.loads(result.stdout.splitlines()[-1])
+    assert all(module.startswith("transformers.models.deepseek_vl.") for module in modules.values()), modules
+
+
+def snapshot():
+    mappings = [value for value in vars(modeling_auto).values() if isinstance(value, _LazyAutoMapping)]
+    return (
+        [list(mapping._extra_content.items()) for mapping in mappings],
+        list(PROCESSOR_MAPPING_NAMES.items()),
+        list(IMAGE_PROCESSOR_MAPPING_NAMES.items()),
+        list(transformers.CONFIG_MAPPING._extra_content.items()),
+    )
+
+
+def test_unregister_restores_the_tables_in_their_order(unregistered):
+    before = snapshot()
+    deepseek_vl_hf.register()
+    assert snapshot() != before
+    deepseek_vl_hf.unregister()
+    assert snapshot() == before
+
+
+def test_unregister_keeps_what_others_registered(unregistered):
+    class OtherConfig(transformers.PreTrainedConfig):
+        model_type = "some_other_package"
+
+    deepseek_vl_hf.register()
+    AutoConfig.register("some_other_package", OtherConfig)
+    deepseek_vl_hf.unregister()
+    assert transformers.CONFIG_MAPPING._extra_content.pop("some_other_package") is OtherConfig
+
+
+def test_register_twice_is_register_once(unregistered):
+    deepseek_vl_hf.register()
+    once = snapshot()
+    deepseek_vl_hf.register()
+    assert snapshot() == once
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.config.model_type)
+def test_no_table_leads_from_our_config_to_transformers_classes(family):
+    for name, mapping in vars(modeling_auto).items():
+        if isinstance(mapping, _LazyAutoMapping) and family.config in mapping:
+            assert mapping[family.config].__module__.startswith("deepseek_vl_hf."), name
+
+
+@pytest.mark.parametrize("suffix", ["", "Fast", "Pil"])
+@pytest.mark.parametrize("backend", [None, "pil", "torchvision"])
+def test_image_processor_names_that_files_carry(tmp_path, suffix, backend):
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": f"DeepseekVLImageProcessor{suffix}", "min_size": 15})
+    )
+    loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+    assert type(loaded) is deepseek_vl_hf.DeepseekVLImageProcessor
+    assert loaded.min_size == 15

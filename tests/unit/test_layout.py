@@ -1,0 +1,127 @@
+"""The structure of the package: who imports whom, and what is never imported."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deepseek_vl_hf
+
+ROOT = Path(deepseek_vl_hf.__file__).parent
+REPOSITORY = ROOT.parent.parent
+
+# Lower layers first; a module may import modules of its own layer or of lower ones.
+LAYERS = (
+    ("version", "chat_templates"),
+    ("images", "fusion", "messages", "prompts", "models.outputs", "models.checks", "models.rotary"),
+    ("batching", "models.sub_configs"),
+    ("configuration",),
+    ("image_processing",),
+    ("processing", "modeling"),
+    ("auto",),
+    ("checkpoints",),
+)
+FORBIDDEN = {"torchvision", "timm", "einops", "attrdict", "xformers"}
+OPTIONAL = {"torchao", "peft", "vllm", "gradio"}
+MODULES = [path for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def layer(module: str) -> int:
+    """Position of a module in LAYERS, by its place or by the beginning of its file's name."""
+    for number, names in enumerate(LAYERS):
+        for name in names:
+            if module == name or module.startswith(name + ".") or module.rpartition(".")[2].startswith(name + "_"):
+                return number
+    raise AssertionError(f"{module} has no layer; add it to LAYERS and to docs/architecture.md")
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(absolute name of an imported module of ours or package, at the top of the file) of every import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = [*path.relative_to(ROOT.parent).parent.parts]
+    found = []
+    for node in ast.walk(tree):
+        top = node in tree.body
+        if isinstance(node, ast.Import):
+            found += [(alias.name, top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            submodules = [f"{module}.{alias.name}" for alias in node.names]
+            ours = [name for name in submodules if is_module(name)]
+            found += [(name, top) for name in (ours or [module])]
+    return found
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file()
+
+
+def family(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "models" and len(parts) > 2 else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_imports_point_down(path):
+    module = dotted(path)
+    for name, _ in imports(path):
+        if not name.startswith("deepseek_vl_hf."):
+            continue
+        imported = name.removeprefix("deepseek_vl_hf.")
+        assert layer(imported) <= layer(module), f"{module} imports {imported}"
+        if family(module) and family(imported):
+            assert family(imported) == family(module), f"{module} imports another family's {imported}"
+        pair = {part.rpartition(".")[2].partition("_")[0] for part in (module, imported)}
+        assert pair != {"processing", "modeling"}, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_forbidden_and_optional_packages(path):
+    for name, top in imports(path):
+        package = name.partition(".")[0]
+        assert package not in FORBIDDEN, f"{dotted(path)} imports {package}"
+        assert package not in OPTIONAL or not top, f"{dotted(path)} imports {package} at the top"
+
+
+def test_the_checker_sees_imports():
+    """Guards the checks above: they must not pass because nothing was found."""
+    modeling = ROOT / "models" / "deepseek_vl" / "modeling_deepseek_vl.py"
+    names = {name for name, _ in imports(modeling)}
+    assert {"torch", "deepseek_vl_hf.fusion", "deepseek_vl_hf.models.checks"} <= names
+    assert layer("models.deepseek_vl.modeling_deepseek_vl") > layer("fusion")
+
+
+def test_chat_templates_import_nothing():
+    assert imports(ROOT / "chat_templates.py") == []
+
+
+def test_importing_the_package_loads_no_forbidden_package():
+    program = f"import sys, deepseek_vl_hf; print(sorted(set(sys.modules) & {FORBIDDEN | OPTIONAL!r}))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    installed_before = subprocess.run(
+        [sys.executable, "-c", program.replace("deepseek_vl_hf", "transformers.models.llama.modeling_llama")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == installed_before.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_files_stay_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_only_commands_print():
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        assert not [call for call in calls if call.func.id == "print"], dotted(path)

@@ -1,0 +1,285 @@
+"""The small fixture model: what transformers promises of a model, and what goes wrong clearly."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from transformers import AutoModel, AutoModelForImageTextToText, DynamicCache
+
+from deepseek_vl_hf import DeepseekVLConfig, DeepseekVLForConditionalGeneration, DeepseekVLModel
+from deepseek_vl_hf.models import checks
+
+# Same weights, another order of operations: measured 9e-7 relative.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def inputs(processor, conversations):
+    """Text before an image: 660 tokens with one image."""
+    return processor.apply_chat_template(
+        conversations[2], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+
+
+@pytest.fixture(scope="module")
+def logits(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cut", [40, 300, 659], ids=["before the image", "inside the image", "last token"])
+def test_cached_equals_uncached(model, inputs, logits, relative, cut):
+    """The tokens behind the cut, read on top of a cache of those before it."""
+    features = model.get_image_features(inputs["pixel_values"]).pooler_output
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    places = inputs["input_ids"] == model.config.image_token_id
+    embeds[places] = features[0]
+    cache = DynamicCache(config=model.config)
+    model(inputs_embeds=embeds[:, :cut], past_key_values=cache)
+    rest = model(inputs_embeds=embeds[:, cut:], past_key_values=cache, attention_mask=inputs["attention_mask"])
+    assert relative(rest.logits, logits[:, cut:]) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_left_padded_equals_alone(model, processor, conversations, relative):
+    rows = [conversations[case] for case in (0, 1, 3)]
+    batch = processor.apply_chat_template(
+        rows,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
+    )
+    # Positions count from the first real token, as in generate. (Left to themselves they count from the padding, which
+    # is the same function but rounds the rotary angles differently: 1.5e-5.)
+    position_ids = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    together = model(**batch, position_ids=position_ids).logits
+    for row, conversation in enumerate(rows):
+        alone = processor.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        expected = model(**alone).logits[0]
+        assert relative(together[row, -len(expected) :], expected) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_images_given_as_features_equal_pixels(model, inputs, logits):
+    features = model.get_image_features(inputs["pixel_values"], return_dict=True)
+    found = model(input_ids=inputs["input_ids"], mm_encoder_outputs={"image": features}).logits
+    assert torch.equal(found, logits)
+
+
+@torch.no_grad()
+def test_image_places_are_found_in_embeddings(model, inputs, logits):
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    found = model(inputs_embeds=embeds, pixel_values=inputs["pixel_values"]).logits
+    assert torch.equal(found, logits)
+
+
+@torch.no_grad()
+def test_image_features(model, inputs):
+    pixels = inputs["pixel_values"].repeat(2, 1, 1, 1)
+    features = model.get_image_features(pixels, return_dict=True, output_hidden_states=True)
+    assert features.pooler_output.shape == (2, 576, model.config.text_config.hidden_size)
+    assert features.last_hidden_state.shape == (2, 576, model.config.vision_config.hidden_size)
+    assert len(features.hidden_states) == model.config.vision_config.num_hidden_layers + 1
+    assert isinstance(model.get_image_features(pixels, return_dict=False), tuple)
+
+
+@torch.no_grad()
+def test_logits_to_keep(model, inputs, logits, relative):
+    for kept, expected in ((3, logits[:, -3:]), (torch.tensor([5, 600]), logits[:, [5, 600]])):
+        found = model(**inputs, logits_to_keep=kept).logits
+        assert found.shape == expected.shape
+        assert relative(found, expected) <= TOLERANCE
+
+
+def test_labels(model, inputs, logits):
+    labels = inputs["input_ids"].clone()
+    labels[:, :100] = -100
+    labels[labels == model.config.image_token_id] = -100
+    expected = functional.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100)
+    assert torch.allclose(model(**inputs, labels=labels).loss, expected, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_outputs(model, inputs):
+    output = model(**inputs, output_hidden_states=True)
+    assert output.image_hidden_states.shape == (1, 576, model.config.text_config.hidden_size)
+    assert len(output.hidden_states) == model.config.text_config.num_hidden_layers + 1
+    as_tuple = model(**inputs, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], output.logits)
+
+
+@pytest.mark.parametrize(
+    ("places", "images", "message"),
+    [(575, 1, "575 image places, but the images give 576 tokens"), (576, 2, "576 image places.*give 1152 tokens")],
+)
+def test_places_and_image_tokens_differ(model, inputs, places, images, message):
+    ids = inputs["input_ids"].clone()
+    ids[0, (ids[0] == model.config.image_token_id).nonzero()[places:]] = 5
+    with pytest.raises(ValueError, match=message):
+        model(input_ids=ids, pixel_values=inputs["pixel_values"].repeat(images, 1, 1, 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 256, 256), (1, 4, 384, 384), (3, 384, 384), (1, 2, 3, 384, 384)])
+def test_pixels_of_a_wrong_shape(model, shape):
+    with pytest.raises(ValueError, match=r"pixel_values has the shape .*expected \[images, 3, 384, 384\]"):
+        model.get_image_features(torch.zeros(shape))
+
+
+def test_inputs_that_exclude_each_other(model, inputs):
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    with pytest.raises(ValueError, match="both input_ids and inputs_embeds"):
+        model(input_ids=inputs["input_ids"], inputs_embeds=embeds)
+    with pytest.raises(ValueError, match="neither input_ids nor inputs_embeds"):
+        model(attention_mask=inputs["attention_mask"])
+    features = model.get_image_features(inputs["pixel_values"])
+    with pytest.raises(ValueError, match="both pixel_values and mm_encoder_outputs"):
+        model(**inputs, mm_encoder_outputs={"image": features})
+
+
+def weight_names(folder):
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        return set(file.keys())
+
+
+def test_save_and_load_bit_for_bit(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert weight_names(tmp_path) == set(model.state_dict())
+    loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.fixture
+def long_names(converted, tmp_path):
+    """The checkpoint under the names of the published `deepseek-community` files."""
+    for file in converted.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    prefix = "model.vision_model."
+    renamed = {name.replace(prefix, prefix + "vision_model."): tensor for name, tensor in tensors.items()}
+    assert set(renamed) != set(tensors)
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    return tmp_path
+
+
+def test_published_long_names_are_read_and_short_ones_written(long_names, model, tmp_path):
+    loaded, info = AutoModelForImageTextToText.from_pretrained(
+        long_names, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    loaded.save_pretrained(tmp_path / "saved")
+    assert weight_names(tmp_path / "saved") == set(model.state_dict())
+
+
+def test_base_model_alone(converted, model, inputs, tmp_path):
+    base, info = AutoModel.from_pretrained(converted, dtype=torch.float32, output_loading_info=True)
+    assert type(base) is DeepseekVLModel
+    assert not any(info.values()), info
+    base.save_pretrained(tmp_path)
+    assert not any(name.startswith("model.") for name in weight_names(tmp_path))
+    with_head, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {"lm_head.weight"}
+    with torch.no_grad():
+        states = [m(**inputs).last_hidden_state for m in (base, model.model, with_head.model)]
+    assert torch.equal(states[0], states[1])
+    assert torch.equal(states[0], states[2])
+
+
+def test_checkpoints_open_in_plain_transformers_and_back(model, inputs, tmp_path):
+    """A second interpreter without this package loads what we saved, saves it, and we load that."""
+    model.save_pretrained(tmp_path / "ours")
+    torch.save({key: inputs[key] for key in ("input_ids", "pixel_values")}, tmp_path / "inputs.pt")
+    program = f"""
+import json, torch
+from transformers import AutoModelForImageTextToText
+model, info = AutoModelForImageTextToText.from_pretrained({str(tmp_path / "ours")!r}, output_loading_info=True)
+inputs = torch.load({str(tmp_path / "inputs.pt")!r}, weights_only=True)
+with torch.no_grad():
+    torch.save(model(**inputs).logits, {str(tmp_path / "logits.pt")!r})
+model.save_pretrained({str(tmp_path / "theirs")!r})
+print(json.dumps([type(model).__module__, {{key: sorted(map(str, value)) for key, value in info.items()}}]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    module, info = json.loads(result.stdout.splitlines()[-1])
+    assert module.startswith("transformers.")
+    assert not any(info.values()), info
+    loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs", output_loading_info=True)
+    assert type(loaded) is DeepseekVLForConditionalGeneration
+    assert not any(info.values()), info
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    theirs = torch.load(tmp_path / "logits.pt", weights_only=True)
+    with torch.no_grad():
+        assert torch.allclose(model(**inputs).logits, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_head_is_tied_only_on_request(tied):
+    config = small_config(tie_word_embeddings=tied)
+    model = DeepseekVLForConditionalGeneration(config)
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
+
+
+def small_config(**kwargs):
+    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**text, "image_size": 32, "patch_size": 16, "vision_use_head": False, "hidden_act": "gelu"}
+    text |= {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1}
+    return DeepseekVLConfig(text_config=text, vision_config=vision, image_token_id=39, **kwargs)
+
+
+def test_casting_keeps_rotary_tables_in_float32():
+    model = DeepseekVLForConditionalGeneration(small_config())
+    before = model.model.language_model.rotary_emb.inv_freq.clone()
+    for cast in (model.to(torch.bfloat16), model.half(), model.model.to(torch.bfloat16)):
+        assert next(cast.parameters()).dtype != torch.float32
+        assert torch.equal(model.model.language_model.rotary_emb.inv_freq, before)
+
+
+def test_float16_on_a_cpu_is_warned_of_once(caplog):
+    checks.logger.warning_once.cache_clear()
+    model = DeepseekVLForConditionalGeneration(small_config()).to(torch.float16)
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        for _ in range(2):
+            model(input_ids=torch.zeros(1, 3, dtype=torch.long))
+    messages = [record.message for record in caplog.records if "float16 on a CPU" in record.message]
+    assert len(messages) == 1
+    assert "dtype=torch.bfloat16" in messages[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_types_on_a_cpu_are_not_warned_of(caplog, dtype):
+    checks.logger.warning_once.cache_clear()
+    model = DeepseekVLForConditionalGeneration(small_config()).to(dtype)
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        model(input_ids=torch.zeros(1, 3, dtype=torch.long))
+    assert "float16" not in caplog.text
+
+
+def test_what_loaders_and_servers_read(model):
+    assert model._supports_attention_backend
+    assert {"SiglipEncoderLayer", "LlamaDecoderLayer"} <= set(model._no_split_modules)
+    plan = model._tp_plan
+    assert plan["lm_head"] == "colwise_gather_output"
+    assert plan["model.language_model.layers.*.self_attn.q_proj"] == "colwise"
+
+
+def test_nothing_deprecated_is_used(processor, model, conversations, caplog):
+    """transformers announces removals through its logger."""
+    inputs = processor.apply_chat_template(
+        conversations[0], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    with caplog.at_level(logging.WARNING):
+        model.generate(**inputs, max_new_tokens=2)
+    assert not [record.message for record in caplog.records if "deprecat" in record.message.lower()]

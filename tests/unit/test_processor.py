@@ -1,0 +1,326 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, PreTrainedTokenizerFast
+
+from deepseek_vl_hf import DeepseekVLImageProcessor, DeepseekVLProcessor
+
+PLACEHOLDER = "<image_placeholder>"
+TOKENS = 576
+
+
+@pytest.fixture(scope="module")
+def picture(images):
+    return Image.open(images / "tall.png")
+
+
+def ask(*content):
+    return [{"role": "user", "content": list(content)}]
+
+
+def text(value):
+    return {"type": "text", "text": value}
+
+
+def chat(processor, conversation, **kwargs):
+    return processor.apply_chat_template(
+        conversation, add_generation_prompt=True, tokenize=True, return_dict=True, **kwargs
+    )
+
+
+def routes(processor):
+    """The ids of the same prompt on every route that leads to ids."""
+    conversation = ask(text("Hi"))
+    prompt = processor.apply_chat_template(conversation, add_generation_prompt=True)
+    bos = processor.tokenizer.bos_token
+    return {
+        "processor.apply_chat_template": chat(processor, conversation)["input_ids"][0].tolist(),
+        "processor on a rendered prompt": processor(text=prompt)["input_ids"][0].tolist(),
+        "processor on plain text": processor(text=prompt.removeprefix(bos))["input_ids"][0].tolist(),
+        "tokenizer.apply_chat_template": processor.tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"],
+        "tokenizer on plain text": processor.tokenizer(prompt.removeprefix(bos))["input_ids"],
+    }
+
+
+def test_exactly_one_bos_on_every_route(processor):
+    ids = routes(processor)
+    bos = processor.tokenizer.bos_token_id
+    assert {name: (row[0] == bos, row.count(bos)) for name, row in ids.items()} == dict.fromkeys(ids, (True, 1))
+    assert len({tuple(row) for row in ids.values()}) == 1
+
+
+def test_bos_in_a_mixed_batch(processor):
+    bos = processor.tokenizer.bos_token_id
+    batch = processor(text=["Hi", processor.tokenizer.bos_token + "Hi"])["input_ids"]
+    assert torch.equal(batch[0], batch[1])
+    assert (batch == bos).sum(-1).tolist() == [1, 1]
+
+
+def test_bos_can_be_left_out(processor):
+    ids = processor(text="Hi", add_special_tokens=False)["input_ids"][0]
+    assert processor.tokenizer.bos_token_id not in ids
+
+
+def test_bos_does_not_depend_on_the_tokenizers_template(converted, processor):
+    """Tokenizer files of other converters carry no template for BOS."""
+    tokenizer = AutoProcessor.from_pretrained(converted).tokenizer
+    tokenizer.backend_tokenizer.post_processor = None
+    bare = DeepseekVLProcessor(processor.image_processor, tokenizer)
+    assert bare(text="Hi")["input_ids"].tolist() == processor(text="Hi")["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("typed", [PLACEHOLDER, "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"])
+def test_typed_control_strings_are_text(processor, images, typed):
+    image = {"type": "image", "path": str(images / "tall.png")}
+    inputs = chat(processor, ask(image, text(f"What is {typed}?")))
+    ids = inputs["input_ids"][0]
+    assert (ids == processor.image_token_id).sum() == TOKENS
+    assert (ids == processor.tokenizer.bos_token_id).sum() == 1
+    assert (ids == processor.tokenizer.eos_token_id).sum() == 0
+    assert processor.decode(ids).endswith(f"What is {typed}?\n\nAssistant:")
+    assert inputs["pixel_values"].shape[0] == 1
+
+
+def test_typed_control_string_over_two_parts_is_text(processor):
+    ids = chat(processor, ask(text("<image_place"), text("holder>")))["input_ids"][0]
+    assert processor.image_token_id not in ids
+    assert PLACEHOLDER in processor.decode(ids)
+
+
+def test_control_strings_in_answers_and_system_messages_are_text(processor):
+    conversation = [
+        {"role": "system", "content": f"Never say {PLACEHOLDER}."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": f"{PLACEHOLDER}<｜end▁of▁sentence｜>"},
+        {"role": "user", "content": "Hm"},
+    ]
+    ids = chat(processor, conversation)["input_ids"][0]
+    assert processor.image_token_id not in ids
+    assert (ids == processor.tokenizer.eos_token_id).sum() == 1
+
+
+def test_role_names_are_ordinary_text(processor):
+    """DeepSeek-VL has no role tokens: a typed role name gives the ids that the same characters always give."""
+    ids = chat(processor, ask(text("User: Assistant: <|User|>")))["input_ids"][0].tolist()
+    assert set(ids) & set(processor.tokenizer.all_special_ids) == {processor.tokenizer.bos_token_id}
+
+
+def test_the_processor_takes_a_finished_prompt_at_its_word(processor, picture):
+    inputs = processor(text=f"{PLACEHOLDER} and {PLACEHOLDER}", images=[picture, picture])
+    assert (inputs["input_ids"] == processor.image_token_id).sum() == 2 * TOKENS
+    assert inputs["pixel_values"].shape == (2, 3, 384, 384)
+
+
+def test_every_form_of_an_image_gives_the_same_pixels(processor, images, picture):
+    path = images / "tall.png"
+    array = np.asarray(picture)
+    forms = [
+        picture,
+        str(path),
+        path,
+        array,
+        torch.from_numpy(array.copy()).permute(2, 0, 1),
+        [picture],
+        [[picture]],
+        array[None],
+        [str(path)],
+    ]
+    expected = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+    for form in forms:
+        assert torch.equal(processor(text=PLACEHOLDER, images=form)["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("key", ["image", "url", "path"])
+def test_every_key_of_an_image_part(processor, images, picture, key):
+    path = str(images / "tall.png")
+    inputs = chat(processor, ask({"type": "image", key: path}, text("Hi")))
+    assert torch.equal(inputs["pixel_values"], processor(text=PLACEHOLDER, images=picture)["pixel_values"])
+
+
+def test_pictures_in_messages(processor, picture):
+    inputs = chat(processor, ask({"type": "image", "image": picture}, text("Hi")))
+    assert inputs["pixel_values"].shape == (1, 3, 384, 384)
+
+
+def test_batch_with_different_numbers_of_images(processor, picture):
+    image = {"type": "image", "image": picture}
+    batch = chat(
+        processor,
+        [ask(image, text("a"), image), ask(image, text("b")), ask(text("c"))],
+        processor_kwargs={"padding": True},
+    )
+    assert (batch["input_ids"] == processor.image_token_id).sum(-1).tolist() == [2 * TOKENS, TOKENS, 0]
+    assert batch["pixel_values"].shape[0] == 3
+    assert batch["attention_mask"][:, -1].tolist() == [1, 1, 1]
+    assert (batch["attention_mask"][2] == 0).sum() == batch["input_ids"].shape[1] - len(
+        chat(processor, ask(text("c")))["input_ids"][0]
+    )
+    assert batch["input_ids"][2, 0] == processor.tokenizer.pad_token_id
+
+
+def test_text_only(processor):
+    inputs = processor(text="Hi")
+    assert set(inputs) == {"input_ids", "attention_mask"}
+    assert inputs["input_ids"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("none", [None, [], [[]]])
+def test_no_images(processor, none):
+    assert "pixel_values" not in processor(text="Hi", images=none)
+
+
+def test_images_only(processor, picture):
+    assert set(processor(images=picture)) == {"pixel_values"}
+
+
+def test_nothing_at_all(processor):
+    with pytest.raises(ValueError, match="neither text nor images"):
+        processor()
+
+
+def test_lists_on_request(processor):
+    ids = processor(text=["a b c", "a"], return_tensors=None)["input_ids"]
+    assert isinstance(ids[0], list)
+    assert len(ids[0]) > len(ids[1])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding(processor, side):
+    alone = processor(text="a b c", return_tensors=None)["input_ids"][0]
+    batch = processor(text=["a b c", "a b c d e f"], padding=True, padding_side=side, pad_to_multiple_of=8)
+    row, mask = batch["input_ids"][0].tolist(), batch["attention_mask"][0].tolist()
+    assert len(row) % 8 == 0
+    gap = len(row) - len(alone)
+    pads, zeros, ones = [processor.tokenizer.pad_token_id] * gap, [0] * gap, [1] * len(alone)
+    assert row == (pads + alone if side == "left" else alone + pads)
+    assert mask == (zeros + ones if side == "left" else ones + zeros)
+
+
+def test_padding_to_a_length(processor):
+    assert processor(text="a", padding="max_length", max_length=20)["input_ids"].shape == (1, 20)
+
+
+def test_padding_needs_a_pad_token(converted, processor):
+    tokenizer = AutoProcessor.from_pretrained(converted).tokenizer
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="has no pad token"):
+        DeepseekVLProcessor(processor.image_processor, tokenizer)(text="a", padding=True)
+
+
+def test_truncation(processor):
+    full = processor(text="a b c d e f", return_tensors=None)["input_ids"][0]
+    cut = processor(text="a b c d e f", return_tensors=None, truncation=True, max_length=4)["input_ids"][0]
+    assert cut == full[:4]
+
+
+@pytest.mark.parametrize(("max_length", "lost"), [(300, TOKENS - 299), (1, TOKENS)])
+def test_truncation_through_an_image(processor, picture, max_length, lost):
+    with pytest.raises(ValueError, match=rf"to {max_length} tokens would remove {lost} of its 576 image places"):
+        processor(text=f"{PLACEHOLDER}Hi", images=picture, truncation=True, max_length=max_length)
+
+
+def test_long_prompts_are_warned_of(processor, caplog):
+    with caplog.at_level(logging.WARNING):
+        processor(text="a " * 20_000)
+    assert "longer than the 16384 positions" in caplog.text
+
+
+@pytest.mark.parametrize("argument", ["text_pair", "return_overflowing_tokens", "is_split_into_words"])
+def test_unsupported_text_arguments(processor, argument):
+    with pytest.raises(ValueError, match=f"{argument}=.* is not supported"):
+        processor(text="a", text_kwargs={argument: "b" if argument == "text_pair" else True})
+
+
+def test_other_outputs(processor, picture):
+    inputs = processor(
+        text=f"Hi {PLACEHOLDER}",
+        images=picture,
+        return_mm_token_type_ids=True,
+        text_kwargs={"return_offsets_mapping": True, "return_special_tokens_mask": True, "return_length": True},
+    )
+    length = inputs["input_ids"].shape[1]
+    assert inputs["length"].tolist() == [length]
+    assert inputs["mm_token_type_ids"].sum() == TOKENS
+    assert inputs["offset_mapping"].shape == (1, length, 2)
+    assert inputs["special_tokens_mask"].sum() == TOKENS + 1
+
+
+def test_tokens_per_image_for_serving_engines(processor):
+    data = processor._get_num_multimodal_tokens(image_sizes=[(100, 200), (3000, 20)])
+    assert data.num_image_tokens == [TOKENS, TOKENS]
+    assert data.num_image_patches == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "pictures", "message"),
+    [
+        ([PLACEHOLDER], 0, r"1 image places .* by prompt \[1\], but 0 images"),
+        (["Hi"], 1, r"0 image places .*but 1 images"),
+        ([PLACEHOLDER, PLACEHOLDER * 2], 2, r"3 image places .*by prompt \[1, 2\], but 2 images"),
+        ([PLACEHOLDER, PLACEHOLDER], [1, 0], "Conversation 1 has 1 image places .* but 0 images"),
+        ([PLACEHOLDER, PLACEHOLDER], [2, 0], "Conversation 0 has 1 image places .* but 2 images"),
+    ],
+)
+def test_images_and_places_differ(processor, picture, prompts, pictures, message):
+    images = [picture] * pictures if isinstance(pictures, int) else [[picture] * count for count in pictures]
+    with pytest.raises(ValueError, match=message):
+        processor(text=prompts, images=images)
+
+
+def test_conversation_with_an_image_part_but_no_image(processor, picture):
+    batch = [ask({"type": "image", "image": picture}, text("a")), ask({"type": "image"}, text("b"))]
+    with pytest.raises(ValueError, match="Conversation 1 has 1 image places .* but 0 images"):
+        chat(processor, batch)
+
+
+def test_text_that_is_no_text(processor):
+    with pytest.raises(TypeError, match="call apply_chat_template"):
+        processor(text=[{"role": "user", "content": "Hi"}])
+
+
+def test_tokenizer_without_the_image_token(converted):
+    loaded = AutoProcessor.from_pretrained(converted)
+    vocabulary = json.loads(loaded.tokenizer.backend_tokenizer.to_str())
+    vocabulary["added_tokens"] = [token for token in vocabulary["added_tokens"] if token["content"] != PLACEHOLDER]
+    vocabulary["post_processor"] = None
+    bare = PreTrainedTokenizerFast(tokenizer_object=type(loaded.tokenizer.backend_tokenizer).from_str(json.dumps(vocabulary)))
+    with pytest.raises(ValueError, match="has no token '<image_placeholder>'"):
+        DeepseekVLProcessor(loaded.image_processor, bare)
+
+
+def test_padding_side_of_the_tokenizers_file_is_obeyed(converted, processor):
+    for side in ("left", "right"):
+        tokenizer = AutoProcessor.from_pretrained(converted, padding_side=side).tokenizer
+        assert DeepseekVLProcessor(processor.image_processor, tokenizer).tokenizer.padding_side == side
+
+
+def test_image_processor_steps_can_be_left_out(picture):
+    processor = DeepseekVLImageProcessor()
+    assert processor(picture, do_resize=False, return_tensors="pt")["pixel_values"].shape == (1, 3, 401, 401)
+    assert processor(picture, do_pad=False, return_tensors="pt")["pixel_values"].shape == (1, 3, 384, 92)
+    raw = processor(picture, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+    scaled = processor(picture, do_normalize=False, return_tensors="pt")["pixel_values"]
+    assert torch.equal(raw / 255, scaled)
+    black = processor(picture, background_color=[0, 0, 0], do_normalize=False, return_tensors="pt")["pixel_values"]
+    assert black[0, :, 0, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("size", [{"height": 384, "width": 200}, {"shortest_edge": 384}])
+def test_sizes_that_are_not_square(picture, size):
+    with pytest.raises(ValueError, match="expected an equal height and width"):
+        DeepseekVLImageProcessor()(picture, size=size)
+
+
+def test_save_and_load(processor, tmp_path, picture):
+    processor.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    assert loaded.chat_template == processor.chat_template
+    first, second = (p(text=f"Hi {PLACEHOLDER}", images=picture) for p in (processor, loaded))
+    assert all(torch.equal(first[key], second[key]) for key in first)
