@@ -14,7 +14,7 @@ def main() -> int:
     parser.add_argument("destination", metavar="DST", help="folder to create")
     arguments = parser.parse_args()
     try:
-        convert_checkpoint(arguments.source, arguments.destination)
+        convert_checkpoint(arguments.source, arguments.destination, report=print)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

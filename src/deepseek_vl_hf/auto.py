@@ -48,15 +48,15 @@ class Family:
     processor: type[ProcessorMixin]
 
 
-FAMILIES = (
-    Family(
-        config=DeepseekVLConfig,
-        model=DeepseekVLModel,
-        generation_model=DeepseekVLForConditionalGeneration,
-        image_processor=DeepseekVLImageProcessor,
-        processor=DeepseekVLProcessor,
-    ),
+DEEPSEEK_VL = Family(
+    config=DeepseekVLConfig,
+    model=DeepseekVLModel,
+    generation_model=DeepseekVLForConditionalGeneration,
+    image_processor=DeepseekVLImageProcessor,
+    processor=DeepseekVLProcessor,
 )
+
+FAMILIES = (DEEPSEEK_VL,)
 
 _undo: list[Callable[[], None]] = []
 

@@ -55,9 +55,21 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"vision_config": {"model_type": "clip_vision_model"}}, ValueError, "vision_config has the model_type 'clip_v"),
-        ({"vision_config": {"model_type": "no_such_tower"}}, ValueError, "'no_such_tower'; expected 'siglip_vision_mod"),
-        ({"text_config": {"model_type": "gpt2"}}, ValueError, "text_config has the model_type 'gpt2'; expected 'llama'"),
+        (
+            {"vision_config": {"model_type": "clip_vision_model"}},
+            ValueError,
+            "vision_config has the model_type 'clip_v",
+        ),
+        (
+            {"vision_config": {"model_type": "no_such_tower"}},
+            ValueError,
+            "'no_such_tower'; expected 'siglip_vision_mod",
+        ),
+        (
+            {"text_config": {"model_type": "gpt2"}},
+            ValueError,
+            "text_config has the model_type 'gpt2'; expected 'llama'",
+        ),
         ({"text_config": "llama"}, TypeError, "text_config is a str; expected a config, a dict"),
     ],
 )

@@ -118,7 +118,7 @@ def test_scale_pixels_equals_arithmetic_on_the_float_image():
 def test_every_mode_is_converted_as_pillow_does(mode):
     image = gradient(20, 10)
     if mode == "I;16":
-        image = Image.fromarray((np.asarray(image.convert("L")).astype(np.uint16) * 257))
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     else:
         image = image.convert("RGBA").convert(mode) if mode == "LA" else image.convert(mode)
     assert image.mode == mode
@@ -185,7 +185,12 @@ def test_sources_give_the_same_picture(tmp_path):
     image = gradient(20, 10)
     (tmp_path / "picture.png").write_bytes(png_bytes(image))
     encoded = base64.b64encode(png_bytes(image)).decode()
-    for source in (str(tmp_path / "picture.png"), tmp_path / "picture.png", f"data:image/png;base64,{encoded}", encoded):
+    for source in (
+        str(tmp_path / "picture.png"),
+        tmp_path / "picture.png",
+        f"data:image/png;base64,{encoded}",
+        encoded,
+    ):
         assert open_image(source).tobytes() == image.tobytes()
     assert open_image(image) is image
 

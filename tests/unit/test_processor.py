@@ -289,7 +289,9 @@ def test_tokenizer_without_the_image_token(converted):
     vocabulary = json.loads(loaded.tokenizer.backend_tokenizer.to_str())
     vocabulary["added_tokens"] = [token for token in vocabulary["added_tokens"] if token["content"] != PLACEHOLDER]
     vocabulary["post_processor"] = None
-    bare = PreTrainedTokenizerFast(tokenizer_object=type(loaded.tokenizer.backend_tokenizer).from_str(json.dumps(vocabulary)))
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=type(loaded.tokenizer.backend_tokenizer).from_str(json.dumps(vocabulary))
+    )
     with pytest.raises(ValueError, match="has no token '<image_placeholder>'"):
         DeepseekVLProcessor(loaded.image_processor, bare)
 

@@ -1,8 +1,13 @@
 """The original layout of DeepSeek-VL with one vision tower (1.3B): tensors and config."""
 
+from pathlib import Path
 from typing import Any
 
+from ..auto import DEEPSEEK_VL
 from ..models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
+from ..models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
+from .formats import OriginalFormat
+from .processors import image_processor_kwargs
 from .rules import Rename, Rule
 from .siglip import siglip_config, siglip_rules
 
@@ -23,11 +28,6 @@ def is_original_config(config: dict[str, Any]) -> bool:
     return config.get("model_type") == "multi_modality" and config.get("vision_config", {}).get("cls") == VISION_CLASS
 
 
-def vision_params(config: dict[str, Any]) -> dict[str, Any]:
-    """The tower's parameters in an original config.json."""
-    return dict(config["vision_config"]["params"])
-
-
 def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> DeepseekVLConfig:
     """Maps an original config.json.
 
@@ -39,7 +39,7 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
     Raises:
         ValueError: a tower or projector that this model does not have.
     """
-    vision = siglip_config(vision_params(config), "vision_config.params")
+    vision = siglip_config(config["vision_config"]["params"], "vision_config.params")
     text = _text_config(config["language_config"], token_ids)
     resolved = DeepseekVLConfig(
         text_config=text,
@@ -71,3 +71,22 @@ def _check_projector(params: dict[str, Any], config: DeepseekVLConfig) -> None:
             raise ValueError(
                 f"aligner_config.params.{key} is {params[key]!r}; expected {value!r} for this tower and language model."
             )
+
+
+def image_processor_from_original(folder: Path, config: dict[str, Any]) -> DeepseekVLImageProcessor:
+    """The image processor of the checkpoint in `folder`, normalising as the tower of `config` does."""
+    params = config["vision_config"]["params"]
+    image_size = siglip_config(params, "vision_config.params")["image_size"]
+    return DeepseekVLImageProcessor(
+        **image_processor_kwargs(folder, image_size, params["pixel_mean"], params["pixel_std"])
+    )
+
+
+FORMAT = OriginalFormat(
+    description="DeepSeek-VL with one vision tower: model_type 'multi_modality', vision class 'CLIPVisionTower'",
+    family=DEEPSEEK_VL,
+    rules=RULES,
+    describes=is_original_config,
+    read_config=config_from_original,
+    read_image_processor=image_processor_from_original,
+)
