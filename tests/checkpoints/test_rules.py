@@ -125,5 +125,5 @@ def test_fields_match_what_they_stand_for():
 
 
 def test_two_rules_for_one_tensor():
-    with pytest.raises(ValueError, match="2 rules speak of the tensor 'a.1'"):
+    with pytest.raises(ValueError, match=r"2 rules speak of the tensor 'a\.1'"):
         find_rule((Rename("a.{layer}", "b"), Rename("a.{rest}", "c")), "a.1")

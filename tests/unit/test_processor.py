@@ -275,7 +275,7 @@ def test_images_and_places_differ(processor, picture, prompts, pictures, message
 
 def test_conversation_with_an_image_part_but_no_image(processor, picture):
     batch = [ask({"type": "image", "image": picture}, text("a")), ask({"type": "image"}, text("b"))]
-    with pytest.raises(ValueError, match="Conversation 1 has 1 image places .* but 0 images"):
+    with pytest.raises(ValueError, match=r"Conversation 1 has 1 image places .* but 0 images"):
         chat(processor, batch)
 
 

@@ -1,0 +1,57 @@
+# Each target does its own set-up: a virtual environment with the package and its development tools.
+#
+#   make demo         convert the shipped checkpoint and let the pipeline answer about the example pictures
+#   make test         linters, type checker and all tests on the newest transformers that the package admits
+#   make test-oldest  unit, parity and checkpoint tests on the oldest one
+#   make lint         linters and type checker alone
+#   make docs-tables  write the README's tables anew from their files
+#   make clean        remove environments and build products
+
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST_VENV ?= .venv-oldest
+# A CPU build where the package index offers one. An interpreter that has a torch lends it to the environment instead.
+TORCH ?= torch==2.13.0
+OLDEST_TRANSFORMERS = transformers==5.18.*
+
+BIN = $(VENV)/bin
+OLDEST_BIN = $(OLDEST_VENV)/bin
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test test-oldest lint docs-tables clean
+
+# $(call make-environment,folder,requirements)
+define make-environment
+	@if $(PYTHON) -c "import torch" 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(1); \
+	else $(PYTHON) -m venv $(1); fi
+	@$(1)/bin/python -c "import torch" 2>/dev/null || $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) -e ".[dev]"
+	@touch $(1)/.installed
+endef
+
+$(VENV)/.installed: pyproject.toml
+	$(call make-environment,$(VENV),)
+
+$(OLDEST_VENV)/.installed: pyproject.toml
+	$(call make-environment,$(OLDEST_VENV),"$(OLDEST_TRANSFORMERS)")
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-oldest: $(OLDEST_VENV)/.installed
+	$(OLDEST_BIN)/python -m pytest tests/unit tests/parity tests/checkpoints
+
+docs-tables: $(VENV)/.installed
+	$(BIN)/python benchmarks/readme_tables.py --write
+
+clean:
+	rm -rf $(VENV) $(OLDEST_VENV) build dist demo-output .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

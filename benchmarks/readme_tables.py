@@ -1,0 +1,108 @@
+"""Writes the README's tables from their files, or checks that they are up to date."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def links(repositories: Sequence[str]) -> str:
+    """Links to Hub repositories."""
+    return ", ".join(f"[{name}](https://huggingface.co/{name})" for name in repositories)
+
+
+def difference(value: float) -> str:
+    """A relative difference, in words if there is none."""
+    return f"{value:.0e}" if value else "equal to the bit"
+
+
+def checkpoints_table() -> str:
+    """Published checkpoints, from docs/checkpoints.json."""
+    families = json.loads((ROOT / "docs" / "checkpoints.json").read_text(encoding="utf-8"))["families"]
+    rows = [
+        [
+            family["name"],
+            f"`{family['model_type']}`",
+            family["vision"],
+            family["text"],
+            f"{family['parameters'] / 1e9:.2f} B, {family['bytes'] / 1e9:.2f} GB in {family['weights']}",
+            links(family["original"]),
+            links(family["transformers_layout"]),
+        ]
+        for family in families
+    ]
+    head = ["model", "model type", "vision", "text", "size", "original layout (convert)", "transformers layout (open)"]
+    return table(head, rows)
+
+
+def parity_table() -> str:
+    """Agreement with the original code, from benchmarks/results/parity.json."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "parity.json").read_text(encoding="utf-8"))
+    rows = []
+    for family, figures in result["families"].items():
+        rows += [
+            [f"`{family}`", what, ours]
+            for what, ours in (
+                ("token ids equal", f"{figures['cases_with_equal_token_ids']} of {figures['cases']} conversations"),
+                (
+                    "8-bit pixels equal",
+                    f"{figures['pictures_with_equal_pixels']} of {figures['pictures']} pictures "
+                    f"(transformers' own: {figures['port_pictures_with_equal_pixels']} of {figures['pictures']})",
+                ),
+                ("vision tower, float32", difference(figures["tower_float32"])),
+                ("aligner, float32", difference(figures["aligner_float32"])),
+                ("logits, float32", difference(figures["logits_float32"])),
+                ("greedy tokens equal", f"{figures['equal_generations']} of {figures['generations']} answers"),
+                ("logits, bfloat16", f"{figures['logits_bfloat16']:.3f}"),
+                ("most likely token equal, bfloat16", f"{figures['same_top1_bfloat16']:.1%} of positions"),
+            )
+        ]
+    return table(["model type", "compared", "result"], rows)
+
+
+TABLES = {"checkpoints": checkpoints_table, "parity": parity_table}
+
+
+def render(readme: str) -> str:
+    """The README with every table written anew.
+
+    Raises:
+        ValueError: the markers of a table are missing.
+    """
+    for name, make in TABLES.items():
+        begin, end = f"<!-- table: {name} -->\n", "<!-- end of table -->"
+        head, found_begin, rest = readme.partition(begin)
+        _, found_end, tail = rest.partition(end)
+        if not (found_begin and found_end):
+            raise ValueError(f"README.md has no '{begin.strip()}' followed by '{end}'.")
+        readme = f"{head}{begin}{make()}\n{end}{tail}"
+    return readme
+
+
+def main() -> int:
+    """Checks, or writes with --write; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write README.md instead of checking it")
+    arguments = parser.parse_args()
+    current = README.read_text(encoding="utf-8")
+    wanted = render(current)
+    if arguments.write:
+        README.write_text(wanted, encoding="utf-8")
+    elif wanted != current:
+        print("README.md's tables differ from their files; run `make docs-tables`.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The main job from end to end: convert an original checkpoint, then let the pipeline answer about pictures."""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import pipeline
+from transformers.utils import logging
+
+import deepseek_vl_hf
+from deepseek_vl_hf.checkpoints import convert_checkpoint
+
+ROOT = Path(__file__).parent.parent
+SHIPPED_CHECKPOINT = ROOT / "tests" / "fixtures" / "vl" / "checkpoint"
+QUESTIONS = {
+    "chart.png": "Which month had the most rain?",
+    "page.png": "How many steps did the keeper climb?",
+    "scene.png": "Describe this image.",
+}
+
+
+def step(text: str) -> None:
+    """Announces what happens next."""
+    print(f"\n== {text}", flush=True)
+
+
+def answer(model: Path, max_new_tokens: int) -> None:
+    """Asks one question about each example picture."""
+    # bfloat16: the files are float16, which is slow on CPUs.
+    pipe = pipeline("image-text-to-text", model=str(model), dtype=torch.bfloat16)
+    print(f"{type(pipe.model).__module__}.{type(pipe.model).__name__} on {pipe.device}, {pipe.model.dtype}")
+    for name, question in QUESTIONS.items():
+        picture = ROOT / "examples" / "pictures" / name
+        content = [{"type": "image", "path": str(picture)}, {"type": "text", "text": question}]
+        start = time.perf_counter()
+        result = pipe(
+            text=[{"role": "user", "content": content}], max_new_tokens=max_new_tokens, return_full_text=False
+        )
+        seconds = time.perf_counter() - start
+        print(f"\n{picture.relative_to(ROOT)}\n  question: {question}\n  answer:   {result[0]['generated_text']!r}")
+        print(f"  ({seconds:.1f} s)")
+
+
+def main() -> None:
+    """Parses the command line and runs the steps."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "source", nargs="?", type=Path, help="folder of an original checkpoint (default: the shipped one)"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=20, help="length of the answers (default: %(default)s)")
+    arguments = parser.parse_args()
+    source = arguments.source or SHIPPED_CHECKPOINT
+    logging.disable_progress_bar()
+    print(f"deepseek_vl_hf {deepseek_vl_hf.__version__}")
+    with tempfile.TemporaryDirectory() as folder:
+        step(f"Converting the original checkpoint {source.name if arguments.source else source.relative_to(ROOT)}")
+        convert_checkpoint(source, Path(folder) / "model", report=print)
+        step("Asking about the example pictures")
+        if arguments.source is None:
+            print(
+                "NOTE: the shipped weights are small and random. The answers below are noise; they show that the chain"
+            )
+            print("works. For real answers: python examples/demo.py PATH/TO/deepseek-vl-1.3b-chat")
+        answer(Path(folder) / "model", arguments.max_new_tokens)
+    print("\nDone.")
+
+
+if __name__ == "__main__":
+    main()

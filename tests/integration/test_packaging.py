@@ -1,0 +1,66 @@
+"""Builds sdist and wheel and imports the wheel away from the source tree."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from deepseek_vl_hf import __version__
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.packaging
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """The wheel is built from the sdist, so that a file missing there is missed."""
+    folder = tmp_path_factory.mktemp("dist")
+    source = folder / "source"
+    source.mkdir()
+    # A copy, because a build leaves its traces in the tree.
+    archive = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in archive.decode().split("\0"):
+        if name and not name.startswith("tests/") and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", source]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder / "dist"
+
+
+def test_names(distributions):
+    assert {path.name for path in distributions.iterdir()} == {
+        f"deepseek_vl_hf-{__version__}.tar.gz",
+        f"deepseek_vl_hf-{__version__}-py3-none-any.whl",
+    }
+
+
+def test_sdist_content(distributions):
+    with tarfile.open(next(distributions.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "README.md", "pyproject.toml", "src/deepseek_vl_hf/py.typed"} <= names
+
+
+def test_the_wheel_works_alone(distributions, converted, tmp_path):
+    wheel = next(distributions.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
+        assert modules <= set(archive.namelist())
+        assert "deepseek_vl_hf/py.typed" in archive.namelist()
+        archive.extractall(tmp_path / "site")
+    program = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "site")!r})
+import deepseek_vl_hf
+assert deepseek_vl_hf.__file__.startswith({str(tmp_path)!r}), deepseek_vl_hf.__file__
+from transformers import pipeline
+pipe = pipeline("image-text-to-text", model={str(converted)!r}, dtype="float32")
+print(pipe(text=[{{"role": "user", "content": "Hi"}}], max_new_tokens=2)[0]["generated_text"][-1]["role"])
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().endswith("assistant")

@@ -1,0 +1,57 @@
+"""What the README says is run, and its tables are those of their files."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+
+
+def test_there_are_snippets():
+    assert len(SNIPPETS) >= 3
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_python_snippets_run(converted, number):
+    snippet = SNIPPETS[number]
+    assert "path/to/model" in snippet
+    program = snippet.replace("path/to/model", str(converted))
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+def test_conversion_command_runs(original, tmp_path):
+    (command,) = [line for block in COMMANDS for line in block.splitlines() if "convert_deepseek_vl.py" in line]
+    words = command.split()
+    assert words[0] == "python"
+    places = {"path/to/original": str(original), "path/to/model": str(tmp_path / "model")}
+    arguments = [places.get(word, word) for word in words[1:]]
+    assert all(place in words for place in places)
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "model" / "config.json").is_file()
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {line.split()[1] for block in COMMANDS for line in block.splitlines() if line.startswith("make ")}
+    assert {"demo", "test"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_tables_are_up_to_date():
+    result = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "readme_tables.py"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_links_to_files_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
