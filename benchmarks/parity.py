@@ -23,7 +23,7 @@ from deepseek_vl_hf.checkpoints import convert_checkpoint
 from environment import write_result
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
-FAMILIES = {"deepseek_vl": "vl"}
+FAMILIES = {"deepseek_vl": "vl", "deepseek_vl_hybrid": "vl_hybrid"}
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

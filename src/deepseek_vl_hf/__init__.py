@@ -8,11 +8,23 @@ from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
 from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
 from .models.deepseek_vl.processing_deepseek_vl import DeepseekVLProcessor
+from .models.deepseek_vl_hybrid.configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
+from .models.deepseek_vl_hybrid.image_processing_deepseek_vl_hybrid import DeepseekVLHybridImageProcessor
+from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
+    DeepseekVLHybridForConditionalGeneration,
+    DeepseekVLHybridModel,
+)
+from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
 from .version import __version__
 
 __all__ = [
     "DeepseekVLConfig",
     "DeepseekVLForConditionalGeneration",
+    "DeepseekVLHybridConfig",
+    "DeepseekVLHybridForConditionalGeneration",
+    "DeepseekVLHybridImageProcessor",
+    "DeepseekVLHybridModel",
+    "DeepseekVLHybridProcessor",
     "DeepseekVLImageProcessor",
     "DeepseekVLModel",
     "DeepseekVLProcessor",

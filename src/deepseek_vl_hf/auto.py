@@ -35,6 +35,13 @@ from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
 from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
 from .models.deepseek_vl.processing_deepseek_vl import DeepseekVLProcessor
+from .models.deepseek_vl_hybrid.configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
+from .models.deepseek_vl_hybrid.image_processing_deepseek_vl_hybrid import DeepseekVLHybridImageProcessor
+from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
+    DeepseekVLHybridForConditionalGeneration,
+    DeepseekVLHybridModel,
+)
+from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,15 @@ DEEPSEEK_VL = Family(
     processor=DeepseekVLProcessor,
 )
 
-FAMILIES = (DEEPSEEK_VL,)
+DEEPSEEK_VL_HYBRID = Family(
+    config=DeepseekVLHybridConfig,
+    model=DeepseekVLHybridModel,
+    generation_model=DeepseekVLHybridForConditionalGeneration,
+    image_processor=DeepseekVLHybridImageProcessor,
+    processor=DeepseekVLHybridProcessor,
+)
+
+FAMILIES = (DEEPSEEK_VL, DEEPSEEK_VL_HYBRID)
 
 _undo: list[Callable[[], None]] = []
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers.image_utils import load_image
+from transformers.image_utils import SizeDict, load_image
 
 SUPPORTED_CHANNELS = (1, 3, 4)
 
@@ -36,6 +36,20 @@ def num_image_tokens(image_size: int, patch_size: int) -> int:
             "Use an image_size of at least one patch_size."
         )
     return side * side
+
+
+def square_side(size: SizeDict) -> int:
+    """The side of the square that `size` describes.
+
+    Raises:
+        ValueError: `size` has no height and width, or they differ.
+    """
+    if not size.height or size.height != size.width:
+        raise ValueError(
+            f"Found size {dict(size)}; DeepSeek-VL reads square images, so expected an equal height and width, such as "
+            '{"height": 384, "width": 384}.'
+        )
+    return int(size.height)
 
 
 def fitted_size(width: int, height: int, side: int, min_size: int) -> tuple[int, int]:

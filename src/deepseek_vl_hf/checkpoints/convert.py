@@ -10,13 +10,13 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from transformers import GenerationConfig, PreTrainedModel
 
-from . import deepseek_vl
+from . import deepseek_vl, deepseek_vl_hybrid
 from .formats import OriginalFormat
 from .processors import load_original_tokenizer
 from .rules import Drop, Rule, convert_tensor, find_rule
 from .source import iterate_tensors, read_json
 
-FORMATS: tuple[OriginalFormat, ...] = (deepseek_vl.FORMAT,)
+FORMATS: tuple[OriginalFormat, ...] = (deepseek_vl.FORMAT, deepseek_vl_hybrid.FORMAT)
 DEFAULT_MAX_POSITIONS = 16384
 
 Report = Callable[[str], None]

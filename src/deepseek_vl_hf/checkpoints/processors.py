@@ -74,17 +74,16 @@ def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def image_processor_kwargs(folder: Path, image_size: int, mean: list[float], std: list[float]) -> dict[str, Any]:
-    """Arguments of the image processor.
+def stored_image_settings(folder: Path, image_size: int, background_color: str) -> dict[str, Any]:
+    """What preprocessor_config.json says of resizing, padding and rescaling.
 
-    The original stores `do_normalize: false` because its towers normalise; here the processor does, with the tower's
-    mean and standard deviation.
+    Its mean and standard deviation are not used: the original stores `do_normalize: false` because its towers
+    normalise, with values that config.json names.
 
     Args:
         folder: the checkpoint.
-        image_size: side of the pixels that the processor makes.
-        mean: the tower's `pixel_mean`.
-        std: the tower's `pixel_std`.
+        image_size: side of the pixels that the tower reads.
+        background_color: name of the image processor's argument for the padding's colour.
 
     Raises:
         ValueError: processor and tower disagree on the image size.
@@ -95,7 +94,5 @@ def image_processor_kwargs(folder: Path, image_size: int, mean: list[float], std
             f"preprocessor_config.json has image_size {stored['image_size']}, but config.json's tower reads "
             f"{image_size} pixels. The files belong to different checkpoints; download them again."
         )
-    given: dict[str, Any] = {
-        key: stored[key] for key in ("min_size", "background_color", "rescale_factor") if key in stored
-    }
-    return {**given, "size": {"height": image_size, "width": image_size}, "image_mean": mean, "image_std": std}
+    names = {"min_size": "min_size", "rescale_factor": "rescale_factor", "background_color": background_color}
+    return {argument: stored[key] for key, argument in names.items() if key in stored}

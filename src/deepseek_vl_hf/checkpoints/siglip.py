@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .config_fields import check_values
 from .rules import Drop, Rename, Rule, Split, Squeeze
 
 # What the original's `model_name` stands for. Keys beside it in a file override the preset (this project's convention
@@ -46,9 +47,7 @@ def siglip_config(params: dict[str, Any], place: str) -> dict[str, Any]:
     name = params.get("model_name")
     if name not in PRESETS:
         raise ValueError(f"{place}.model_name is {name!r}; expected {' or '.join(map(repr, PRESETS))}.")
-    for key, expected in (("select_layer", -1), ("select_feature", "same")):
-        if params.get(key, expected) != expected:
-            raise ValueError(f"{place}.{key} is {params[key]!r}; expected {expected!r}, as in every published file.")
+    check_values(params, {"select_layer": -1, "select_feature": "same"}, place)
     sizes = {**PRESETS[name], **{key: params[key] for key in PRESETS[name] if key in params}}
     return {
         "model_type": "siglip_vision_model",

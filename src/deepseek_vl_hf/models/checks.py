@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers.utils import logging
+from transformers.utils import logging, torch_compilable_check
 
 logger = logging.get_logger(__name__)
 
@@ -13,6 +13,26 @@ def check_exactly_one(input_ids: Any, inputs_embeds: Any) -> None:
     if (input_ids is None) == (inputs_embeds is None):
         found = "neither input_ids nor inputs_embeds" if input_ids is None else "both input_ids and inputs_embeds"
         raise ValueError(f"Found {found}; pass exactly one of them.")
+
+
+def check_not_encoded_twice(image_features: Any) -> None:
+    """Raises ValueError if images came as features although they came as pixels too."""
+    if image_features is not None:
+        raise ValueError("Found both pixel_values and mm_encoder_outputs['image']; pass one of them.")
+
+
+def check_images_given(config: Any, input_ids: torch.Tensor | None, images: Any, past_key_values: Any) -> None:
+    """Raises ValueError if the prompt has image places but there are no images at all.
+
+    On top of a cache nothing is checked: the images may have been read before, and a generated image token is no place.
+    """
+    if images is not None or past_key_values is not None or input_ids is None:
+        return
+    torch_compilable_check(
+        (input_ids != config.image_token_id).all(),
+        "The prompt has image places, but no images were passed. Pass the pixel values that the processor gives beside "
+        "the input_ids.",
+    )
 
 
 def check_pixels(pixel_values: torch.Tensor, name: str, image_size: int, num_channels: int = 3) -> None:

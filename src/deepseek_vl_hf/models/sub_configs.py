@@ -4,6 +4,21 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+# SigLIP-L/16 at 384 pixels. The tower's GELU is the exact one (transformers' default for SigLIP is the tanh
+# approximation), and its pooling head is never used.
+SIGLIP_LARGE_PATCH16_384: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 16,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": False,
+}
+
 
 def resolve_sub_config(
     given: Any,

@@ -6,22 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from ...images import num_image_tokens
-from ..sub_configs import resolve_sub_config
-
-# SigLIP-L/16 at 384 pixels. The tower's GELU is the exact one (transformers' default for SigLIP is the tanh
-# approximation), and its pooling head is never used.
-PUBLISHED_VISION_CONFIG: dict[str, Any] = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 16,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-6,
-    "vision_use_head": False,
-}
+from ..sub_configs import SIGLIP_LARGE_PATCH16_384, resolve_sub_config
 
 # The text model of the published 1.3B checkpoints.
 PUBLISHED_TEXT_CONFIG: dict[str, Any] = {
@@ -69,7 +54,7 @@ class DeepseekVLConfig(PreTrainedConfig):
         """Builds the configs of the parts before transformers reads them."""
         self.text_config = resolve_sub_config(self.text_config, "text_config", PUBLISHED_TEXT_CONFIG, ("llama",))
         self.vision_config = resolve_sub_config(
-            self.vision_config, "vision_config", PUBLISHED_VISION_CONFIG, ("siglip_vision_model",)
+            self.vision_config, "vision_config", SIGLIP_LARGE_PATCH16_384, ("siglip_vision_model",)
         )
         super().__post_init__(**kwargs)
 

@@ -11,7 +11,16 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from ...images import fitted_size, open_image, pad_to_square, padding_color, scale_pixels, scaling_table, to_rgb
+from ...images import (
+    fitted_size,
+    open_image,
+    pad_to_square,
+    padding_color,
+    scale_pixels,
+    scaling_table,
+    square_side,
+    to_rgb,
+)
 
 
 class DeepseekVLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -113,17 +122,3 @@ class DeepseekVLImageProcessor(BaseImageProcessor):
                 image = pad_to_square(image, background_color or padding_color(image_mean))
             pixel_values.append(scale_pixels(np.asarray(image), table))
         return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
-
-
-def square_side(size: SizeDict) -> int:
-    """The side of the square that `size` describes.
-
-    Raises:
-        ValueError: `size` has no height and width, or they differ.
-    """
-    if not size.height or size.height != size.width:
-        raise ValueError(
-            f"Found size {dict(size)}; DeepSeek-VL reads square images, so expected an equal height and width, such as "
-            '{"height": 384, "width": 384}.'
-        )
-    return int(size.height)

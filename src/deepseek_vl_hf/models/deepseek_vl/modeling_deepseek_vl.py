@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from ...fusion import image_token_mask, insert_image_embeds
-from ..checks import check_exactly_one, check_pixels, warn_of_slow_float16
+from ..checks import check_images_given, check_not_encoded_twice, check_pixels
+from ..generation import MultimodalGenerationMixin
 from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
-from ..rotary import float32_rotary_tables
+from ..pretrained import MultimodalPreTrainedModel
+from ..steps import embed_inputs, head_output, model_output
 from .configuration_deepseek_vl import DeepseekVLConfig
 
 
@@ -40,34 +41,12 @@ class DeepseekVLAligner(nn.Module):
         return self.linear2(self.activation(self.linear1(vision_features)))
 
 
-class DeepseekVLPreTrainedModel(PreTrainedModel):
-    """What transformers has to know of the DeepSeek-VL models."""
+class DeepseekVLPreTrainedModel(MultimodalPreTrainedModel):
+    """Config and layers of the DeepSeek-VL models."""
 
     config: DeepseekVLConfig
     config_class = DeepseekVLConfig
-    base_model_prefix = "model"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
     _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "LlamaDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        with float32_rotary_tables(self):
-            return super()._apply(fn, recurse)
-
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Saves as transformers does, always under the short weight names.
-
-        transformers would write the names that the checkpoint was read with, such as the published
-        `model.vision_model.vision_model.*`.
-        """
-        kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, **kwargs)
 
 
 class DeepseekVLModel(DeepseekVLPreTrainedModel):
@@ -140,21 +119,12 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
         Raises:
             ValueError: image places and image tokens differ in number, or inputs exclude each other.
         """
-        check_exactly_one(input_ids, inputs_embeds)
         image_features = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None:
-            if image_features is not None:
-                raise ValueError("Found both pixel_values and mm_encoder_outputs['image']; pass one of them.")
+            check_not_encoded_twice(image_features)
             image_features = self.get_image_features(pixel_values, return_dict=True)
-
-        embed_tokens = self.get_input_embeddings()
-        if inputs_embeds is None:
-            inputs_embeds = embed_tokens(input_ids)
-        warn_of_slow_float16(inputs_embeds)
-        if image_features is not None:
-            mask = image_token_mask(input_ids, inputs_embeds, embed_tokens, self.config.image_token_id)
-            inputs_embeds = insert_image_embeds(inputs_embeds, image_features.pooler_output, mask)
-
+        check_images_given(self.config, input_ids, image_features, past_key_values)
+        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -163,16 +133,10 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
-        return MultimodalModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=None if image_features is None else image_features.pooler_output,
-        )
+        return model_output(outputs, image_features)
 
 
-class DeepseekVLForConditionalGeneration(DeepseekVLPreTrainedModel, GenerationMixin):
+class DeepseekVLForConditionalGeneration(DeepseekVLPreTrainedModel, MultimodalGenerationMixin):
     """`DeepseekVLModel` with the language modeling head, which is not tied to the embedding in published weights."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -231,16 +195,4 @@ class DeepseekVLForConditionalGeneration(DeepseekVLPreTrainedModel, GenerationMi
             return_dict=True,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
-        return MultimodalCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-        )
+        return head_output(self, outputs, labels, logits_to_keep, kwargs)

@@ -11,9 +11,13 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
 from ... import chat_templates
-from ...batching import as_prompts, encode_batch, mark_typed_text, match_images
-from ...messages import is_batch, normalize_conversations
-from ...prompts import control_tokens
+from ...processing import (
+    image_token_of,
+    pad_on_the_left_by_default,
+    prepare_chat,
+    prepare_inputs,
+    same_number_of_tokens,
+)
 
 
 class DeepseekVLProcessor(ProcessorMixin):
@@ -39,16 +43,10 @@ class DeepseekVLProcessor(ProcessorMixin):
         chat_template: str | None = None,
         num_image_tokens: int = 576,
     ) -> None:
-        self.image_token = getattr(tokenizer, "image_token", None) or chat_templates.IMAGE_PLACEHOLDER
-        if self.image_token not in tokenizer.get_vocab():
-            raise ValueError(
-                f"The tokenizer has no token {self.image_token!r}, which stands for an image in a prompt. Load the "
-                "tokenizer of a DeepSeek-VL checkpoint, or add the token to this one and to the model."
-            )
+        self.image_token = image_token_of(tokenizer)
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.num_image_tokens = num_image_tokens
-        if "padding_side" not in tokenizer.init_kwargs:
-            tokenizer.padding_side = "left"  # as the original pads; the general default is the right side
+        pad_on_the_left_by_default(tokenizer)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or chat_templates.DEEPSEEK_VL)
 
     def __call__(
@@ -79,41 +77,7 @@ class DeepseekVLProcessor(ProcessorMixin):
             ValueError: images and image places differ in number, a picture cannot be read, or truncation would cut
                 through an image.
         """
-        if images is None and text is None:
-            raise ValueError("Found neither text nor images; pass a prompt, pictures, or both.")
-        merged = self._merge_kwargs(
-            self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
-        )
-        text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
-        return_tensors = text_kwargs.get("return_tensors", "pt")
-        prompts = None if text is None else as_prompts(text)
-        pictures = match_images(images, prompts, self.image_token)
-        data: dict[str, Any] = {}
-        if prompts is not None:
-            data.update(self._encode(prompts, len(pictures), text_kwargs, typed_text_mark))
-        if pictures:
-            data.update(self.image_processor(pictures, **{**images_kwargs, "return_tensors": return_tensors}))
-        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
-
-    def _encode(
-        self, prompts: list[str], num_images: int, text_kwargs: dict[str, Any], mark: str | None
-    ) -> dict[str, Any]:
-        expanded, replacements = self.get_text_with_replacements(
-            prompts, [self.image_token * self.num_image_tokens] * num_images
-        )
-        data = encode_batch(
-            self.tokenizer,
-            expanded,
-            text_kwargs,
-            controls=control_tokens(self.tokenizer, self.image_token),
-            image_token_id=self.image_token_id,
-            mark=mark,
-        )
-        if text_kwargs.get("return_mm_token_type_ids"):
-            data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
-        if text_kwargs.get("return_text_replacement_offsets"):
-            data["text_replacement_offsets"] = replacements
-        return data
+        return prepare_inputs(self, images, text, typed_text_mark, kwargs)
 
     def apply_chat_template(
         self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False, **kwargs: Any
@@ -138,15 +102,8 @@ class DeepseekVLProcessor(ProcessorMixin):
         Raises:
             ValueError, TypeError: a message that is not understood; the error names conversation and message.
         """
-        kwargs.pop("sanitize_control_tokens", None)  # newer transformers ask for this protection; here it is always on
-        batched = is_batch(conversation)
-        conversations = normalize_conversations(conversation if batched else [conversation], self.image_token)
-        if tokenize:
-            conversations, mark = mark_typed_text(conversations, control_tokens(self.tokenizer, self.image_token))
-            kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), "typed_text_mark": mark}
-        return super().apply_chat_template(
-            conversations if batched else conversations[0], chat_template, tokenize=tokenize, **kwargs
-        )
+        conversation, kwargs = prepare_chat(self, conversation, tokenize, kwargs)
+        return super().apply_chat_template(conversation, chat_template, tokenize=tokenize, **kwargs)
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """What one image place of a prompt becomes; serving engines call this."""
@@ -155,9 +112,5 @@ class DeepseekVLProcessor(ProcessorMixin):
     def _get_num_multimodal_tokens(
         self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs: Any
     ) -> MultiModalData:
-        """Tokens and patches per image for serving engines: every image takes the same number, whatever its size."""
-        if image_sizes is None:
-            return MultiModalData()
-        return MultiModalData(
-            num_image_tokens=[self.num_image_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
-        )
+        """Tokens and patches per image for serving engines."""
+        return same_number_of_tokens(image_sizes, self.num_image_tokens)

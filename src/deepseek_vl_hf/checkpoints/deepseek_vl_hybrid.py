@@ -1,0 +1,148 @@
+"""The original layout of DeepSeek-VL-Hybrid (7B): tensors, config and image processor."""
+
+from pathlib import Path
+from typing import Any
+
+from ..auto import DEEPSEEK_VL_HYBRID
+from ..models.deepseek_vl_hybrid.configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
+from ..models.deepseek_vl_hybrid.image_processing_deepseek_vl_hybrid import DeepseekVLHybridImageProcessor
+from .config_fields import MODEL_TYPE, check_projector, check_values, has_vision_class, text_config
+from .formats import OriginalFormat
+from .processors import stored_image_settings
+from .rules import Drop, Rename, Rule
+from .siglip import siglip_config, siglip_rules
+
+VISION_CLASS = "HybridVisionTower"
+
+# What the original's `model_name` stands for. Keys beside it in a file override the preset (this project's convention
+# for small models).
+SAM_PRESETS: dict[str, dict[str, Any]] = {
+    "sam_b_downsample": {
+        "width": 768,
+        "layers": 12,
+        "heads": 12,
+        "image_size": 1024,
+        "global_attn_indexes": [2, 5, 8, 11],
+        "prompt_embed_dim": 256,
+        "downsample_channels": [512, 1024],
+    },
+}
+
+_SAM = "vision_model.vision_tower_high.vision_tower"
+_ENCODER = "model.high_res_vision_model.vision_encoder"
+_BLOCK, _LAYER = f"{_SAM}.blocks.{{layer}}", f"{_ENCODER}.layers.{{layer}}"
+
+
+def _neck_rules(source: str, target: str) -> tuple[Rule, ...]:
+    """A neck is a sequence of four modules there and four named ones here."""
+    names = ("conv1", "layer_norm1", "conv2", "layer_norm2")
+    return tuple(
+        Rename(f"{source}.{number}.{{kind}}", f"{target}.{name}.{{kind}}") for number, name in enumerate(names)
+    )
+
+
+SAM_RULES: tuple[Rule, ...] = (
+    Rename(f"{_SAM}.pos_embed", f"{_ENCODER}.pos_embed"),
+    Rename(f"{_SAM}.patch_embed.proj.{{kind}}", f"{_ENCODER}.patch_embed.projection.{{kind}}"),
+    Rename(f"{_BLOCK}.norm1.{{kind}}", f"{_LAYER}.layer_norm1.{{kind}}"),
+    Rename(f"{_BLOCK}.attn.{{rest}}", f"{_LAYER}.attn.{{rest}}"),
+    Rename(f"{_BLOCK}.norm2.{{kind}}", f"{_LAYER}.layer_norm2.{{kind}}"),
+    Rename(f"{_BLOCK}.mlp.{{rest}}", f"{_LAYER}.mlp.{{rest}}"),
+    *_neck_rules(f"{_SAM}.neck", f"{_ENCODER}.neck"),
+    *_neck_rules(f"{_SAM}.neck_hd", "model.high_res_vision_neck"),
+    Rename(f"{_SAM}.downsamples.0.weight", "model.high_res_vision_proj.conv1.weight"),
+    Rename(f"{_SAM}.downsamples.1.weight", "model.high_res_vision_proj.conv2.weight"),
+    Rename(f"{_SAM}.hd_alpha_downsamples", "model.high_res_vision_alpha"),
+)
+
+RULES: tuple[Rule, ...] = (
+    *SAM_RULES,
+    *siglip_rules("vision_model.vision_tower_low.vision_tower", "model.vision_model"),
+    Drop("vision_model.high_layer_norm.{kind}", "a LayerNorm that is stored but never applied"),
+    Drop("vision_model.low_layer_norm.{kind}", "a LayerNorm that is stored but never applied"),
+    Rename("aligner.high_up_proj.{kind}", "model.aligner.high_res_vision_proj.{kind}"),
+    Rename("aligner.low_up_proj.{kind}", "model.aligner.vision_proj.{kind}"),
+    Rename("aligner.layers.1.{kind}", "model.aligner.proj.{kind}"),
+    Rename("language_model.model.{rest}", "model.language_model.{rest}"),
+    Rename("language_model.lm_head.weight", "lm_head.weight"),
+)
+
+
+def sam_config(params: dict[str, Any], place: str) -> dict[str, Any]:
+    """Fields of `SamVisionConfig` from the original's parameters of the high-resolution tower.
+
+    Raises:
+        ValueError: an unknown tower, or convolutions of other widths than twice and four times the neck's.
+    """
+    name = params.get("model_name")
+    if name not in SAM_PRESETS:
+        raise ValueError(f"{place}.model_name is {name!r}; expected {' or '.join(map(repr, SAM_PRESETS))}.")
+    sizes = {**SAM_PRESETS[name], **{key: params[key] for key in SAM_PRESETS[name] if key in params}}
+    channels = sizes["prompt_embed_dim"]
+    published = {"select_layer": -1, "select_feature": "same"}
+    check_values(params, published, place)
+    check_values(sizes, {"downsample_channels": [2 * channels, 4 * channels]}, place)
+    return {
+        "model_type": "sam_vision_model",
+        "hidden_size": sizes["width"],
+        "num_hidden_layers": sizes["layers"],
+        "num_attention_heads": sizes["heads"],
+        "image_size": sizes["image_size"],
+        "output_channels": channels,
+        "global_attn_indexes": sizes["global_attn_indexes"],
+    }
+
+
+def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> DeepseekVLHybridConfig:
+    """Maps an original config.json.
+
+    Args:
+        config: the file's content.
+        token_ids: `image_token_id`, `bos_token_id`, `eos_token_id` and `pad_token_id` of the tokenizer.
+
+    Raises:
+        ValueError: a tower or projector that this model does not have.
+    """
+    params = config["vision_config"]["params"]
+    check_values(params, {"concat_type": "tuple"}, "vision_config.params")
+    text = text_config(config["language_config"], token_ids)
+    resolved = DeepseekVLHybridConfig(
+        text_config=text,
+        vision_config=siglip_config(params["low_res_cfg"], "vision_config.params.low_res_cfg"),
+        high_res_vision_config=sam_config(params["high_res_cfg"], "vision_config.params.high_res_cfg"),
+        image_token_id=token_ids["image_token_id"],
+        dtype=config.get("torch_dtype") or text["dtype"],
+        architectures=["DeepseekVLHybridForConditionalGeneration"],
+    )
+    projector = config["aligner_config"]["params"]
+    # The file names one width for both towers.
+    for width in (resolved.vision_config.hidden_size, 4 * resolved.high_res_vision_config.output_channels):
+        check_projector(projector, "low_high_hybrid_split_mlp_gelu", width, resolved)
+    return resolved
+
+
+def image_processor_from_original(folder: Path, config: dict[str, Any]) -> DeepseekVLHybridImageProcessor:
+    """The image processor of the checkpoint in `folder`, normalising as the towers of `config` do."""
+    params = config["vision_config"]["params"]
+    high, low = params["high_res_cfg"], params["low_res_cfg"]
+    high_side = sam_config(high, "vision_config.params.high_res_cfg")["image_size"]
+    low_side = siglip_config(low, "vision_config.params.low_res_cfg")["image_size"]
+    return DeepseekVLHybridImageProcessor(
+        **stored_image_settings(folder, high_side, background_color="high_res_background_color"),
+        size={"height": low_side, "width": low_side},
+        image_mean=low["pixel_mean"],
+        image_std=low["pixel_std"],
+        high_res_size={"height": high_side, "width": high_side},
+        high_res_image_mean=high["pixel_mean"],
+        high_res_image_std=high["pixel_std"],
+    )
+
+
+FORMAT = OriginalFormat(
+    description=f"DeepSeek-VL with two vision towers: model_type {MODEL_TYPE!r}, vision class {VISION_CLASS!r}",
+    family=DEEPSEEK_VL_HYBRID,
+    rules=RULES,
+    describes=lambda config: has_vision_class(config, VISION_CLASS),
+    read_config=config_from_original,
+    read_image_processor=image_processor_from_original,
+)

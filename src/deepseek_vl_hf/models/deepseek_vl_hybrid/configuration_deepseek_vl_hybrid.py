@@ -1,0 +1,78 @@
+"""Configuration of DeepSeek-VL-Hybrid."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+from ...images import num_image_tokens
+from ...sam import check_sam_config
+from ..sub_configs import SIGLIP_LARGE_PATCH16_384, resolve_sub_config
+
+# SAM-B at 1024 pixels: what transformers' SamVisionConfig says by itself.
+PUBLISHED_HIGH_RES_VISION_CONFIG: dict[str, Any] = {"model_type": "sam_vision_model"}
+
+# The text model of the published 7B checkpoints.
+PUBLISHED_TEXT_CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 102400,
+    "max_position_embeddings": 16384,
+    "bos_token_id": 100000,
+    "eos_token_id": 100001,
+    "pad_token_id": 100001,
+}
+
+
+@strict
+class DeepseekVLHybridConfig(PreTrainedConfig):
+    """Configuration of `DeepseekVLHybridModel` and `DeepseekVLHybridForConditionalGeneration`.
+
+    Fields and file format are those of transformers' own `deepseek_vl_hybrid`, so a checkpoint saved by either opens in
+    the other. One default differs: here `lm_head` is not tied to the token embedding, as in the published weights.
+
+    Args:
+        text_config: the Llama model (Llama paper, arXiv 2302.13971); absent means the published 7B sizes.
+        vision_config: the SigLIP tower (arXiv 2303.15343); absent means SigLIP-L/16 at 384 pixels.
+        high_res_vision_config: the SAM encoder (arXiv 2304.02643); absent means SAM-B at 1024 pixels.
+        image_token_id: id of the token that stands for one image token in `input_ids`.
+        tie_word_embeddings: whether `lm_head` shares the token embedding's weight.
+
+    Raises:
+        TypeError, ValueError: a part is no config or dict, is of another `model_type` than SigLIP, SAM or Llama, or the
+            high-resolution side is no multiple of its patch.
+    """
+
+    model_type = "deepseek_vl_hybrid"
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig, "high_res_vision_config": AutoConfig}
+
+    # A config, a dict or None when given; a config once the object exists. resolve_sub_config checks the type.
+    text_config: Any = None
+    vision_config: Any = None
+    high_res_vision_config: Any = None
+    image_token_id: int = 100015
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Builds the configs of the parts before transformers reads them."""
+        self.text_config = resolve_sub_config(self.text_config, "text_config", PUBLISHED_TEXT_CONFIG, ("llama",))
+        self.vision_config = resolve_sub_config(
+            self.vision_config, "vision_config", SIGLIP_LARGE_PATCH16_384, ("siglip_vision_model",)
+        )
+        self.high_res_vision_config = resolve_sub_config(
+            self.high_res_vision_config,
+            "high_res_vision_config",
+            PUBLISHED_HIGH_RES_VISION_CONFIG,
+            ("sam_vision_model",),
+        )
+        check_sam_config(self.high_res_vision_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Places that one image takes in `input_ids` (576 at the published size)."""
+        return num_image_tokens(self.vision_config.image_size, self.vision_config.patch_size)

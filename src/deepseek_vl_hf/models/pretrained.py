@@ -1,0 +1,34 @@
+"""What transformers has to know of every model here."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from .rotary import float32_rotary_tables
+
+
+class MultimodalPreTrainedModel(PreTrainedModel):
+    """The capabilities that all families have; a family adds its config and its layers' names."""
+
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        with float32_rotary_tables(self):
+            return super()._apply(fn, recurse)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Saves as transformers does, always under the short weight names.
+
+        transformers would write the names that the checkpoint was read with, such as the published
+        `model.vision_model.vision_model.*`.
+        """
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, **kwargs)

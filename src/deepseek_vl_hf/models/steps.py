@@ -1,0 +1,82 @@
+"""The steps of which every family's `forward` consists, besides its towers and its language model."""
+
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..fusion import image_token_mask, insert_image_embeds
+from .checks import check_exactly_one, warn_of_slow_float16
+from .outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
+
+
+def embed_inputs(
+    model: Any,
+    input_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    image_features: BaseModelOutputWithPooling | None,
+) -> torch.Tensor:
+    """Embeds the tokens and puts the image embeddings at the image places.
+
+    Args:
+        model: has the token embedding and `config.image_token_id`.
+        input_ids: [batch, sequence], or None.
+        inputs_embeds: [batch, sequence, hidden], or None.
+        image_features: what `get_image_features` gives; None for text alone.
+
+    Returns:
+        [batch, sequence, hidden].
+
+    Raises:
+        ValueError: both or none of the two inputs, or another number of image places than of image tokens.
+    """
+    check_exactly_one(input_ids, inputs_embeds)
+    embed_tokens = model.get_input_embeddings()
+    embeds = embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+    warn_of_slow_float16(embeds)
+    if image_features is None:
+        return embeds
+    mask = image_token_mask(input_ids, embeds, embed_tokens, model.config.image_token_id)
+    return insert_image_embeds(embeds, image_features.pooler_output, mask)
+
+
+def model_output(outputs: Any, image_features: BaseModelOutputWithPooling | None) -> MultimodalModelOutputWithPast:
+    """The language model's output, with the image embeddings beside it."""
+    return MultimodalModelOutputWithPast(
+        last_hidden_state=outputs.last_hidden_state,
+        past_key_values=outputs.past_key_values,
+        hidden_states=outputs.hidden_states,
+        attentions=outputs.attentions,
+        image_hidden_states=None if image_features is None else image_features.pooler_output,
+    )
+
+
+def head_output(
+    model: Any,
+    outputs: Any,
+    labels: torch.Tensor | None,
+    logits_to_keep: int | torch.Tensor,
+    kwargs: dict[str, Any],
+) -> MultimodalCausalLMOutputWithPast:
+    """Logits of the kept positions, and the loss if there are labels.
+
+    Args:
+        model: has `lm_head`, `loss_function` and the config.
+        outputs: of the model without the head.
+        labels: [batch, sequence], not shifted; -100 is left out.
+        logits_to_keep: how many last positions get logits (0: all), or a 1-D tensor of positions.
+        kwargs: for the loss, such as `num_items_in_batch`.
+    """
+    kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    logits = model.lm_head(outputs.last_hidden_state[:, kept])
+    loss = None
+    if labels is not None:
+        loss = model.loss_function(logits, labels, vocab_size=model.config.text_config.vocab_size, **kwargs)
+    return MultimodalCausalLMOutputWithPast(
+        loss=loss,
+        logits=logits,
+        past_key_values=outputs.past_key_values,
+        hidden_states=outputs.hidden_states,
+        attentions=outputs.attentions,
+        image_hidden_states=outputs.image_hidden_states,
+    )

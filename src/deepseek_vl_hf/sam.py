@@ -1,0 +1,315 @@
+"""The high-resolution encoder: SAM's image encoder (arXiv 2304.02643, section 3; ViTDet, arXiv 2203.16527), exact.
+
+    pixel_values [images, 3, 1024, 1024]
+      --patch_embed, pos_embed--> [images, 64, 64, 768]
+      --layers-->                 [images, 64, 64, 768]   windows of 14 x 14; layers 2, 5, 8, 11 see the whole grid
+      --neck-->                   [images, 256, 64, 64]
+
+The weights are named as in transformers' `SamVisionModel`, and its config class is used. The attention is our own: its
+scores have a bias per query and key, decomposed into a row and a column part. Whole-grid layers would need one tensor
+of 12 x 4096 x 4096 scores and another one for the bias; here blocks of query rows are scored one after the other, and
+the bias is added in place. No attention maps exist at any time, so none can be returned.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+# Query tokens that are scored at once in a whole-grid layer. With 128 of 4096 the scores of 12 heads take 12 MB in
+# bfloat16 and stay in the cache of a CPU.
+QUERY_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class SamEncoderOutput:
+    """What the encoder returns.
+
+    Attributes:
+        last_hidden_state: [images, output channels, grid, grid], behind the neck.
+        first_global_hidden_state: [images, grid, grid, width], behind the first whole-grid layer.
+        hidden_states: [images, grid, grid, width] of the embedding and of each layer, on request.
+    """
+
+    last_hidden_state: torch.Tensor
+    first_global_hidden_state: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None
+
+
+def check_sam_config(config: PreTrainedConfig) -> None:
+    """Raises ValueError where a config asks for something that this encoder does not have."""
+    expected = {"use_abs_pos": True, "use_rel_pos": True, "qkv_bias": True, "attention_dropout": 0.0}
+    for name, value in expected.items():
+        if getattr(config, name) != value:
+            raise ValueError(
+                f"high_res_vision_config.{name} is {getattr(config, name)!r}; the encoder of DeepSeek-VL-Hybrid has "
+                f"{value!r}, as every published checkpoint."
+            )
+    if config.image_size % config.patch_size:
+        raise ValueError(
+            f"high_res_vision_config.image_size {config.image_size} is no multiple of the patch size "
+            f"{config.patch_size}. Use a side that the patches fill, such as "
+            f"{config.image_size // config.patch_size * config.patch_size}."
+        )
+    if config.window_size < 1:
+        raise ValueError(f"high_res_vision_config.window_size is {config.window_size}; expected at least 1.")
+    if not config.global_attn_indexes:
+        raise ValueError(
+            "high_res_vision_config.global_attn_indexes is empty; the second neck reads the first of them."
+        )
+
+
+def relative_position_bias(
+    query: torch.Tensor, rel_pos_h: torch.Tensor, rel_pos_w: torch.Tensor, height: int, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two parts of the attention bias: of query (r, c) for a key in row i or column j.
+
+    The tables hold one vector per distance, from 1 - size to size - 1; the bias is the product of the *unscaled* query
+    with the vector of the distance.
+
+    Args:
+        query: [batch, height * width, head width], not scaled.
+        rel_pos_h: [2 * height - 1, head width].
+        rel_pos_w: [2 * width - 1, head width].
+        height: rows of the grid.
+        width: columns of the grid.
+
+    Returns:
+        [batch, height * width, height] and [batch, height * width, width].
+    """
+    grid = query.unflatten(1, (height, width))
+    row_bias = torch.einsum("brcd,rid->brci", grid, _by_distance(rel_pos_h, height))
+    column_bias = torch.einsum("brcd,cjd->brcj", grid, _by_distance(rel_pos_w, width))
+    return row_bias.flatten(1, 2), column_bias.flatten(1, 2)
+
+
+def _by_distance(table: torch.Tensor, size: int) -> torch.Tensor:
+    """[2 * size - 1, head width] -> [query position, key position, head width]."""
+    positions = torch.arange(size, device=table.device)
+    return table[positions[:, None] - positions[None, :] + size - 1]
+
+
+def biased_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row_bias: torch.Tensor,
+    column_bias: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Softmax attention over a grid of keys with a bias per key row and per key column.
+
+    Args:
+        query: [batch, queries, head width].
+        key: [batch, rows * columns, head width].
+        value: [batch, rows * columns, head width].
+        row_bias: [batch, queries, rows].
+        column_bias: [batch, queries, columns].
+        scale: factor of the query in the scores (not in the biases, which are given).
+
+    Returns:
+        [batch, queries, head width].
+    """
+    keys = key.transpose(1, 2)
+    grid = (row_bias.shape[-1], column_bias.shape[-1])
+    blocks = []
+    for part, rows, columns in zip(
+        (query * scale).split(QUERY_BLOCK, 1),
+        row_bias.split(QUERY_BLOCK, 1),
+        column_bias.split(QUERY_BLOCK, 1),
+        strict=True,
+    ):
+        scores = part @ keys
+        scores.unflatten(-1, grid).add_(rows.unsqueeze(-1)).add_(columns.unsqueeze(-2))
+        blocks.append(scores.softmax(-1) @ value)
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
+
+
+def to_windows(grid: torch.Tensor, size: int) -> torch.Tensor:
+    """Cuts a grid into windows, zero-padded at right and bottom where it does not divide.
+
+    Args:
+        grid: [images, height, width, channels].
+        size: side of a window.
+
+    Returns:
+        [images * windows, size, size, channels].
+    """
+    height, width = grid.shape[1:3]
+    grid = functional.pad(grid, (0, 0, 0, -width % size, 0, -height % size))
+    windows = grid.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # [images, rows, size, columns, size, channels]
+    return windows.transpose(2, 3).flatten(0, 2)
+
+
+def from_windows(windows: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Puts windows together again and drops the padding.
+
+    Args:
+        windows: [images * windows, size, size, channels].
+        height: rows of the grid without padding.
+        width: columns of the grid without padding.
+
+    Returns:
+        [images, height, width, channels].
+    """
+    size = windows.shape[1]
+    rows, columns = -(-height // size), -(-width // size)
+    grid = windows.unflatten(0, (-1, rows, columns)).transpose(2, 3)  # [images, rows, size, columns, size, channels]
+    return grid.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+
+
+class SamPatchEmbeddings(nn.Module):
+    """[images, 3, side, side] -> [images, grid, grid, width]."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """One vector per patch."""
+        return self.projection(pixel_values.to(self.projection.weight.dtype)).permute(0, 2, 3, 1)
+
+
+class SamAttention(nn.Module):
+    """Multi-head attention over a grid, with decomposed relative positions."""
+
+    def __init__(self, config: PreTrainedConfig, grid: int) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // self.num_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid - 1, self.head_dim))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, self.head_dim))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[batch, height, width, width of the model] -> the same."""
+        batch, height, width, _ = hidden_states.shape
+        qkv = self.qkv(hidden_states).reshape(batch, height * width, 3, self.num_heads, self.head_dim)
+        # [3, batch * heads, height * width, head width]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
+        row_bias, column_bias = relative_position_bias(query, self.rel_pos_h, self.rel_pos_w, height, width)
+        attended = biased_attention(query, key, value, row_bias, column_bias, self.head_dim**-0.5)
+        heads = attended.reshape(batch, self.num_heads, height, width, self.head_dim)
+        return self.proj(heads.permute(0, 2, 3, 1, 4).flatten(3))
+
+
+class SamMLP(nn.Module):
+    """Two linear layers with the activation between them."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(config.hidden_size, config.mlp_dim)
+        self.activation = ACT2FN[config.hidden_act]
+        self.lin2 = nn.Linear(config.mlp_dim, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> the same."""
+        return self.lin2(self.activation(self.lin1(hidden_states)))
+
+
+class SamLayer(GradientCheckpointingLayer):
+    """Attention in windows or over the whole grid, then the MLP; both behind a LayerNorm and beside a residual."""
+
+    def __init__(self, config: PreTrainedConfig, window_size: int | None) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attn = SamAttention(config, window_size or config.image_size // config.patch_size)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = SamMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[images, grid, grid, width] -> the same."""
+        hidden_states = hidden_states + self._attend(self.layer_norm1(hidden_states))
+        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
+
+    def _attend(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.window_size is None:
+            return self.attn(hidden_states)
+        # The padding comes behind the LayerNorm and is not masked: padded places take part through the qkv bias.
+        height, width = hidden_states.shape[1:3]
+        return from_windows(self.attn(to_windows(hidden_states, self.window_size)), height, width)
+
+
+class ChannelsFirstLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of [images, channels, height, width]."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[images, channels, height, width] -> the same."""
+        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SamNeck(nn.Module):
+    """A 1 x 1 and a 3 x 3 convolution, each followed by a LayerNorm over the channels."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        channels = config.output_channels
+        self.conv1 = nn.Conv2d(config.hidden_size, channels, kernel_size=1, bias=False)
+        self.layer_norm1 = ChannelsFirstLayerNorm(channels, eps=1e-6)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        self.layer_norm2 = ChannelsFirstLayerNorm(channels, eps=1e-6)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[images, grid, grid, width] -> [images, output channels, grid, grid]."""
+        features = self.layer_norm1(self.conv1(hidden_states.permute(0, 3, 1, 2)))
+        return self.layer_norm2(self.conv2(features))
+
+
+class SamVisionEncoder(nn.Module):
+    """Patches, positions, layers and neck."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        grid = config.image_size // config.patch_size
+        self.first_global_layer = min(config.global_attn_indexes)
+        self.patch_embed = SamPatchEmbeddings(config)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, config.hidden_size))
+        self.layers = nn.ModuleList(
+            SamLayer(config, None if layer in config.global_attn_indexes else config.window_size)
+            for layer in range(config.num_hidden_layers)
+        )
+        self.neck = SamNeck(config)
+
+    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool = False) -> SamEncoderOutput:
+        """See `SamEncoder.forward`."""
+        hidden_states = self.patch_embed(pixel_values) + self.pos_embed
+        states = [hidden_states]
+        first_global = hidden_states
+        for number, layer in enumerate(self.layers):
+            hidden_states = layer(hidden_states)
+            if number == self.first_global_layer:
+                first_global = hidden_states
+            if output_hidden_states:
+                states.append(hidden_states)
+        return SamEncoderOutput(self.neck(hidden_states), first_global, tuple(states) if output_hidden_states else None)
+
+
+class SamEncoder(nn.Module):
+    """The encoder under the name that transformers' weights have, `vision_encoder`.
+
+    Args:
+        config: a `SamVisionConfig`.
+
+    Raises:
+        ValueError: the config asks for something that no published checkpoint has.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        check_sam_config(config)
+        self.vision_encoder = SamVisionEncoder(config)
+
+    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool = False) -> SamEncoderOutput:
+        """Encodes images.
+
+        Args:
+            pixel_values: [images, 3, image_size, image_size].
+            output_hidden_states: whether to keep every layer's output.
+        """
+        return self.vision_encoder(pixel_values, output_hidden_states)
