@@ -1,10 +1,10 @@
 """Stage by stage against numbers that the original code produced, so that a failure says where.
 
 float32 on a CPU. Measured noise on the machine where this was written: 0 for the one-tower family, 7e-7 for the Hybrid
-(its SAM adds in another order), 1e-6 with eager instead of SDPA attention. The smallest deliberate mistakes, relative to
-the largest value: tanh instead of exact GELU in tower or aligner 9e-5 (features) and 2e-4 (logits), LayerNorm eps 1e-5
-instead of 1e-6 1.5e-4, RMSNorm eps 1e-5 instead of 1e-6 1.3e-5 (logits); relative positions from the scaled query or a
-second path from another layer 8e-2 and more.
+(its SAM adds in another order), 1e-6 with eager instead of SDPA attention. The smallest deliberate mistakes, relative
+to the largest value: tanh instead of exact GELU in tower or aligner 9e-5 (features) and 2e-4 (logits), LayerNorm eps
+1e-5 instead of 1e-6 1.5e-4, RMSNorm eps 1e-5 instead of 1e-6 1.3e-5 (logits); relative positions from the scaled query
+or a second path from another layer 8e-2 and more.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The small fixture model: what transformers promises of a model, and what goes wrong clearly."""
+"""The small fixture models: what transformers promises of a model, and what goes wrong clearly."""
 
 import json
 import logging
@@ -12,19 +12,39 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModel, AutoModelForImageTextToText, DynamicCache
 
-from deepseek_vl_hf import DeepseekVLConfig, DeepseekVLForConditionalGeneration, DeepseekVLModel
+from deepseek_vl_hf import DeepseekVLConfig, DeepseekVLForConditionalGeneration
 from deepseek_vl_hf.models import checks
 
 # Same weights, another order of operations: measured 9e-7 relative.
 TOLERANCE = 1e-5
 
 
+# Each test below runs for each family, with the family's own model and checkpoint.
+
+
 @pytest.fixture(scope="module")
-def inputs(processor, conversations):
+def model(family):
+    return family.model
+
+
+@pytest.fixture(scope="module")
+def converted(family):
+    return family.converted
+
+
+@pytest.fixture(scope="module")
+def inputs(family):
     """Text before an image: 660 tokens with one image."""
-    return processor.apply_chat_template(
-        conversations[2], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
+    return family.inputs(2)
+
+
+def pixels(inputs):
+    """The image inputs alone."""
+    return {name: value for name, value in inputs.items() if "pixel_values" in name}
+
+
+def repeated(inputs, times):
+    return {name: value.repeat(times, 1, 1, 1) for name, value in pixels(inputs).items()}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +57,7 @@ def logits(model, inputs):
 @pytest.mark.parametrize("cut", [40, 300, 659], ids=["before the image", "inside the image", "last token"])
 def test_cached_equals_uncached(model, inputs, logits, relative, cut):
     """The tokens behind the cut, read on top of a cache of those before it."""
-    features = model.get_image_features(inputs["pixel_values"]).pooler_output
+    features = model.get_image_features(**pixels(inputs)).pooler_output
     embeds = model.get_input_embeddings()(inputs["input_ids"])
     places = inputs["input_ids"] == model.config.image_token_id
     embeds[places] = features[0]
@@ -48,31 +68,21 @@ def test_cached_equals_uncached(model, inputs, logits, relative, cut):
 
 
 @torch.no_grad()
-def test_left_padded_equals_alone(model, processor, conversations, relative):
-    rows = [conversations[case] for case in (0, 1, 3)]
-    batch = processor.apply_chat_template(
-        rows,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
-    )
+def test_left_padded_equals_alone(family, model, relative):
+    rows = [0, 1, 3]
+    batch = family.batch(rows)
     # Positions count from the first real token, as in generate. (Left to themselves they count from the padding, which
     # is the same function but rounds the rotary angles differently: 1.5e-5.)
     position_ids = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     together = model(**batch, position_ids=position_ids).logits
-    for row, conversation in enumerate(rows):
-        alone = processor.apply_chat_template(
-            conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
-        expected = model(**alone).logits[0]
+    for row, case in enumerate(rows):
+        expected = model(**family.inputs(case)).logits[0]
         assert relative(together[row, -len(expected) :], expected) <= TOLERANCE
 
 
 @torch.no_grad()
 def test_images_given_as_features_equal_pixels(model, inputs, logits):
-    features = model.get_image_features(inputs["pixel_values"], return_dict=True)
+    features = model.get_image_features(**pixels(inputs), return_dict=True)
     found = model(input_ids=inputs["input_ids"], mm_encoder_outputs={"image": features}).logits
     assert torch.equal(found, logits)
 
@@ -80,18 +90,18 @@ def test_images_given_as_features_equal_pixels(model, inputs, logits):
 @torch.no_grad()
 def test_image_places_are_found_in_embeddings(model, inputs, logits):
     embeds = model.get_input_embeddings()(inputs["input_ids"])
-    found = model(inputs_embeds=embeds, pixel_values=inputs["pixel_values"]).logits
+    found = model(inputs_embeds=embeds, **pixels(inputs)).logits
     assert torch.equal(found, logits)
 
 
 @torch.no_grad()
 def test_image_features(model, inputs):
-    pixels = inputs["pixel_values"].repeat(2, 1, 1, 1)
-    features = model.get_image_features(pixels, return_dict=True, output_hidden_states=True)
+    two = repeated(inputs, 2)
+    features = model.get_image_features(**two, return_dict=True, output_hidden_states=True)
     assert features.pooler_output.shape == (2, 576, model.config.text_config.hidden_size)
     assert features.last_hidden_state.shape == (2, 576, model.config.vision_config.hidden_size)
     assert len(features.hidden_states) == model.config.vision_config.num_hidden_layers + 1
-    assert isinstance(model.get_image_features(pixels, return_dict=False), tuple)
+    assert isinstance(model.get_image_features(**two, return_dict=False), tuple)
 
 
 @torch.no_grad()
@@ -120,6 +130,12 @@ def test_outputs(model, inputs):
     assert torch.equal(as_tuple[0], output.logits)
 
 
+@pytest.mark.parametrize("call", ["__call__", "generate"])
+def test_image_places_without_any_image(model, inputs, call):
+    with pytest.raises(ValueError, match="prompt has image places, but no images were passed"):
+        getattr(model, call)(input_ids=inputs["input_ids"])
+
+
 @pytest.mark.parametrize(
     ("places", "images", "message"),
     [(575, 1, "575 image places, but the images give 576 tokens"), (576, 2, "576 image places.*give 1152 tokens")],
@@ -128,13 +144,13 @@ def test_places_and_image_tokens_differ(model, inputs, places, images, message):
     ids = inputs["input_ids"].clone()
     ids[0, (ids[0] == model.config.image_token_id).nonzero()[places:]] = 5
     with pytest.raises(ValueError, match=message):
-        model(input_ids=ids, pixel_values=inputs["pixel_values"].repeat(images, 1, 1, 1))
+        model(input_ids=ids, **repeated(inputs, images))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 256, 256), (1, 4, 384, 384), (3, 384, 384), (1, 2, 3, 384, 384)])
-def test_pixels_of_a_wrong_shape(model, shape):
+def test_pixels_of_a_wrong_shape(vl, shape):
     with pytest.raises(ValueError, match=r"pixel_values has the shape .*expected \[images, 3, 384, 384\]"):
-        model.get_image_features(torch.zeros(shape))
+        vl.model.get_image_features(torch.zeros(shape))
 
 
 def test_inputs_that_exclude_each_other(model, inputs):
@@ -143,7 +159,7 @@ def test_inputs_that_exclude_each_other(model, inputs):
         model(input_ids=inputs["input_ids"], inputs_embeds=embeds)
     with pytest.raises(ValueError, match="neither input_ids nor inputs_embeds"):
         model(attention_mask=inputs["attention_mask"])
-    features = model.get_image_features(inputs["pixel_values"])
+    features = model.get_image_features(**pixels(inputs))
     with pytest.raises(ValueError, match="both pixel_values and mm_encoder_outputs"):
         model(**inputs, mm_encoder_outputs={"image": features})
 
@@ -186,7 +202,7 @@ def test_published_long_names_are_read_and_short_ones_written(long_names, model,
 
 def test_base_model_alone(converted, model, inputs, tmp_path):
     base, info = AutoModel.from_pretrained(converted, dtype=torch.float32, output_loading_info=True)
-    assert type(base) is DeepseekVLModel
+    assert type(base) is type(model.model)
     assert not any(info.values()), info
     base.save_pretrained(tmp_path)
     assert not any(name.startswith("model.") for name in weight_names(tmp_path))
@@ -198,10 +214,10 @@ def test_base_model_alone(converted, model, inputs, tmp_path):
     assert torch.equal(states[0], states[2])
 
 
-def test_checkpoints_open_in_plain_transformers_and_back(model, inputs, tmp_path):
+def test_checkpoints_open_in_plain_transformers_and_back(model, inputs, tmp_path, relative):
     """A second interpreter without this package loads what we saved, saves it, and we load that."""
     model.save_pretrained(tmp_path / "ours")
-    torch.save({key: inputs[key] for key in ("input_ids", "pixel_values")}, tmp_path / "inputs.pt")
+    torch.save({"input_ids": inputs["input_ids"], **pixels(inputs)}, tmp_path / "inputs.pt")
     program = f"""
 import json, torch
 from transformers import AutoModelForImageTextToText
@@ -214,15 +230,15 @@ print(json.dumps([type(model).__module__, {{key: sorted(map(str, value)) for key
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     module, info = json.loads(result.stdout.splitlines()[-1])
-    assert module.startswith("transformers.")
+    assert module.startswith("transformers.models.")
     assert not any(info.values()), info
     loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs", output_loading_info=True)
-    assert type(loaded) is DeepseekVLForConditionalGeneration
+    assert type(loaded) is type(model)
     assert not any(info.values()), info
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     theirs = torch.load(tmp_path / "logits.pt", weights_only=True)
     with torch.no_grad():
-        assert torch.allclose(model(**inputs).logits, theirs, atol=1e-5)
+        assert relative(model(**inputs).logits, theirs) <= TOLERANCE
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -275,11 +291,9 @@ def test_what_loaders_and_servers_read(model):
     assert plan["model.language_model.layers.*.self_attn.q_proj"] == "colwise"
 
 
-def test_nothing_deprecated_is_used(processor, model, conversations, caplog):
+def test_nothing_deprecated_is_used(family, model, caplog):
     """transformers announces removals through its logger."""
-    inputs = processor.apply_chat_template(
-        conversations[0], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
     with caplog.at_level(logging.WARNING):
+        inputs = family.inputs(0)
         model.generate(**inputs, max_new_tokens=2)
     assert not [record.message for record in caplog.records if "deprecat" in record.message.lower()]

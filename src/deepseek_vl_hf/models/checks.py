@@ -26,7 +26,7 @@ def check_images_given(config: Any, input_ids: torch.Tensor | None, images: Any,
 
     On top of a cache nothing is checked: the images may have been read before, and a generated image token is no place.
     """
-    if images is not None or past_key_values is not None or input_ids is None:
+    if input_ids is None or images is not None or past_key_values is not None:
         return
     torch_compilable_check(
         (input_ids != config.image_token_id).all(),

@@ -1,4 +1,4 @@
-"""How a model's config builds the configs of its parts."""
+"""Checks of a model's config file, and how the configs of its parts are built."""
 
 from typing import Any
 
@@ -18,6 +18,24 @@ SIGLIP_LARGE_PATCH16_384: dict[str, Any] = {
     "layer_norm_eps": 1e-6,
     "vision_use_head": False,
 }
+
+# Which classes read which checkpoints, for the error that names the right one.
+CLASSES_OF_MODEL_TYPES = {"deepseek_vl": "DeepseekVL", "deepseek_vl_hybrid": "DeepseekVLHybrid"}
+
+
+def check_model_type(config_dict: dict[str, Any], expected: str) -> None:
+    """Raises ValueError if a config file is of another model type than the class that reads it."""
+    found = config_dict.get("model_type", expected)
+    if found == expected:
+        return
+    prefix = CLASSES_OF_MODEL_TYPES.get(found)
+    remedy = (
+        f"Use {prefix}Config and {prefix}ForConditionalGeneration" if prefix else "Use the class of that model type"
+    )
+    raise ValueError(
+        f"The checkpoint has the model_type {found!r}; expected {expected!r}. {remedy}, or an Auto class such as "
+        "AutoModelForImageTextToText, which finds the class by itself."
+    )
 
 
 def resolve_sub_config(

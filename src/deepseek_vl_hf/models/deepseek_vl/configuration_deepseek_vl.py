@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from ...images import num_image_tokens
-from ..sub_configs import SIGLIP_LARGE_PATCH16_384, resolve_sub_config
+from ..sub_configs import SIGLIP_LARGE_PATCH16_384, check_model_type, resolve_sub_config
 
 # The text model of the published 1.3B checkpoints.
 PUBLISHED_TEXT_CONFIG: dict[str, Any] = {
@@ -57,6 +57,12 @@ class DeepseekVLConfig(PreTrainedConfig):
             self.vision_config, "vision_config", SIGLIP_LARGE_PATCH16_384, ("siglip_vision_model",)
         )
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """See `PreTrainedConfig.from_dict`; a file of another model type is refused with the name of its class."""
+        check_model_type(config_dict, cls.model_type)
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def num_image_tokens(self) -> int:

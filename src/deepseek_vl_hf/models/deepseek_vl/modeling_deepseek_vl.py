@@ -18,7 +18,7 @@ from transformers import AutoModel, Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from ..checks import check_images_given, check_not_encoded_twice, check_pixels
+from ..checks import check_not_encoded_twice, check_pixels
 from ..generation import MultimodalGenerationMixin
 from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..pretrained import MultimodalPreTrainedModel
@@ -123,8 +123,7 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
         if pixel_values is not None:
             check_not_encoded_twice(image_features)
             image_features = self.get_image_features(pixel_values, return_dict=True)
-        check_images_given(self.config, input_ids, image_features, past_key_values)
-        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features)
+        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features, past_key_values)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

@@ -7,7 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ...images import num_image_tokens
 from ...sam import check_sam_config
-from ..sub_configs import SIGLIP_LARGE_PATCH16_384, resolve_sub_config
+from ..sub_configs import SIGLIP_LARGE_PATCH16_384, check_model_type, resolve_sub_config
 
 # SAM-B at 1024 pixels: what transformers' SamVisionConfig says by itself.
 PUBLISHED_HIGH_RES_VISION_CONFIG: dict[str, Any] = {"model_type": "sam_vision_model"}
@@ -71,6 +71,12 @@ class DeepseekVLHybridConfig(PreTrainedConfig):
         )
         check_sam_config(self.high_res_vision_config)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """See `PreTrainedConfig.from_dict`; a file of another model type is refused with the name of its class."""
+        check_model_type(config_dict, cls.model_type)
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def num_image_tokens(self) -> int:

@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple, logging
 
 from ...sam import SamEncoder, SamNeck, SamVisionEncoder
-from ..checks import check_images_given, check_not_encoded_twice, check_pixels
+from ..checks import check_not_encoded_twice, check_pixels
 from ..generation import MultimodalGenerationMixin
 from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..pretrained import MultimodalPreTrainedModel
@@ -249,8 +249,7 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
         if pixel_values is not None or high_res_pixel_values is not None:
             check_not_encoded_twice(image_features)
             image_features = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
-        check_images_given(self.config, input_ids, image_features, past_key_values)
-        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features)
+        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features, past_key_values)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
