@@ -47,8 +47,23 @@ def test_tensors_are_taken_over_bit_for_bit(original, converted):
     assert {tensor.dtype for tensor in target.values()} == {torch.float16}
 
 
-def test_files(converted):
-    assert {path.name for path in converted.iterdir()} == {
+def test_hybrid_tensors_are_taken_over_bit_for_bit(hybrid):
+    source, target = dict(iterate_tensors(hybrid.original)), load_file(hybrid.converted / "model.safetensors")
+    sam, encoder = "vision_model.vision_tower_high.vision_tower.", "model.high_res_vision_model.vision_encoder."
+    for original, name in (
+        (f"{sam}blocks.3.attn.rel_pos_w", f"{encoder}layers.3.attn.rel_pos_w"),
+        (f"{sam}neck.2.weight", f"{encoder}neck.conv2.weight"),
+        (f"{sam}neck_hd.1.bias", "model.high_res_vision_neck.layer_norm1.bias"),
+        (f"{sam}downsamples.1.weight", "model.high_res_vision_proj.conv2.weight"),
+        (f"{sam}hd_alpha_downsamples", "model.high_res_vision_alpha"),
+        ("aligner.high_up_proj.weight", "model.aligner.high_res_vision_proj.weight"),
+        ("aligner.low_up_proj.weight", "model.aligner.vision_proj.weight"),
+    ):
+        assert torch.equal(source[original], target[name]), name
+
+
+def test_files(family):
+    assert {path.name for path in family.converted.iterdir()} == {
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
@@ -57,18 +72,18 @@ def test_files(converted):
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    modes = {path.stat().st_mode for path in converted.iterdir()}
+    modes = {path.stat().st_mode for path in family.converted.iterdir()}
     assert len(modes) == 1
 
 
-def test_ids_come_from_the_tokenizer(converted):
-    generation = GenerationConfig.from_pretrained(converted)
+def test_ids_come_from_the_tokenizer(family):
+    generation = GenerationConfig.from_pretrained(family.converted)
     assert (generation.bos_token_id, generation.eos_token_id, generation.pad_token_id) == (600, 601, 601)
-    config = json.loads((converted / "config.json").read_text())
+    config = json.loads((family.converted / "config.json").read_text())
     assert config["image_token_id"] == 602
     assert (config["text_config"]["bos_token_id"], config["text_config"]["eos_token_id"]) == (600, 601)
     assert config["dtype"] == "float16"
-    assert config["architectures"] == ["DeepseekVLForConditionalGeneration"]
+    assert config["architectures"] == [type(family.model).__name__]
 
 
 def test_tokenizer(converted):
@@ -200,7 +215,8 @@ def no_bos(source):
             ValueError,
             "model_type 'llama' (.|\n)*Expected an original checkpoint of DeepSeek-VL with one",
         ),
-        (set_vision_class("HybridVisionTower"), ValueError, "vision class 'HybridVisionTower'. Expected"),
+        (set_vision_class("ResNet"), ValueError, r"vision class 'ResNet'\. Expected an original"),
+        (set_vision_class("HybridVisionTower"), ValueError, "config.json has no vision_config.params.low_res_cfg"),
         (lambda source: (source / "config.json").write_text("{"), ValueError, "config.json is not valid JSON"),
         (lambda source: (source / "config.json").write_text("[]"), ValueError, "holds a JSON list; expected an object"),
         (

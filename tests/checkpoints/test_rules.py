@@ -1,54 +1,67 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig
 
-from deepseek_vl_hf import DeepseekVLForConditionalGeneration
-from deepseek_vl_hf.checkpoints import deepseek_vl
+from deepseek_vl_hf import DeepseekVLForConditionalGeneration, DeepseekVLHybridForConditionalGeneration
+from deepseek_vl_hf.checkpoints import deepseek_vl, deepseek_vl_hybrid
 from deepseek_vl_hf.checkpoints.rules import Drop, Rename, Split, Squeeze, convert_tensor, find_rule
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOKEN_IDS = {"image_token_id": 100015, "bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001}
 
 
-@pytest.fixture(scope="module")
-def published(fixtures):
-    """Names and shapes of the published 1.3B checkpoint."""
-    content = json.loads((fixtures / "weights" / "deepseek-vl-1.3b.json").read_text())
-    assert len(content["shapes"]) == content["tensors"] == 529
-    return content["shapes"]
+# Per published size: its layout, its class, how many tensors it stores, and how many of them are dropped.
+SIZES = {
+    "1.3b": (deepseek_vl, DeepseekVLForConditionalGeneration, 529, {"attn_pool": 13}),
+    "7b": (deepseek_vl_hybrid, DeepseekVLHybridForConditionalGeneration, 775, {"attn_pool": 13, "_layer_norm": 4}),
+}
 
 
-@pytest.fixture(scope="module")
-def published_config(fixtures):
-    return json.loads((fixtures / "configs" / "deepseek-vl-1.3b-chat" / "config.json").read_text())
+def published_config(size):
+    path = FIXTURES / "configs" / f"deepseek-vl-{size}-chat" / "config.json"
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_every_published_tensor_becomes_a_tensor_of_the_published_model(published, published_config):
+@pytest.mark.parametrize("size", SIZES)
+def test_every_published_tensor_becomes_a_tensor_of_the_published_model(size):
+    layout, model_class, num_tensors, expected_drops = SIZES[size]
+    content = json.loads((FIXTURES / "weights" / f"deepseek-vl-{size}.json").read_text(encoding="utf-8"))
+    assert len(content["shapes"]) == content["tensors"] == num_tensors
+    found, dropped = {}, []
     with torch.device("meta"):
-        model = DeepseekVLForConditionalGeneration(deepseek_vl.config_from_original(published_config, TOKEN_IDS))
+        model = model_class(layout.config_from_original(published_config(size), TOKEN_IDS))
         expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-        found, dropped = {}, {}
-        for name, shape in published.items():
-            rule, _ = find_rule(deepseek_vl.RULES, name)
+        for name, shape in content["shapes"].items():
+            rule, _ = find_rule(layout.RULES, name)
             if isinstance(rule, Drop):
-                dropped[name] = rule.reason
-            for target, tensor in convert_tensor(deepseek_vl.RULES, name, torch.empty(shape)):
+                assert rule.reason
+                dropped.append(name)
+            for target, tensor in convert_tensor(layout.RULES, name, torch.empty(shape)):
                 assert target not in found
                 found[target] = list(tensor.shape)
     assert found == expected
-    assert len(dropped) == 13
-    assert all("attn_pool" in name and reason for name, reason in dropped.items())
+    assert {part: sum(part in name for name in dropped) for part in expected_drops} == expected_drops
+    assert len(dropped) == sum(expected_drops.values())
+    assert (
+        sum(p.numel() for p in model.parameters())
+        + sum(torch.Size(content["shapes"][name]).numel() for name in dropped)
+        == content["params"]
+    )
 
 
-def test_published_config(published_config):
-    config = deepseek_vl.config_from_original(published_config, TOKEN_IDS)
-    reference = AutoConfig.for_model("deepseek_vl")
-    for part in ("text_config", "vision_config"):
+@pytest.mark.parametrize("size", SIZES)
+def test_published_config(size):
+    """A published file means the defaults of our config class, which hold the published sizes."""
+    layout = SIZES[size][0]
+    config = layout.config_from_original(published_config(size), TOKEN_IDS)
+    reference = type(config)()
+    for part in config.sub_configs:
         found, expected = getattr(config, part).to_dict(), getattr(reference, part).to_dict()
         assert found.pop("dtype") == ("float16" if part == "text_config" else None)
         expected.pop("dtype")
-        assert found == expected
+        assert found == expected, part
     assert config.dtype == torch.float16
     assert config.tie_word_embeddings is False
 
@@ -80,9 +93,30 @@ def changed(config, path, value):
         ("language_config.model_type", "gpt2", "text_config has the model_type 'gpt2'; expected 'llama'"),
     ],
 )
-def test_unknown_towers_and_projectors(published_config, path, value, message):
+def test_unknown_towers_and_projectors(path, value, message):
     with pytest.raises(ValueError, match=message):
-        deepseek_vl.config_from_original(changed(published_config, path, value), TOKEN_IDS)
+        deepseek_vl.config_from_original(changed(published_config("1.3b"), path, value), TOKEN_IDS)
+
+
+HIGH, LOW = "vision_config.params.high_res_cfg", "vision_config.params.low_res_cfg"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (f"{HIGH}.model_name", "sam_h", "high_res_cfg.model_name is 'sam_h'; expected 'sam_b_downsample'"),
+        (f"{HIGH}.select_layer", -2, "high_res_cfg.select_layer is -2; expected -1"),
+        (f"{HIGH}.downsample_channels", [512, 512], r"downsample_channels is \[512, 512\]; expected \[512, 1024\]"),
+        (f"{HIGH}.image_size", 1000, "image_size 1000 is no multiple of the patch size 16"),
+        (f"{LOW}.model_name", "vit_huge", "low_res_cfg.model_name is 'vit_huge'"),
+        ("vision_config.params.concat_type", "add", "concat_type is 'add'; expected 'tuple'"),
+        ("aligner_config.params.projector_type", "mlp_gelu", "expected 'low_high_hybrid_split_mlp_gelu'"),
+        ("aligner_config.params.input_dim", 768, "input_dim is 768; expected 1024"),
+    ],
+)
+def test_unknown_towers_and_projectors_of_the_hybrid(path, value, message):
+    with pytest.raises(ValueError, match=message):
+        deepseek_vl_hybrid.config_from_original(changed(published_config("7b"), path, value), TOKEN_IDS)
 
 
 def test_operations():

@@ -13,9 +13,22 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 ROOT = Path(__file__).parents[2]
 
 
+# Each test that asks for these runs for each family.
+
+
 @pytest.fixture(scope="module")
-def pipe(converted):
-    return pipeline(task="image-text-to-text", model=str(converted), dtype=torch.float32)
+def pipe(family):
+    return pipeline(task="image-text-to-text", model=str(family.converted), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def processor(family):
+    return family.processor
+
+
+@pytest.fixture(scope="module")
+def expected(family):
+    return family.expected
 
 
 def ask(*content):
@@ -79,9 +92,9 @@ def test_pipeline_without_images(pipe):
     assert isinstance(result[0]["generated_text"], str)
 
 
-def test_auto_classes_and_generate(converted, images, expected):
-    processor = AutoProcessor.from_pretrained(converted)
-    model = AutoModelForImageTextToText.from_pretrained(converted, dtype=torch.float32, device_map="auto")
+def test_auto_classes_and_generate(family, images, expected):
+    processor = AutoProcessor.from_pretrained(family.converted)
+    model = AutoModelForImageTextToText.from_pretrained(family.converted, dtype=torch.float32, device_map="auto")
     messages = ask(image(images / "wide.png"), text("Describe each stage of this image."))
     inputs = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -92,7 +105,8 @@ def test_auto_classes_and_generate(converted, images, expected):
     assert answers == [decode(processor, expected, 0)]
 
 
-def test_batch_with_two_and_one_images(model, processor, images):
+def test_batch_with_two_and_one_images(family, processor, images):
+    model = family.model
     conversations = [
         ask(image(images / "tall.png"), text("is a dog, "), image(images / "square.png"), text(" is a cat.")),
         ask(image(images / "wide.png"), text("Describe each stage of this image.")),

@@ -6,15 +6,7 @@ import sys
 
 import pytest
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-    pipeline,
-)
+from transformers import AutoConfig, AutoImageProcessor, pipeline
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _LazyAutoMapping
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
@@ -23,57 +15,59 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 import deepseek_vl_hf
 from deepseek_vl_hf.auto import FAMILIES
 
+# What each Auto class returns, as the family's name for it.
 LOADERS = {
-    "AutoConfig": (AutoConfig, "DeepseekVLConfig"),
-    "AutoModel": (AutoModel, "DeepseekVLModel"),
-    "AutoModelForImageTextToText": (AutoModelForImageTextToText, "DeepseekVLForConditionalGeneration"),
-    "AutoModelForMultimodalLM": (AutoModelForMultimodalLM, "DeepseekVLForConditionalGeneration"),
-    "AutoProcessor": (AutoProcessor, "DeepseekVLProcessor"),
-    "AutoImageProcessor": (AutoImageProcessor, "DeepseekVLImageProcessor"),
+    "AutoConfig": "Config",
+    "AutoModel": "Model",
+    "AutoModelForImageTextToText": "ForConditionalGeneration",
+    "AutoModelForMultimodalLM": "ForConditionalGeneration",
+    "AutoProcessor": "Processor",
+    "AutoImageProcessor": "ImageProcessor",
 }
+PREFIXES = {"vl": "DeepseekVL", "vl_hybrid": "DeepseekVLHybrid"}
 
 
 def loaded_classes(folder) -> dict[str, str]:
-    classes = {name: type(loader.from_pretrained(folder)) for name, (loader, _) in LOADERS.items()}
+    classes = {name: type(getattr(transformers, name).from_pretrained(folder)) for name in LOADERS}
     pipe = pipeline("image-text-to-text", model=str(folder))
     classes |= {"pipeline model": type(pipe.model), "pipeline processor": type(pipe.processor)}
     return {name: f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for name, cls in classes.items()}
 
 
-def expected_classes(package: str) -> dict[str, str]:
-    names = {name: cls for name, (_, cls) in LOADERS.items()}
-    names |= {"pipeline model": "DeepseekVLForConditionalGeneration", "pipeline processor": "DeepseekVLProcessor"}
-    classes = {name: f"{package}.{cls}" for name, cls in names.items()}
+def expected_classes(family, package: str) -> dict[str, str]:
+    names = LOADERS | {"pipeline model": "ForConditionalGeneration", "pipeline processor": "Processor"}
+    classes = {name: f"{package}.{PREFIXES[family.name]}{suffix}" for name, suffix in names.items()}
     if package == "transformers":
         classes["AutoImageProcessor"] += "Pil"  # without torchvision transformers takes its Pillow variant
     return classes
 
 
-def test_with_the_package(converted):
-    assert loaded_classes(converted) == expected_classes("deepseek_vl_hf")
+def test_with_the_package(family):
+    assert loaded_classes(family.converted) == expected_classes(family, "deepseek_vl_hf")
 
 
-def test_after_unregister_and_again_after_register(converted):
+def test_after_unregister_and_again_after_register(family):
     deepseek_vl_hf.unregister()
     try:
-        assert loaded_classes(converted) == expected_classes("transformers")
+        assert loaded_classes(family.converted) == expected_classes(family, "transformers")
     finally:
         deepseek_vl_hf.register()
-    assert loaded_classes(converted) == expected_classes("deepseek_vl_hf")
+    assert loaded_classes(family.converted) == expected_classes(family, "deepseek_vl_hf")
 
 
-def test_in_an_interpreter_without_the_package(converted):
-    names = {name: loader.__name__ for name, (loader, _) in LOADERS.items()}
+def test_in_an_interpreter_without_the_package(families):
+    folders = [str(family.converted) for family in families.values()]
     program = f"""
 import json, transformers
-print(json.dumps({{
-    name: type(getattr(transformers, auto).from_pretrained({str(converted)!r})).__module__
-    for name, auto in {names!r}.items()
-}}))
+print(json.dumps([
+    type(getattr(transformers, auto).from_pretrained(folder)).__module__
+    for auto in {list(LOADERS)!r} for folder in {folders!r}
+]))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     modules = json.loads(result.stdout.splitlines()[-1])
-    assert all(module.startswith("transformers.models.deepseek_vl.") for module in modules.values()), modules
+    assert len(modules) == len(LOADERS) * len(folders)
+    assert all(module.startswith("transformers.models.deepseek_vl") for module in modules), modules
 
 
 def snapshot():
@@ -118,12 +112,13 @@ def test_no_table_leads_from_our_config_to_transformers_classes(family):
             assert mapping[family.config].__module__.startswith("deepseek_vl_hf."), name
 
 
+@pytest.mark.parametrize("prefix", PREFIXES.values())
 @pytest.mark.parametrize("suffix", ["", "Fast", "Pil"])
 @pytest.mark.parametrize("backend", [None, "pil", "torchvision"])
-def test_image_processor_names_that_files_carry(tmp_path, suffix, backend):
+def test_image_processor_names_that_files_carry(tmp_path, prefix, suffix, backend):
     (tmp_path / "preprocessor_config.json").write_text(
-        json.dumps({"image_processor_type": f"DeepseekVLImageProcessor{suffix}", "min_size": 15})
+        json.dumps({"image_processor_type": f"{prefix}ImageProcessor{suffix}", "min_size": 15})
     )
     loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
-    assert type(loaded) is deepseek_vl_hf.DeepseekVLImageProcessor
+    assert type(loaded) is getattr(deepseek_vl_hf, f"{prefix}ImageProcessor")
     assert loaded.min_size == 15

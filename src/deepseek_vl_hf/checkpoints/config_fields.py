@@ -12,6 +12,20 @@ def has_vision_class(config: dict[str, Any], name: str) -> bool:
     return config.get("model_type") == MODEL_TYPE and config.get("vision_config", {}).get("cls") == name
 
 
+def section(config: dict[str, Any], path: str) -> Any:
+    """What stands at a dotted path of the file.
+
+    Raises:
+        ValueError: nothing stands there.
+    """
+    found: Any = config
+    for key in path.split("."):
+        if not isinstance(found, dict) or key not in found:
+            raise ValueError(f"config.json has no {path}, which an original DeepSeek-VL checkpoint has.")
+        found = found[key]
+    return found
+
+
 def text_config(language: dict[str, Any], token_ids: dict[str, int]) -> dict[str, Any]:
     """Fields of `LlamaConfig`: what the file says; Llama's defaults complete it, as they did in the original.
 
@@ -32,7 +46,7 @@ def check_values(section: dict[str, Any], expected: dict[str, Any], place: str) 
             )
 
 
-def check_projector(params: dict[str, Any], projector_type: str, vision_width: int, config: PreTrainedConfig) -> None:
+def check_projector(original: dict[str, Any], projector_type: str, vision_width: int, config: PreTrainedConfig) -> None:
     """Raises ValueError if the aligner is of another type or of other sizes than towers and language model."""
     expected = {
         "projector_type": projector_type,
@@ -40,4 +54,4 @@ def check_projector(params: dict[str, Any], projector_type: str, vision_width: i
         "input_dim": vision_width,
         "n_embed": config.text_config.hidden_size,
     }
-    check_values(params, expected, "aligner_config.params")
+    check_values(section(original, "aligner_config.params"), expected, "aligner_config.params")

@@ -6,7 +6,7 @@ from typing import Any
 from ..auto import DEEPSEEK_VL
 from ..models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from ..models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
-from .config_fields import MODEL_TYPE, check_projector, has_vision_class, text_config
+from .config_fields import MODEL_TYPE, check_projector, has_vision_class, section, text_config
 from .formats import OriginalFormat
 from .processors import stored_image_settings
 from .rules import Rename, Rule
@@ -33,27 +33,26 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
     Raises:
         ValueError: a tower or projector that this model does not have.
     """
-    text = text_config(config["language_config"], token_ids)
+    text = text_config(section(config, "language_config"), token_ids)
     resolved = DeepseekVLConfig(
         text_config=text,
-        vision_config=siglip_config(config["vision_config"]["params"], "vision_config.params"),
+        vision_config=siglip_config(section(config, "vision_config.params"), "vision_config.params"),
         image_token_id=token_ids["image_token_id"],
         dtype=config.get("torch_dtype") or text["dtype"],
         architectures=["DeepseekVLForConditionalGeneration"],
     )
-    check_projector(config["aligner_config"]["params"], "mlp_gelu", resolved.vision_config.hidden_size, resolved)
+    check_projector(config, "mlp_gelu", resolved.vision_config.hidden_size, resolved)
     return resolved
 
 
 def image_processor_from_original(folder: Path, config: dict[str, Any]) -> DeepseekVLImageProcessor:
     """The image processor of the checkpoint in `folder`, normalising as the tower of `config` does."""
-    params = config["vision_config"]["params"]
-    side = siglip_config(params, "vision_config.params")["image_size"]
+    side = siglip_config(section(config, "vision_config.params"), "vision_config.params")["image_size"]
     return DeepseekVLImageProcessor(
         **stored_image_settings(folder, side, background_color="background_color"),
         size={"height": side, "width": side},
-        image_mean=params["pixel_mean"],
-        image_std=params["pixel_std"],
+        image_mean=section(config, "vision_config.params.pixel_mean"),
+        image_std=section(config, "vision_config.params.pixel_std"),
     )
 
 

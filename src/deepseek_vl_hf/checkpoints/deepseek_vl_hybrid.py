@@ -6,13 +6,14 @@ from typing import Any
 from ..auto import DEEPSEEK_VL_HYBRID
 from ..models.deepseek_vl_hybrid.configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
 from ..models.deepseek_vl_hybrid.image_processing_deepseek_vl_hybrid import DeepseekVLHybridImageProcessor
-from .config_fields import MODEL_TYPE, check_projector, check_values, has_vision_class, text_config
+from .config_fields import MODEL_TYPE, check_projector, check_values, has_vision_class, section, text_config
 from .formats import OriginalFormat
 from .processors import stored_image_settings
 from .rules import Drop, Rename, Rule
 from .siglip import siglip_config, siglip_rules
 
 VISION_CLASS = "HybridVisionTower"
+HIGH, LOW = "vision_config.params.high_res_cfg", "vision_config.params.low_res_cfg"
 
 # What the original's `model_name` stands for. Keys beside it in a file override the preset (this project's convention
 # for small models).
@@ -103,38 +104,33 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
     Raises:
         ValueError: a tower or projector that this model does not have.
     """
-    params = config["vision_config"]["params"]
-    check_values(params, {"concat_type": "tuple"}, "vision_config.params")
-    text = text_config(config["language_config"], token_ids)
+    check_values(section(config, "vision_config.params"), {"concat_type": "tuple"}, "vision_config.params")
+    text = text_config(section(config, "language_config"), token_ids)
     resolved = DeepseekVLHybridConfig(
         text_config=text,
-        vision_config=siglip_config(params["low_res_cfg"], "vision_config.params.low_res_cfg"),
-        high_res_vision_config=sam_config(params["high_res_cfg"], "vision_config.params.high_res_cfg"),
+        vision_config=siglip_config(section(config, LOW), LOW),
+        high_res_vision_config=sam_config(section(config, HIGH), HIGH),
         image_token_id=token_ids["image_token_id"],
         dtype=config.get("torch_dtype") or text["dtype"],
         architectures=["DeepseekVLHybridForConditionalGeneration"],
     )
-    projector = config["aligner_config"]["params"]
     # The file names one width for both towers.
     for width in (resolved.vision_config.hidden_size, 4 * resolved.high_res_vision_config.output_channels):
-        check_projector(projector, "low_high_hybrid_split_mlp_gelu", width, resolved)
+        check_projector(config, "low_high_hybrid_split_mlp_gelu", width, resolved)
     return resolved
 
 
 def image_processor_from_original(folder: Path, config: dict[str, Any]) -> DeepseekVLHybridImageProcessor:
     """The image processor of the checkpoint in `folder`, normalising as the towers of `config` do."""
-    params = config["vision_config"]["params"]
-    high, low = params["high_res_cfg"], params["low_res_cfg"]
-    high_side = sam_config(high, "vision_config.params.high_res_cfg")["image_size"]
-    low_side = siglip_config(low, "vision_config.params.low_res_cfg")["image_size"]
+    high_side, low_side = sam_config(section(config, HIGH), HIGH)["image_size"], section(config, f"{LOW}.image_size")
     return DeepseekVLHybridImageProcessor(
         **stored_image_settings(folder, high_side, background_color="high_res_background_color"),
         size={"height": low_side, "width": low_side},
-        image_mean=low["pixel_mean"],
-        image_std=low["pixel_std"],
+        image_mean=section(config, f"{LOW}.pixel_mean"),
+        image_std=section(config, f"{LOW}.pixel_std"),
         high_res_size={"height": high_side, "width": high_side},
-        high_res_image_mean=high["pixel_mean"],
-        high_res_image_std=high["pixel_std"],
+        high_res_image_mean=section(config, f"{HIGH}.pixel_mean"),
+        high_res_image_std=section(config, f"{HIGH}.pixel_std"),
     )
 
 
