@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from environment import environment, write_result
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import deepseek_vl_hf
 from deepseek_vl_hf.auto import FAMILIES
+from environment import environment, write_result
 
 PICTURE = Path(__file__).parent.parent / "examples" / "pictures" / "scene.png"
 TEXT_TOKENS = 44

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import (
-    DeepseekVLImageProcessorPil as PortImageProcessor,
+from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
+from transformers.models.deepseek_vl_hybrid.image_processing_pil_deepseek_vl_hybrid import (
+    DeepseekVLHybridImageProcessorPil,
 )
 
 import deepseek_vl_hf  # noqa: F401 - registers the classes
@@ -23,7 +24,11 @@ from deepseek_vl_hf.checkpoints import convert_checkpoint
 from environment import write_result
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
-FAMILIES = {"deepseek_vl": "vl", "deepseek_vl_hybrid": "vl_hybrid"}
+# Per family: its fixture, and the image processor of transformers' own port.
+FAMILIES = {
+    "deepseek_vl": ("vl", DeepseekVLImageProcessorPil),
+    "deepseek_vl_hybrid": ("vl_hybrid", DeepseekVLHybridImageProcessorPil),
+}
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -32,15 +37,15 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def eight_bit(image_processor: Any, pictures: list[Image.Image]) -> np.ndarray:
-    """The pixels before scaling, uint8 [images, 3, height, width]."""
-    pixels = image_processor(pictures, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
-    return np.asarray(pixels).round().astype(np.uint8)
+    """The pixels before scaling, uint8 [images, 3, height, width]; of two resolutions the high one."""
+    pixels = image_processor(pictures, do_rescale=False, do_normalize=False, return_tensors="np")
+    return np.asarray(pixels.get("high_res_pixel_values", pixels["pixel_values"])).round().astype(np.uint8)
 
 
 class Fixture:
     """One fixture folder: conversations, numbers of the original code, and the converted checkpoint."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, port_image_processor: Any, folder: Path) -> None:
         root = FIXTURES / name
         self.cases = json.loads((root / "cases.json").read_text(encoding="utf-8"))
         self.expected = load_file(root / "expected.safetensors")
@@ -48,6 +53,7 @@ class Fixture:
         for message in (message for conversation in self.conversations for message in conversation):
             if "images" in message:
                 message["images"] = [str(FIXTURES / "images" / image) for image in message["images"]]
+        self.port_image_processor = port_image_processor
         self.checkpoint = folder / name
         convert_checkpoint(root / "checkpoint", self.checkpoint, report=lambda line: None)
         self.processor = AutoProcessor.from_pretrained(self.checkpoint)
@@ -87,7 +93,8 @@ def measure_pixels(fixture: Fixture) -> dict[str, Any]:
         [fixture.expected[f"case{case}.pixels_uint8_rows"].numpy() for case in fixture.cases_with_images()]
     ).astype(int)
     processor = fixture.processor.image_processor
-    port = PortImageProcessor(size=dict(processor.size), image_mean=processor.image_mean)
+    sizes = {name: dict(getattr(processor, name)) for name in ("size", "high_res_size") if hasattr(processor, name)}
+    port = fixture.port_image_processor(**sizes, image_mean=processor.image_mean)
     result: dict[str, Any] = {"pictures": len(expected)}
     for name, image_processor in (("", processor), ("port_", port)):
         found = eight_bit(image_processor, fixture.pictures())[:, :, ::32].astype(int)
@@ -100,21 +107,31 @@ def measure_pixels(fixture: Fixture) -> dict[str, Any]:
 @torch.no_grad()
 def measure_float32(model: Any, inputs: dict[int, Any], fixture: Fixture) -> dict[str, Any]:
     """Relative differences of each stage, the largest over all cases."""
-    tower, embeds, logits, same_tokens = [0.0], [0.0], [0.0], []
+    stages: dict[str, list[float]] = {"tower_float32": [], "high_res_tower_float32": [], "aligner_float32": []}
+    logits, same_tokens = [], []
     for case, case_inputs in inputs.items():
-        expected = {key: value for key, value in fixture.expected.items() if key.startswith(f"case{case}.")}
-        logits.append(relative(model(**case_inputs).logits[0, -4:], expected[f"case{case}.last_logits"]))
+        expected = {
+            key.partition(".")[2]: value for key, value in fixture.expected.items() if key.startswith(f"case{case}.")
+        }
+        logits.append(relative(model(**case_inputs).logits[0, -4:], expected["last_logits"]))
         if case not in fixture.cases_with_images():
             continue
-        features = model.get_image_features(case_inputs["pixel_values"], return_dict=True)
-        tower.append(relative(features.last_hidden_state[:, ::24], expected[f"case{case}.low_res_features_sample"]))
-        embeds.append(relative(features.pooler_output[:, ::24], expected[f"case{case}.image_embeds_sample"]))
+        pixels = {name: value for name, value in case_inputs.items() if "pixel_values" in name}
+        features = model.get_image_features(**pixels, return_dict=True)
+        compared = (
+            features.last_hidden_state,
+            features.get("high_res_vision_last_hidden_state"),
+            features.pooler_output,
+        )
+        samples = ("low_res_features_sample", "high_res_features_sample", "image_embeds_sample")
+        for stage, found, sample in zip(stages, compared, samples, strict=True):
+            if found is not None:
+                stages[stage].append(relative(found[:, ::24], expected[sample]))
         generated = model.generate(**case_inputs, max_new_tokens=12, do_sample=False)
         new_tokens = generated[0, case_inputs["input_ids"].shape[1] :].tolist()
-        same_tokens.append(new_tokens == expected[f"case{case}.generated_ids"].tolist())
+        same_tokens.append(new_tokens == expected["generated_ids"].tolist())
     return {
-        "tower_float32": max(tower),
-        "aligner_float32": max(embeds),
+        **{stage: max(differences) for stage, differences in stages.items() if differences},
         "logits_float32": max(logits),
         "generations": len(same_tokens),
         "equal_generations": sum(same_tokens),
@@ -135,7 +152,7 @@ def measure_bfloat16(model: Any, inputs: dict[int, Any], fixture: Fixture) -> di
 def main() -> None:
     """Measures every family."""
     with tempfile.TemporaryDirectory() as folder:
-        families = {family: measure(Fixture(name, Path(folder))) for family, name in FAMILIES.items()}
+        families = {family: measure(Fixture(*sources, Path(folder))) for family, sources in FAMILIES.items()}
     path = write_result("parity", {"families": families})
     print(path.read_text(encoding="utf-8"))
 

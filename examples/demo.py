@@ -13,7 +13,10 @@ import deepseek_vl_hf
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 
 ROOT = Path(__file__).parent.parent
-SHIPPED_CHECKPOINT = ROOT / "tests" / "fixtures" / "vl" / "checkpoint"
+SHIPPED_CHECKPOINTS = (
+    ROOT / "tests" / "fixtures" / "vl" / "checkpoint",
+    ROOT / "tests" / "fixtures" / "vl_hybrid" / "checkpoint",
+)
 QUESTIONS = {
     "chart.png": "Which month had the most rain?",
     "page.png": "How many steps did the keeper climb?",
@@ -43,27 +46,35 @@ def answer(model: Path, max_new_tokens: int) -> None:
         print(f"  ({seconds:.1f} s)")
 
 
+def show(source: Path, name: str, max_new_tokens: int, weights_are_random: bool) -> None:
+    """Converts one checkpoint and asks about the pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        step(f"Converting the original checkpoint {name}")
+        convert_checkpoint(source, Path(folder) / "model", report=print)
+        step("Asking about the example pictures")
+        if weights_are_random:
+            print(
+                "NOTE: the shipped weights are small and random, so these answers are noise. They show that the chain"
+            )
+            print("works. For real answers: python examples/demo.py PATH/TO/deepseek-vl-1.3b-chat")
+        answer(Path(folder) / "model", max_new_tokens)
+
+
 def main() -> None:
     """Parses the command line and runs the steps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "source", nargs="?", type=Path, help="folder of an original checkpoint (default: the shipped one)"
+        "source", nargs="?", type=Path, help="folder of an original checkpoint (default: the shipped ones in turn)"
     )
     parser.add_argument("--max-new-tokens", type=int, default=20, help="length of the answers (default: %(default)s)")
     arguments = parser.parse_args()
-    source = arguments.source or SHIPPED_CHECKPOINT
     logging.disable_progress_bar()
     print(f"deepseek_vl_hf {deepseek_vl_hf.__version__}")
-    with tempfile.TemporaryDirectory() as folder:
-        step(f"Converting the original checkpoint {source.name if arguments.source else source.relative_to(ROOT)}")
-        convert_checkpoint(source, Path(folder) / "model", report=print)
-        step("Asking about the example pictures")
-        if arguments.source is None:
-            print(
-                "NOTE: the shipped weights are small and random. The answers below are noise; they show that the chain"
-            )
-            print("works. For real answers: python examples/demo.py PATH/TO/deepseek-vl-1.3b-chat")
-        answer(Path(folder) / "model", arguments.max_new_tokens)
+    if arguments.source is not None:
+        show(arguments.source, arguments.source.name, arguments.max_new_tokens, weights_are_random=False)
+    else:
+        for source in SHIPPED_CHECKPOINTS:
+            show(source, str(source.relative_to(ROOT)), arguments.max_new_tokens, weights_are_random=True)
     print("\nDone.")
 
 
