@@ -2,7 +2,7 @@
 #
 #   make demo         convert the shipped checkpoint and let the pipeline answer about the example pictures
 #   make test         linters, type checker and all tests on the newest transformers that the package admits
-#   make test-oldest  unit, parity and checkpoint tests on the oldest one
+#   make test-oldest  unit, parity, checkpoint and usage tests on the oldest one
 #   make lint         linters and type checker alone
 #   make docs-tables  write the README's tables anew from their files
 #   make clean        remove environments and build products
@@ -48,7 +48,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 test-oldest: $(OLDEST_VENV)/.installed
-	$(OLDEST_BIN)/python -m pytest tests/unit tests/parity tests/checkpoints
+	$(OLDEST_BIN)/python -m pytest tests/unit tests/parity tests/checkpoints tests/integration/test_usage.py
 
 docs-tables: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme_tables.py --write

@@ -80,8 +80,12 @@ def register() -> None:
     """Makes transformers' Auto classes and pipelines use this package's classes; a second call does nothing."""
     if _undo:
         return
-    for family in FAMILIES:
-        _register(family)
+    try:
+        for family in FAMILIES:
+            _register(family)
+    except Exception:
+        unregister()  # all or nothing: half a registration would mix both packages' classes
+        raise
 
 
 def unregister() -> None:

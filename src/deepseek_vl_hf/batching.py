@@ -8,10 +8,14 @@ from typing import Any
 
 from transformers.utils import PaddingStrategy, logging
 
+from .images import flatten_pictures
 from .messages import Conversation
 from .prompts import EncodedPrompt, break_controls, encode_prompts, unused_mark
 
 logger = logging.get_logger(__name__)
+
+# A tokenizer that knows no length has a model_max_length of 1e30.
+_LONGEST_PADDING = 10**9
 
 # Arguments of a tokenizer's call that have no meaning for a prompt that is encoded piece by piece.
 _UNSUPPORTED_TEXT_ARGUMENTS = (
@@ -32,10 +36,10 @@ def as_prompts(text: Any) -> list[str]:
         TypeError: something is not a string.
     """
     prompts = [text] if isinstance(text, str) else text
-    if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
+    if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
         raise TypeError(
-            f"Found text of type {type(text).__name__}; expected a prompt (string) or a list of prompts. For messages "
-            "call apply_chat_template(..., tokenize=True, return_dict=True)."
+            f"Found {'an empty list' if prompts == [] else type(text).__name__} as text; expected a prompt (string) or "
+            "a list of prompts. For messages call apply_chat_template(..., tokenize=True, return_dict=True)."
         )
     return list(prompts)
 
@@ -45,7 +49,7 @@ def match_images(images: Any, prompts: Sequence[str] | None, image_token: str) -
 
     Args:
         images: one picture, a list of pictures for all prompts together, or one list of pictures per prompt; None for
-            text alone.
+            text alone. A four-dimensional array is a list of pictures.
         prompts: the prompts, or None for pictures alone.
         image_token: the image place in a prompt.
 
@@ -55,33 +59,30 @@ def match_images(images: Any, prompts: Sequence[str] | None, image_token: str) -
     Raises:
         ValueError: numbers of places and pictures differ; names the prompt if the pictures came as one list per prompt.
     """
-    if images is None:
-        images = []
-    elif not isinstance(images, (list, tuple)):
-        images = _pictures_of_array(images)
-    nested = bool(images) and all(isinstance(group, (list, tuple)) for group in images)
-    flat = [image for group in images for image in group] if nested else list(images)
+    flat = [] if images is None else flatten_pictures(images)
     if prompts is None:
         return flat
     places = [prompt.count(image_token) for prompt in prompts]
-    if nested and len(images) == len(prompts):
-        for number, (expected, group) in enumerate(zip(places, images, strict=True)):
-            if expected != len(group):
-                raise ValueError(
-                    f"Conversation {number} has {expected} image places ({image_token}) but {len(group)} images. Give "
-                    "each image one place, and each place one image."
-                )
+    nested = isinstance(images, (list, tuple)) and bool(images)
+    nested = nested and all(isinstance(group, (list, tuple)) for group in images)
+    if nested and len(images) != len(prompts):
+        raise ValueError(
+            f"images holds {len(images)} lists, but there are {len(prompts)} prompts. Pass one list of images per "
+            "prompt, or one flat list for all of them."
+        )
+    for number, (expected, group) in enumerate(zip(places, images, strict=True) if nested else ()):
+        found = len(flatten_pictures(group))
+        if expected != found:
+            raise ValueError(
+                f"Conversation {number} has {expected} image places ({image_token}) but {found} images. Give each "
+                "image one place, and each place one image."
+            )
     if sum(places) != len(flat):
         raise ValueError(
             f"The {len(places)} prompts have {sum(places)} image places ({image_token}), by prompt {places}, but "
             f"{len(flat)} images were passed. Give each image one place, and each place one image."
         )
     return flat
-
-
-def _pictures_of_array(images: Any) -> list[Any]:
-    """A stacked array of pictures as a list; any other object is one picture."""
-    return list(images) if getattr(images, "ndim", 0) == 4 else [images]
 
 
 def mark_typed_text(conversations: Sequence[Conversation], controls: tuple[str, ...]) -> tuple[list[Conversation], str]:
@@ -95,20 +96,22 @@ def mark_typed_text(conversations: Sequence[Conversation], controls: tuple[str, 
     def broken(content: Any) -> Any:
         if isinstance(content, str):
             return break_controls(content, controls, mark)
+        if not isinstance(content, list):
+            return content
         return [{**part, "text": broken(part["text"])} if part["type"] == "text" else part for part in content]
 
+    # Every string of a message but its role, in case a template prints more than the content.
     marked = [
-        [{**message, "content": broken(message["content"])} for message in conversation]
+        [{key: value if key == "role" else broken(value) for key, value in message.items()} for message in conversation]
         for conversation in conversations
     ]
     return marked, mark
 
 
 def _typed_texts(conversation: Conversation) -> list[str]:
-    contents = [message["content"] for message in conversation]
-    strings = [content for content in contents if isinstance(content, str)]
-    parts = [part for content in contents if not isinstance(content, str) for part in content]
-    return strings + [part["text"] for part in parts if part["type"] == "text"]
+    values = [value for message in conversation for value in message.values()]
+    parts = [part for value in values if isinstance(value, list) for part in value]
+    return [value for value in values if isinstance(value, str)] + [p["text"] for p in parts if p["type"] == "text"]
 
 
 def encode_batch(
@@ -126,7 +129,8 @@ def encode_batch(
     `add_special_tokens` is false.
 
     Args:
-        tokenizer: the tokenizer; its `padding_side`, `truncation_side` and `model_max_length` are obeyed.
+        tokenizer: the tokenizer; its `padding_side`, `truncation_side` and `model_max_length` are obeyed. One whose
+            files name no padding side pads on the left, as the original does.
         prompts: prompts with one image token per token of an image.
         text_kwargs: a tokenizer call's arguments (padding, truncation, max_length, ...).
         controls: strings that become control tokens.
@@ -150,7 +154,7 @@ def encode_batch(
         encoded = [_with_bos(prompt, tokenizer.bos_token_id) for prompt in encoded]
     if text_kwargs.get("truncation") not in (None, False, "do_not_truncate"):
         limit = text_kwargs.get("max_length") or tokenizer.model_max_length
-        encoded = [_truncate(prompt, limit, tokenizer.truncation_side, image_token_id) for prompt in encoded]
+        encoded = [_truncate(prompt, limit, tokenizer, image_token_id) for prompt in encoded]
     _warn_of_long_prompts(encoded, tokenizer.model_max_length)
     return _pad(encoded, tokenizer, text_kwargs)
 
@@ -161,12 +165,16 @@ def _with_bos(prompt: EncodedPrompt, bos_token_id: int | None) -> EncodedPrompt:
     return EncodedPrompt([bos_token_id, *prompt.input_ids], [(0, 0), *prompt.offsets])
 
 
-def _truncate(prompt: EncodedPrompt, limit: int, side: str, image_token_id: int) -> EncodedPrompt:
+def _truncate(prompt: EncodedPrompt, limit: int, tokenizer: Any, image_token_id: int) -> EncodedPrompt:
     length = len(prompt.input_ids)
     if length <= limit:
         return prompt
-    kept = slice(limit) if side == "right" else slice(length - limit, None)
-    result = EncodedPrompt(prompt.input_ids[kept], prompt.offsets[kept])
+    if tokenizer.truncation_side == "right":
+        kept = list(range(limit))
+    else:  # a BOS in front stays in front
+        first = [0] if prompt.input_ids[0] == tokenizer.bos_token_id else []
+        kept = first + list(range(length - limit + len(first), length))
+    result = EncodedPrompt([prompt.input_ids[i] for i in kept], [prompt.offsets[i] for i in kept])
     places, remaining = prompt.input_ids.count(image_token_id), result.input_ids.count(image_token_id)
     if places != remaining:
         raise ValueError(
@@ -189,7 +197,9 @@ def _pad(encoded: Sequence[EncodedPrompt], tokenizer: Any, text_kwargs: dict[str
     lengths = [len(prompt.input_ids) for prompt in encoded]
     targets = _padded_lengths(lengths, tokenizer, text_kwargs)
     gaps = [target - length for target, length in zip(targets, lengths, strict=True)]
-    side = text_kwargs.get("padding_side") or tokenizer.padding_side
+    side = text_kwargs.get("padding_side") or _padding_side(tokenizer)
+    if side not in ("left", "right"):
+        raise ValueError(f"padding_side is {side!r}; expected 'left' or 'right'.")
 
     def padded(rows: Sequence[Sequence[Any]], value: Any) -> list[list[Any]]:
         if side == "left":
@@ -211,6 +221,12 @@ def _pad(encoded: Sequence[EncodedPrompt], tokenizer: Any, text_kwargs: dict[str
     return data
 
 
+def _padding_side(tokenizer: Any) -> str:
+    """What the tokenizer's files or its user say; left where only the general default, right, speaks."""
+    said = "padding_side" in tokenizer.init_kwargs or tokenizer.padding_side != type(tokenizer).padding_side
+    return tokenizer.padding_side if said else "left"
+
+
 def _padded_lengths(lengths: Sequence[int], tokenizer: Any, text_kwargs: dict[str, Any]) -> list[int]:
     padding = text_kwargs.get("padding")
     strategy = {True: "longest", False: "do_not_pad", None: "do_not_pad"}.get(padding, padding)
@@ -221,6 +237,11 @@ def _padded_lengths(lengths: Sequence[int], tokenizer: Any, text_kwargs: dict[st
     target = max(lengths, default=0)
     if PaddingStrategy(strategy) == PaddingStrategy.MAX_LENGTH:
         target = text_kwargs.get("max_length") or tokenizer.model_max_length
+        if target > _LONGEST_PADDING:
+            raise ValueError(
+                "padding='max_length' was asked for, but neither max_length nor the tokenizer's model_max_length says "
+                "how long that is. Pass max_length."
+            )
     multiple = text_kwargs.get("pad_to_multiple_of") or 1
     target = -(-target // multiple) * multiple
     return [max(length, target) for length in lengths]

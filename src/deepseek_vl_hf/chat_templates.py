@@ -16,6 +16,8 @@ DEEPSEEK_VL_SYSTEM_PROMPT = (
 _RENDER_CONTENT = """
 {%- macro render(role, content) -%}
 {%- if content is string -%}{{ content }}
+{%- elif content is not sequence or content is mapping -%}
+{{ raise_exception("Content of the role '" + role + "' is neither a string nor a list of parts.") }}
 {%- else -%}
 {%- for part in content -%}
 {%- if part.type == 'text' -%}{{ part.text }}
@@ -33,7 +35,7 @@ _RENDER_CONTENT = """
 # The default system prompt steps aside for a system message; an empty one leaves the system prompt out.
 _CHOOSE_SYSTEM_PROMPT = """
 {%- if not messages -%}{{ raise_exception('The conversation is empty; expected at least one message.') }}{%- endif -%}
-{%- if messages[0].role | lower == 'system' -%}
+{%- if messages[0].role | default('') | lower == 'system' -%}
 {%- set system = render('system', messages[0].content) | trim -%}
 {%- set turns = messages[1:] -%}
 {%- else -%}
@@ -49,7 +51,7 @@ _WRITE_TURNS = """
 {{- system -}}
 {%- set state = namespace(gap='\\n\\n' if system else '', open=false) -%}
 {%- for message in turns -%}
-{%- set role = message.role | lower -%}
+{%- set role = message.role | default('') | lower -%}
 {%- set text = render(role, message.content) | trim -%}
 {{- state.gap -}}
 {%- if role == 'user' -%}
@@ -62,7 +64,7 @@ _WRITE_TURNS = """
 {%- set state.gap = '' -%}
 {%- set state.open = not text -%}
 {%- else -%}
-{{ raise_exception("Unknown role '" + message.role + "'; expected 'user' or 'assistant', or 'system' first.") }}
+{{ raise_exception("Unknown role '" + role + "'; expected 'user' or 'assistant', or 'system' first.") }}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt and not state.open -%}{{- state.gap + 'Assistant:' -}}{%- endif -%}

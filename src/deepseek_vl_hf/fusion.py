@@ -1,12 +1,14 @@
 """Putting image embeddings into the sequence of text embeddings."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from transformers.utils import torch_compilable_check
 
 
 def image_token_mask(
-    input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, embedding: nn.Module, image_token_id: int
+    input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, embedding: nn.Module, image_token_id: int
 ) -> torch.Tensor:
     """Where the sequence holds image places.
 
@@ -14,7 +16,7 @@ def image_token_mask(
 
     Args:
         input_ids: [batch, sequence], or None.
-        inputs_embeds: [batch, sequence, width].
+        inputs_embeds: [batch, sequence, width]; not read if there are `input_ids`.
         embedding: the language model's token embedding.
         image_token_id: id of the image place.
 
@@ -23,6 +25,7 @@ def image_token_mask(
     """
     if input_ids is not None:
         return input_ids == image_token_id
+    assert inputs_embeds is not None
     place = torch.full((), image_token_id, dtype=torch.long, device=inputs_embeds.device)
     return (inputs_embeds == embedding(place)).all(-1)
 
@@ -52,3 +55,19 @@ def insert_image_embeds(inputs_embeds: torch.Tensor, image_embeds: torch.Tensor,
         ),
     )
     return inputs_embeds.masked_scatter(mask.unsqueeze(-1), image_embeds)
+
+
+def repeat_images_of_prompts(image_embeds: torch.Tensor, places: Sequence[int], times: int) -> torch.Tensor:
+    """Repeats the images of each prompt as a group, as a batch is repeated for beams: A, B -> A, B, A, B.
+
+    Args:
+        image_embeds: [images, tokens, width], in the order of the prompts.
+        places: image places per prompt.
+        times: how often each prompt is repeated.
+
+    Returns:
+        [images * times, tokens, width].
+    """
+    counts = [number // image_embeds.shape[1] for number in places]
+    groups = image_embeds.split(counts)
+    return torch.cat([group.repeat(times, 1, 1) for group in groups])

@@ -7,6 +7,7 @@ The arithmetic is the original's, to the pixel: sizes are truncated (never round
 Pillow's bicubic filter, and the padding is centred with the odd pixel on the right or at the bottom.
 """
 
+import base64
 import os
 import reprlib
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from PIL import Image
 from transformers.image_utils import SizeDict, load_image
 
 SUPPORTED_CHANNELS = (1, 3, 4)
+ROUNDING = 1e-4
 
 
 def num_image_tokens(image_size: int, patch_size: int) -> int:
@@ -66,9 +68,9 @@ def fitted_size(width: int, height: int, side: int, min_size: int) -> tuple[int,
     return max(int(width / longest * side), min_size), max(int(height / longest * side), min_size)
 
 
-def padding_color(mean: Sequence[float]) -> tuple[int, ...]:
-    """The 8-bit colour behind a padded picture: the normalisation mean, truncated (0.5 gives 127)."""
-    return tuple(int(channel * 255) for channel in mean)
+def padding_color(mean: Sequence[float] | float) -> tuple[int, ...]:
+    """The 8-bit RGB colour behind a padded picture: the normalisation mean, truncated (0.5 gives 127)."""
+    return tuple(int(channel * 255) for channel in np.broadcast_to(np.asarray(mean, np.float64), (3,)).tolist())
 
 
 def pad_to_square(image: Image.Image, color: Sequence[int]) -> Image.Image:
@@ -83,7 +85,9 @@ def pad_to_square(image: Image.Image, color: Sequence[int]) -> Image.Image:
 
 
 def scaling_table(
-    rescale_factor: float | None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    rescale_factor: float | None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
 ) -> np.ndarray:
     """What each of the 256 pixel values becomes, per channel.
 
@@ -93,8 +97,8 @@ def scaling_table(
 
     Args:
         rescale_factor: factor of the 8-bit value; None leaves 0..255.
-        mean: per channel; None skips the normalisation.
-        std: per channel, given together with `mean`.
+        mean: per channel or one for all; None skips the normalisation.
+        std: per channel or one for all, given together with `mean`.
 
     Returns:
         float32 [channels or 1, 256].
@@ -103,7 +107,7 @@ def scaling_table(
     table = (values if rescale_factor is None else values * rescale_factor).astype(np.float32)[None]
     if mean is None or std is None:
         return table
-    return (table - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]
+    return (table - np.asarray(mean, np.float32).reshape(-1, 1)) / np.asarray(std, np.float32).reshape(-1, 1)
 
 
 def scale_pixels(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -121,6 +125,28 @@ def scale_pixels(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.stack([np.take(row, plane) for row, plane in zip(rows, planes, strict=True)])
 
 
+def flatten_pictures(images: Any) -> list[Any]:
+    """Pictures in any nesting of lists as one list, in order; a four-dimensional array is a list of pictures."""
+    if isinstance(images, (list, tuple)):
+        return [picture for group in images for picture in flatten_pictures(group)]
+    return list(images) if getattr(images, "ndim", 0) == 4 else [images]
+
+
+def open_images(pictures: Sequence[Any], input_data_format: Any = None) -> list[Image.Image]:
+    """Reads and converts pictures for which errors shall say which one it was.
+
+    Raises:
+        TypeError, ValueError: as `open_image` and `to_rgb`, with the picture's number in front.
+    """
+    opened = []
+    for number, picture in enumerate(pictures):
+        try:
+            opened.append(to_rgb(open_image(picture), input_data_format))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Image {number} of {len(pictures)}: {error}") from error
+    return opened
+
+
 def open_image(source: Any) -> Any:
     """Reads a path, an http(s) URL, a `data:` URI or base64 text; anything else is handed back as it is.
 
@@ -134,30 +160,48 @@ def open_image(source: Any) -> Any:
         source = os.fspath(source)
     if not isinstance(source, str):
         return source
+    # os.path, because pathlib raises for texts that are too long to be a path.
+    is_file = os.path.isfile(source)  # noqa: PTH113
+    if not (source.startswith(("http://", "https://", "data:")) or is_file or _is_base64(source)):
+        raise ValueError(
+            f"There is no file {_shorten(source)}. Expected a path to an image file, an http(s) URL, a data: URI or "
+            "base64 text."
+        )
     try:
         return load_image(source)
     except Exception as error:  # whatever the reader, the network client or a damaged file comes up with
         reason = _shorten(str(error).replace(source, "..."))
         raise ValueError(
-            f"No image could be read from {_shorten(source)}: {type(error).__name__}: {reason}. Expected a path to an "
-            "image file, an http(s) URL, a data: URI or base64 text of a complete image that Pillow can open."
+            f"No image could be read from {_shorten(source)}: {type(error).__name__}: {reason}. Expected a complete "
+            "image that Pillow can open."
         ) from error
 
 
-def to_rgb(image: Any) -> Image.Image:
+def _is_base64(text: str) -> bool:
+    try:
+        # Line breaks are usual in base64 text, and short words would pass by chance.
+        return len(text) > 64 and bool(base64.b64decode("".join(text.split()), validate=True))
+    except ValueError:
+        return False
+
+
+def to_rgb(image: Any, input_data_format: Any = None) -> Image.Image:
     """Turns one picture into an 8-bit RGB Pillow image.
 
     Args:
         image: a Pillow image of any mode (converted as Pillow does: the first frame of an animation, alpha dropped), or
             a numpy array or torch tensor of shape [height, width], [height, width, channels] or
-            [channels, height, width] with 1, 3 or 4 channels, either integers in 0..255 or floats in [0, 1].
+            [channels, height, width] with 1, 3 or 4 channels, either integers in 0..255 or floats in [0, 1]; one
+            channel may also hold 16-bit values.
+        input_data_format: "channels_first" or "channels_last" for arrays whose shape can be read both ways.
 
     Raises:
         TypeError: not a picture.
-        ValueError: empty, truncated, a wrong number of channels, or values out of range.
+        ValueError: empty, truncated, a wrong number of channels, a shape that can be read both ways, or values out of
+            range.
     """
     if not isinstance(image, Image.Image):
-        image = _image_from_array(image)
+        image = _image_from_array(image, input_data_format)
     if 0 in image.size:
         raise ValueError(f"Found an empty image of {image.width} x {image.height} pixels; expected at least 1 x 1.")
     try:
@@ -169,7 +213,7 @@ def to_rgb(image: Any) -> Image.Image:
         ) from error
 
 
-def _image_from_array(image: Any) -> Image.Image:
+def _image_from_array(image: Any, input_data_format: Any) -> Image.Image:
     if hasattr(image, "detach"):  # a torch tensor, possibly on a GPU or in bfloat16, which numpy does not know
         image = image.detach().cpu()
         image = (image.float() if image.is_floating_point() else image).numpy()
@@ -178,22 +222,36 @@ def _image_from_array(image: Any) -> Image.Image:
             f"Found a {type(image).__name__} where a picture was expected. Pass a Pillow image, a numpy array, a torch "
             "tensor, a path, an http(s) URL or a data: URI."
         )
-    pixels = _to_uint8(_channels_last(image))
+    array = _channels_last(image, input_data_format)
+    if array.dtype == np.uint16 and array.shape[-1] == 1:
+        return Image.fromarray(array[..., 0])  # mode I;16, which Pillow reduces as it does for 16-bit files
+    pixels = _to_uint8(array)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def _channels_last(array: np.ndarray) -> np.ndarray:
+def _channels_last(array: np.ndarray, input_data_format: Any) -> np.ndarray:
     """[height, width], [channels, height, width] or [height, width, channels] -> [height, width, channels]."""
     if array.ndim == 2:
         return array[..., None]
-    if array.ndim == 3 and array.shape[0] in SUPPORTED_CHANNELS and array.shape[-1] not in SUPPORTED_CHANNELS:
+    first = array.ndim == 3 and array.shape[0] in SUPPORTED_CHANNELS
+    last = array.ndim == 3 and array.shape[-1] in SUPPORTED_CHANNELS
+    if first and last and input_data_format is None:
+        # One colour channel beside three or four: a picture of one row or column, not a grey one of that many.
+        first, last = array.shape[0] > 1 == array.shape[-1], array.shape[-1] > 1 == array.shape[0]
+        if not (first or last):
+            raise ValueError(
+                f"Found an image array of shape {list(array.shape)}, whose channels may stand first or last. "
+                'Pass input_data_format="channels_first" or "channels_last".'
+            )
+    asked = getattr(input_data_format, "value", input_data_format)
+    if first and asked in (None, "channels_first"):
         return array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[-1] in SUPPORTED_CHANNELS:
-        # [3, width, 3] could be read both ways; transformers reads it as channels first, and so do we.
-        return array.transpose(1, 2, 0) if array.shape[0] in SUPPORTED_CHANNELS else array
+    if last and asked in (None, "channels_last"):
+        return array
+    channels = ", ".join(map(str, SUPPORTED_CHANNELS))
     raise ValueError(
         f"Found an image array of shape {list(array.shape)}; expected [height, width], [height, width, channels] or "
-        f"[channels, height, width] with {', '.join(map(str, SUPPORTED_CHANNELS))} channels."
+        f"[channels, height, width] with {channels} channels" + (f" ({asked} was asked for)." if asked else ".")
     )
 
 
@@ -203,13 +261,14 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.size == 0:
         return array.astype(np.uint8)
     low, high = float(array.min()), float(array.max())
-    if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1:
-        return np.round(array * 255).astype(np.uint8)
+    # Interpolated pictures leave [0, 1] by a rounding error.
+    if np.issubdtype(array.dtype, np.floating) and low >= -ROUNDING and high <= 1 + ROUNDING:
+        return np.round(array.clip(0, 1) * 255).astype(np.uint8)
     if np.issubdtype(array.dtype, np.integer) and low >= 0 and high <= 255:
         return array.astype(np.uint8)
     raise ValueError(
-        f"Found an image array of {array.dtype} with values from {low:g} to {high:g}; expected integers in 0..255 or "
-        "floats in [0, 1]. Pass the picture before any normalisation: the image processor normalises."
+        f"Found an image array of {array.dtype} with values from {low:.9g} to {high:.9g}; expected integers in 0..255 "
+        "or floats in [0, 1]. Pass the picture before any normalisation: the image processor normalises."
     )
 
 

@@ -54,6 +54,8 @@ def _normalize_conversation(conversation: Any, index: int, image_placeholder: st
 def _normalize_message(message: Any, place: str, number: int, image_placeholder: str) -> Message:
     if not isinstance(message, Mapping):
         raise TypeError(f"{place} is a {type(message).__name__}; expected a dict with a role and a content.")
+    # Tables fill the keys that a row does not use with None.
+    message = {key: value for key, value in message.items() if value is not None}
     role = message.get("role")
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise ValueError(f"{place} has the role {role!r}; expected one of {', '.join(ROLES)}.")
@@ -74,7 +76,7 @@ def _normalize_message(message: Any, place: str, number: int, image_placeholder:
 def _content_from_original(content: Any, images: Any, place: str, image_placeholder: str) -> str | list[dict[str, Any]]:
     if not isinstance(content, str):
         raise TypeError(f"{place} has `images` beside a content of type {type(content).__name__}; expected a string.")
-    images = [] if images is None else [images] if isinstance(images, str) else list(images)
+    images = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
     texts = content.split(image_placeholder)
     if len(texts) - 1 != len(images):
         raise ValueError(
@@ -109,6 +111,7 @@ def _normalize_parts(content: Any, place: str) -> list[dict[str, Any]]:
 def _normalize_part(part: Any, place: str) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         raise TypeError(f"{place} is a {type(part).__name__}; expected a dict with a type.")
+    part = {key: value for key, value in part.items() if value is not None}
     kind = part.get("type")
     if kind == "text":
         if not isinstance(part.get("text"), str):
@@ -116,9 +119,12 @@ def _normalize_part(part: Any, place: str) -> dict[str, Any]:
         return dict(part)
     if kind == "image_url":
         url = part.get("image_url")
-        return {"type": "image", "url": url.get("url") if isinstance(url, Mapping) else url}
+        url = url.get("url") if isinstance(url, Mapping) else url
+        if url is None:
+            raise ValueError(f"{place} is an image_url without a url; expected {{'url': ...}} beside the type.")
+        return {"type": "image", "url": url}
     if kind == "image":
-        given = [key for key in IMAGE_KEYS if part.get(key) is not None]
+        given = [key for key in IMAGE_KEYS if key in part]
         if len(given) > 1:
             raise ValueError(f"{place} names its image {len(given)} times ({', '.join(given)}); keep one of them.")
         return dict(part)

@@ -3,7 +3,8 @@
 A processor here has an `image_processor`, a `tokenizer`, `image_token`, `image_token_id` and `num_image_tokens`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from transformers import BatchFeature
@@ -11,6 +12,7 @@ from transformers.processing_utils import MultiModalData
 
 from .batching import as_prompts, encode_batch, mark_typed_text, match_images
 from .chat_templates import IMAGE_PLACEHOLDER
+from .images import open_images
 from .messages import is_batch, normalize_conversations
 from .prompts import control_tokens
 
@@ -30,20 +32,20 @@ def image_token_of(tokenizer: Any) -> str:
     return image_token
 
 
-def pad_on_the_left_by_default(tokenizer: Any) -> None:
-    """Lets a tokenizer whose files name no side pad on the left, as the original does."""
-    if "padding_side" not in tokenizer.init_kwargs:
-        tokenizer.padding_side = "left"
+# The mark of the conversation that is being tokenised. transformers' apply_chat_template calls the processor in between
+# and, depending on its version, loses arguments that are not its own; a context variable is safe with threads as well.
+_typed_text_mark: ContextVar[str | None] = ContextVar("typed_text_mark", default=None)
 
 
-def prepare_inputs(
-    processor: Any, images: Any, text: Any, typed_text_mark: str | None, kwargs: dict[str, Any]
-) -> BatchFeature:
+def prepare_inputs(processor: Any, images: Any, text: Any, kwargs: dict[str, Any]) -> BatchFeature:
     """Prepares finished prompts and their pictures; the body of every processor's `__call__`.
 
     Raises:
-        ValueError: nothing was passed, or images and image places differ in number.
+        ValueError: nothing was passed, a picture cannot be read, or images and image places differ in number.
     """
+    for modality in ("videos", "audio"):
+        if kwargs.pop(modality, None) is not None:
+            raise ValueError(f"Found {modality}; DeepSeek-VL reads text and images. Pass single frames as images.")
     if images is None and text is None:
         raise ValueError("Found neither text nor images; pass a prompt, pictures, or both.")
     merged = processor._merge_kwargs(
@@ -55,15 +57,14 @@ def prepare_inputs(
     pictures = match_images(images, prompts, processor.image_token)
     data: dict[str, Any] = {}
     if prompts is not None:
-        data.update(_encode(processor, prompts, len(pictures), text_kwargs, typed_text_mark))
+        data.update(_encode(processor, prompts, len(pictures), text_kwargs))
     if pictures:
-        data.update(processor.image_processor(pictures, **{**images_kwargs, "return_tensors": return_tensors}))
+        opened = open_images(pictures, images_kwargs.get("input_data_format"))
+        data.update(processor.image_processor(opened, **{**images_kwargs, "return_tensors": return_tensors}))
     return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=processor.skip_tensor_conversion)
 
 
-def _encode(
-    processor: Any, prompts: list[str], num_images: int, text_kwargs: dict[str, Any], mark: str | None
-) -> dict[str, Any]:
+def _encode(processor: Any, prompts: list[str], num_images: int, text_kwargs: dict[str, Any]) -> dict[str, Any]:
     expanded, replacements = processor.get_text_with_replacements(
         prompts, [processor.image_token * processor.num_image_tokens] * num_images
     )
@@ -73,7 +74,7 @@ def _encode(
         text_kwargs,
         controls=control_tokens(processor.tokenizer, processor.image_token),
         image_token_id=processor.image_token_id,
-        mark=mark,
+        mark=_typed_text_mark.get(),
     )
     if text_kwargs.get("return_mm_token_type_ids"):
         data["mm_token_type_ids"] = processor.create_mm_token_type_ids(data["input_ids"])
@@ -82,24 +83,34 @@ def _encode(
     return data
 
 
-def prepare_chat(
-    processor: Any, conversation: Any, tokenize: bool, kwargs: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """Normalises conversations and, if they are to be tokenised, marks what people typed.
+def apply_chat_template(
+    processor: Any, library_method: Callable[..., Any], conversation: Any, tokenize: bool, kwargs: dict[str, Any]
+) -> Any:
+    """Normalises conversations, marks what people typed, and hands both to transformers' method.
 
-    Returns:
-        The conversation (or batch) and the keyword arguments for transformers' `apply_chat_template`, which calls the
-        processor with the mark.
+    Args:
+        processor: the processor.
+        library_method: transformers' `apply_chat_template` of this processor.
+        conversation: messages in any accepted shape, or a batch of conversations.
+        tokenize: whether to encode; only then is anything marked.
+        kwargs: everything else for the library's method.
     """
     # Newer transformers ask for this protection; here it is always on.
     kwargs = {key: value for key, value in kwargs.items() if key != "sanitize_control_tokens"}
     batched = is_batch(conversation)
     conversations = normalize_conversations(conversation if batched else [conversation], processor.image_token)
+    if kwargs.get("continue_final_message") and all(c[-1]["content"] == "" for c in conversations):
+        # An empty answer at the end, as the original writes it, is an open one: there is nothing to continue.
+        kwargs.update(continue_final_message=False, add_generation_prompt=True)
+    mark = None
     if tokenize:
         controls = control_tokens(processor.tokenizer, processor.image_token)
         conversations, mark = mark_typed_text(conversations, controls)
-        kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), "typed_text_mark": mark}
-    return conversations if batched else conversations[0], kwargs
+    token = _typed_text_mark.set(mark)
+    try:
+        return library_method(conversations if batched else conversations[0], tokenize=tokenize, **kwargs)
+    finally:
+        _typed_text_mark.reset(token)
 
 
 def same_number_of_tokens(image_sizes: Sequence[Sequence[int]] | None, num_image_tokens: int) -> MultiModalData:

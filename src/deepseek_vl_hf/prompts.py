@@ -3,7 +3,9 @@
 A rendered prompt holds control tokens (BOS, EOS, image places) that the chat template wrote, and text that people
 typed. The typed text may contain the very same strings. So, before the template is rendered, the control strings in
 typed text are broken by a mark, a character that occurs nowhere in the conversation. The rendered prompt is then cut
-at its unbroken control strings, the mark is taken out of the rest, and the rest is encoded as plain text.
+at its unbroken control strings, the mark is taken out of the rest, and the rest is encoded as plain text: by the
+tokenizer itself where no mark was found, and otherwise by a copy of its backend that knows no special tokens. (The
+tokenizer has a switch for that, but the switch stays set and is shared by all threads.)
 """
 
 import re
@@ -11,6 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from tokenizers import Tokenizer
 
 # Private-use characters: no tokenizer and no keyboard gives them a meaning.
 _MARK_CANDIDATES = tuple(chr(code) for code in range(0xE000, 0xE100))
@@ -89,24 +94,51 @@ def _cut(prompt: str, controls: tuple[str, ...]) -> Iterator[tuple[int, str, boo
 
 def _encode_texts(tokenizer: Any, texts: Sequence[str], mark: str | None) -> list[EncodedPrompt]:
     """Encodes pieces of plain text; offsets count the characters of the piece as given, marks included."""
+    marked = [mark is not None and mark in text for text in texts]
+    plain = [text for text, is_marked in zip(texts, marked, strict=True) if not is_marked]
+    unmarked = iter(_encode_unmarked(tokenizer, plain))
+    return [
+        _encode_marked(tokenizer, text, str(mark)) if is_marked else next(unmarked)
+        for text, is_marked in zip(texts, marked, strict=True)
+    ]
+
+
+def _encode_unmarked(tokenizer: Any, texts: Sequence[str]) -> list[EncodedPrompt]:
     if not texts:
         return []
-    unmarked = [text.replace(mark, "") if mark else text for text in texts]
     encoding = tokenizer(
-        unmarked,
+        list(texts),
         add_special_tokens=False,
-        split_special_tokens=True,
         return_offsets_mapping=True,
         return_attention_mask=False,
         verbose=False,
     )
-    result = []
-    for text, ids, offsets in zip(texts, encoding["input_ids"], encoding["offset_mapping"], strict=True):
-        if mark and mark in text:
-            kept = [position for position, character in enumerate(text) if character != mark]
-            offsets = [(kept[start], kept[end - 1] + 1) if end > start else (0, 0) for start, end in offsets]
-        result.append(EncodedPrompt(list(ids), [tuple(offset) for offset in offsets]))
-    return result
+    return [
+        EncodedPrompt(list(ids), [tuple(offset) for offset in offsets])
+        for ids, offsets in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+    ]
+
+
+def _encode_marked(tokenizer: Any, text: str, mark: str) -> EncodedPrompt:
+    encoding = _backend_without_special_tokens(tokenizer).encode(text.replace(mark, ""), add_special_tokens=False)
+    kept = [position for position, character in enumerate(text) if character != mark]
+    offsets = [(kept[start], kept[end - 1] + 1) if end > start else (0, 0) for start, end in encoding.offsets]
+    return EncodedPrompt(encoding.ids, offsets)
+
+
+_BACKENDS: WeakKeyDictionary[Any, tuple[int, Tokenizer]] = WeakKeyDictionary()
+
+
+def _backend_without_special_tokens(tokenizer: Any) -> Tokenizer:
+    """A copy of the tokenizer's backend that encodes special tokens as text; made once per tokenizer and vocabulary."""
+    size, backend = _BACKENDS.get(tokenizer, (0, None))
+    if size != len(tokenizer) or backend is None:
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
+        _BACKENDS[tokenizer] = len(tokenizer), backend
+    return backend
 
 
 def _join(

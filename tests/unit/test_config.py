@@ -12,7 +12,7 @@ def test_published_sizes_where_nothing_is_said():
     assert (config.vision_config.hidden_act, config.vision_config.vision_use_head) == ("gelu", False)
     assert (config.text_config.hidden_size, config.text_config.intermediate_size) == (2048, 5632)
     assert (config.text_config.bos_token_id, config.text_config.eos_token_id) == (100000, 100001)
-    assert (config.image_token_id, config.num_image_tokens, config.tie_word_embeddings) == (100015, 576, False)
+    assert (config.image_token_id, config.tie_word_embeddings) == (100015, False)
 
 
 def test_a_given_part_is_completed_by_its_own_defaults():
@@ -25,7 +25,7 @@ def test_parts_may_be_configs():
     text, vision = LlamaConfig(hidden_size=64), SiglipVisionConfig(image_size=64, patch_size=16)
     config = DeepseekVLConfig(text_config=text, vision_config=vision)
     assert config.text_config is text
-    assert config.num_image_tokens == 16
+    assert config.vision_config is vision
 
 
 def test_given_dicts_stay_as_they_are():

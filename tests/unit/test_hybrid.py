@@ -219,7 +219,7 @@ def test_published_sizes_where_nothing_is_said():
     high = config.high_res_vision_config
     assert (high.hidden_size, high.num_hidden_layers, high.image_size, high.output_channels) == (768, 12, 1024, 256)
     assert list(high.global_attn_indexes) == [2, 5, 8, 11]
-    assert (config.num_image_tokens, config.tie_word_embeddings) == (576, False)
+    assert (config.image_token_id, config.tie_word_embeddings) == (100015, False)
 
 
 @pytest.mark.parametrize(

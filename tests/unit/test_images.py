@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.image_utils import ChannelDimension
 
 from deepseek_vl_hf.images import (
     fitted_size,
+    flatten_pictures,
     num_image_tokens,
     open_image,
+    open_images,
     pad_to_square,
     padding_color,
     scale_pixels,
@@ -160,6 +163,36 @@ def test_grey_arrays():
         assert to_rgb(array).tobytes() == Image.fromarray(grey).convert("RGB").tobytes()
 
 
+def test_sixteen_bit_arrays_are_read_as_pillow_reads_sixteen_bit_files():
+    array = np.arange(200, dtype=np.uint16).reshape(10, 20) * 300
+    assert to_rgb(array).tobytes() == Image.fromarray(array).convert("RGB").tobytes()
+
+
+def test_floats_may_leave_the_range_by_a_rounding_error():
+    array = np.full((7, 5, 3), 1.0000001, np.float32)
+    assert to_rgb(array).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 50, 3), (50, 1)), ((3, 50, 1), (1, 50)), ((4, 1, 50), (50, 1))])
+def test_pictures_of_one_row_or_column(shape, size):
+    assert to_rgb(np.zeros(shape, np.uint8)).size == size
+
+
+@pytest.mark.parametrize("shape", [(3, 50, 3), (3, 50, 4), (1, 50, 1)])
+def test_shapes_that_can_be_read_both_ways(shape):
+    array = np.zeros(shape, np.uint8)
+    with pytest.raises(ValueError, match="channels may stand first or last"):
+        to_rgb(array)
+    assert to_rgb(array, "channels_last").size == (50, shape[0])
+    assert to_rgb(array, "channels_first").size == (shape[2], 50)
+    assert to_rgb(array, ChannelDimension.FIRST).size == (shape[2], 50)
+
+
+def test_a_format_that_the_shape_does_not_have():
+    with pytest.raises(ValueError, match=r"with 1, 3, 4 channels \(channels_last was asked for\)"):
+        to_rgb(np.zeros((3, 50, 60), np.uint8), "channels_last")
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -195,10 +228,44 @@ def test_sources_give_the_same_picture(tmp_path):
     assert open_image(image) is image
 
 
-@pytest.mark.parametrize("source", ["nowhere.png", "data:image/png;base64,AAAA", "data:image/png;base64"])
+@pytest.mark.parametrize("source", ["data:image/png;base64,AAAA", "data:image/png;base64", "http://localhost:1/a.png"])
 def test_unreadable_sources(source):
-    with pytest.raises(ValueError, match=r"No image could be read from .*Expected a path"):
+    with pytest.raises(ValueError, match=r"No image could be read from .*Expected a complete image"):
         open_image(source)
+
+
+@pytest.mark.parametrize("source", ["nowhere.png", "~/nowhere.png", "file:///nowhere.png", "Describe this image.", "."])
+def test_files_that_do_not_exist(source):
+    with pytest.raises(ValueError, match=r"There is no file .*Expected a path to an image file, an http\(s\) URL"):
+        open_image(source)
+
+
+def test_errors_name_the_picture():
+    with pytest.raises(ValueError, match=r"^Image 1 of 2: There is no file 'nowhere.png'"):
+        open_images([gradient(3, 3), "nowhere.png"])
+    with pytest.raises(TypeError, match=r"^Image 0 of 1: Found a bytes where a picture was expected"):
+        open_images([b"GIF89a"])
+
+
+def test_orientation_tags_are_applied_to_files_but_not_to_pictures(tmp_path):
+    """transformers turns what it loads; a Pillow image is taken as it is."""
+    path, image = tmp_path / "turned.jpg", gradient(20, 10)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+    assert open_image(path).size == (10, 20)
+    assert to_rgb(Image.open(path)).size == (20, 10)
+
+
+def test_flatten_pictures():
+    a, b, c = (gradient(3, 3) for _ in range(3))
+    assert flatten_pictures(a) == [a]
+    assert flatten_pictures([a, [b, (c,)]]) == [a, b, c]
+    assert [x.shape for x in flatten_pictures([np.zeros((2, 5, 5, 3)), [torch.zeros(1, 3, 5, 5)]])] == [
+        (5, 5, 3),
+        (5, 5, 3),
+        (3, 5, 5),
+    ]
 
 
 def test_error_does_not_print_a_long_source():

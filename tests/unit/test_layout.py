@@ -14,7 +14,7 @@ REPOSITORY = ROOT.parent.parent
 
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
-    ("version", "chat_templates"),
+    ("version", "compat", "chat_templates"),
     ("images", "fusion", "sam", "messages", "prompts", "models.outputs", "models.checks", "models.rotary"),
     ("batching", "models.sub_configs", "models.pretrained", "models.generation", "models.steps"),
     ("processing",),

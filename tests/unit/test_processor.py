@@ -1,5 +1,11 @@
+import copy
 import json
 import logging
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -326,3 +332,176 @@ def test_save_and_load(processor, tmp_path, picture):
     assert loaded.chat_template == processor.chat_template
     first, second = (p(text=f"Hi {PLACEHOLDER}", images=picture) for p in (processor, loaded))
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_loose_arguments_and_typed_control_strings(processor, images):
+    """As people write it today; older transformers lose arguments on this route."""
+    conversation = ask({"type": "image", "path": str(images / "tall.png")}, text(f"What is {PLACEHOLDER}?"))
+    expected = chat(processor, conversation, processor_kwargs={"padding": True})
+    found = chat(processor, conversation, padding=True, truncation=True, return_tensors="pt")
+    assert torch.equal(found["input_ids"], expected["input_ids"])
+    assert processor.decode(found["input_ids"][0]).endswith(f"What is {PLACEHOLDER}?\n\nAssistant:")
+
+
+def test_encoding_typed_control_strings_leaves_the_tokenizer_as_it_was(processor):
+    backend, eos = processor.tokenizer.backend_tokenizer, processor.tokenizer.eos_token
+    before = backend.encode(f"a{eos}").ids
+    chat(processor, ask(text(f"typed {eos}")))
+    assert backend.encode(f"a{eos}").ids == before
+    assert backend.encode_special_tokens is False
+
+
+def test_typed_control_strings_with_threads(processor):
+    """One thread's typed text must not turn another thread's control tokens into text, nor the reverse."""
+    eos, eos_id = processor.tokenizer.eos_token, processor.tokenizer.eos_token_id
+    typed = ask(text(f"typed {eos}"))
+
+    def typed_ids(_):
+        return (chat(processor, typed)["input_ids"] == eos_id).sum().item()
+
+    def real_ids(_):
+        return processor.tokenizer(f"real {eos}")["input_ids"].count(eos_id)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = [pool.submit(job, None) for _ in range(200) for job in (typed_ids, real_ids)]
+        assert [result.result() for result in results] == [0, 1] * 200
+
+
+def test_other_strings_of_a_message_are_typed_text_too(processor):
+    template = "{{ messages[0].name }}: {{ messages[0].content }}"
+    message = [{"role": "user", "content": "Hi", "name": PLACEHOLDER}]
+    ids = processor.apply_chat_template(message, template, tokenize=True, return_dict=True)["input_ids"]
+    assert processor.image_token_id not in ids
+
+
+def test_rows_of_tables_hold_none_for_unused_keys(processor, images):
+    path = str(images / "tall.png")
+    parts = [
+        {"type": "image", "path": path, "image": None, "url": None, "text": None},
+        {"type": "text", "text": "Hi", "path": None},
+    ]
+    filled = [{"role": "user", "content": parts, "images": None, "name": None}]
+    plain = ask({"type": "image", "path": path}, text("Hi"))
+    for key, value in chat(processor, plain).items():
+        assert torch.equal(chat(processor, filled)[key], value)
+
+
+@pytest.mark.parametrize("one", [lambda picture, path: picture, lambda picture, path: path])
+def test_one_image_of_the_original_shape_needs_no_list(processor, images, picture, one):
+    source = one(picture, images / "tall.png")
+    inputs = chat(processor, [{"role": "User", "content": PLACEHOLDER, "images": source}])
+    assert inputs["pixel_values"].shape[0] == 1
+
+
+def test_an_empty_final_answer_is_an_open_one(processor):
+    messages = [*ask(text("Hi")), {"role": "assistant", "content": ""}]
+    expected = processor.apply_chat_template(ask(text("Hi")), add_generation_prompt=True)
+    assert processor.apply_chat_template(messages, continue_final_message=True) == expected
+
+
+def test_left_truncation_keeps_bos(converted, processor):
+    tokenizer = AutoProcessor.from_pretrained(converted).tokenizer
+    tokenizer.truncation_side = "left"
+    cut = DeepseekVLProcessor(processor.image_processor, tokenizer)
+    full = cut(text="a b c d e f", return_tensors=None)["input_ids"][0]
+    found = cut(text="a b c d e f", return_tensors=None, truncation=True, max_length=4)["input_ids"][0]
+    assert found == [full[0], *full[-3:]]
+
+
+def test_padding_side_without_a_word_from_anyone(converted, processor):
+    """The original pads on the left. The tokenizer that was handed in stays as it is."""
+    tokenizer = AutoProcessor.from_pretrained(converted).tokenizer
+    del tokenizer.init_kwargs["padding_side"]
+    tokenizer.padding_side = type(tokenizer).padding_side
+    batch = DeepseekVLProcessor(processor.image_processor, tokenizer)(text=["a", "a b c"], padding=True)
+    assert batch["attention_mask"][0, 0] == 0
+    assert batch["attention_mask"][0, -1] == 1
+    assert tokenizer.padding_side == "right"
+
+
+def test_padding_to_a_length_that_nobody_names(converted, processor):
+    tokenizer = AutoProcessor.from_pretrained(converted).tokenizer
+    tokenizer.model_max_length = int(1e30)
+    with pytest.raises(ValueError, match="Pass max_length"):
+        DeepseekVLProcessor(processor.image_processor, tokenizer)(text="a", padding="max_length")
+
+
+def test_an_unknown_padding_side(processor):
+    with pytest.raises(ValueError, match="'top'"):
+        processor(text="a", padding=True, padding_side="top")
+
+
+@pytest.mark.parametrize("nest", [lambda p: [[[p, p]]], lambda p: [torch.zeros(2, 3, 50, 60, dtype=torch.uint8)]])
+def test_deeply_nested_pictures_are_counted_one_by_one(processor, picture, nest):
+    with pytest.raises(ValueError, match=r"1 image places .* but 2 images"):
+        processor(text=[PLACEHOLDER], images=nest(picture))
+
+
+def test_more_lists_of_images_than_prompts(processor, picture):
+    with pytest.raises(ValueError, match="images holds 3 lists, but there are 2 prompts"):
+        processor(text=[PLACEHOLDER, PLACEHOLDER], images=[[picture], [picture], []])
+
+
+@pytest.mark.parametrize("modality", ["videos", "audio"])
+def test_other_modalities(processor, modality):
+    with pytest.raises(ValueError, match=f"Found {modality}; DeepSeek-VL reads text and images"):
+        processor(text="Hi", **{modality: [1]})
+
+
+def test_an_empty_list_of_prompts(processor):
+    with pytest.raises(TypeError, match="Found an empty list as text"):
+        processor(text=[])
+
+
+@pytest.mark.parametrize("wrong", [3, b"GIF89a", {"url": "cat.png"}])
+def test_things_that_are_no_picture(processor, wrong):
+    with pytest.raises(TypeError, match=f"^Image 0 of 1: Found a {type(wrong).__name__} where a picture was expected"):
+        processor(text=PLACEHOLDER, images=wrong)
+    with pytest.raises(TypeError, match=f"Found a {type(wrong).__name__} where a picture was expected"):
+        processor.image_processor(wrong)
+
+
+def test_a_missing_file_in_a_message(processor):
+    with pytest.raises(ValueError, match=r"^Image 0 of 1: There is no file 'cat.jpg'"):
+        chat(processor, ask({"type": "image", "path": "cat.jpg"}, text("Hi")))
+
+
+def test_urls(processor, images, picture):
+    handler = partial(SimpleHTTPRequestHandler, directory=str(images))
+    handler.log_message = lambda *args: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/tall.png"
+        found = chat(processor, ask({"type": "image", "url": url}, text("Hi")))
+        server.shutdown()
+    assert torch.equal(found["pixel_values"], processor.image_processor(picture, return_tensors="pt")["pixel_values"])
+
+
+def test_numpy_on_request(processor, picture):
+    inputs = processor(text=PLACEHOLDER, images=picture, return_tensors="np")
+    assert all(isinstance(value, np.ndarray) for value in inputs.values())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))], ids=["deepcopy", "pickle"])
+def test_copies(processor, picture, copied):
+    expected = processor(text=f"Hi {PLACEHOLDER}", images=picture)
+    for key, value in copied(processor)(text=f"Hi {PLACEHOLDER}", images=picture).items():
+        assert torch.equal(value, expected[key])
+
+
+def test_settings_given_at_loading(converted):
+    loaded = AutoProcessor.from_pretrained(converted, num_image_tokens=4)
+    assert (loaded(text=PLACEHOLDER, images=Image.new("RGB", (9, 9)))["input_ids"] == loaded.image_token_id).sum() == 4
+
+
+def test_filter_and_scale_are_obeyed(picture):
+    processor = DeepseekVLImageProcessor(do_normalize=False)
+    plain = processor(picture, return_tensors="pt")["pixel_values"]
+    nearest = processor(picture, resample=Image.NEAREST, return_tensors="pt")["pixel_values"]
+    assert not torch.equal(plain, nearest)
+    assert torch.allclose(processor(picture, rescale_factor=2 / 255, return_tensors="pt")["pixel_values"], 2 * plain)
+
+
+def test_one_mean_for_all_channels(picture):
+    one = DeepseekVLImageProcessor(image_mean=0.5, image_std=0.5)(picture, return_tensors="pt")["pixel_values"]
+    assert torch.equal(one, DeepseekVLImageProcessor()(picture, return_tensors="pt")["pixel_values"])

@@ -9,7 +9,8 @@ MODEL_TYPE = "multi_modality"
 
 def has_vision_class(config: dict[str, Any], name: str) -> bool:
     """Whether a config.json is of DeepSeek-VL and has this vision class."""
-    return config.get("model_type") == MODEL_TYPE and config.get("vision_config", {}).get("cls") == name
+    vision = config.get("vision_config")
+    return config.get("model_type") == MODEL_TYPE and isinstance(vision, dict) and vision.get("cls") == name
 
 
 def section(config: dict[str, Any], path: str) -> Any:

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from ..images import num_image_tokens
 from . import deepseek_vl, deepseek_vl_hybrid
+from .config_fields import section
 from .formats import OriginalFormat
 from .processors import load_original_tokenizer
 from .rules import Drop, Rule, convert_tensor, find_rule
@@ -58,11 +60,12 @@ def convert_checkpoint(source: str | Path, destination: str | Path, report: Repo
 def _convert(source: Path, target: Path, report: Report) -> None:
     original = read_json(source, "config.json")
     layout = _find_format(original, source)
-    max_positions = original.get("language_config", {}).get("max_position_embeddings", DEFAULT_MAX_POSITIONS)
+    max_positions = section(original, "language_config").get("max_position_embeddings", DEFAULT_MAX_POSITIONS)
     tokenizer = load_original_tokenizer(source, max_positions)
     special_ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     image_token_id = tokenizer.convert_tokens_to_ids(tokenizer.image_token)
     config = layout.read_config(original, {**special_ids, "image_token_id": image_token_id})
+    _check_vocabulary(tokenizer, config)
     image_processor = layout.read_image_processor(source, original)
     report(
         f"Found {config.model_type}: {config.vision_config.num_hidden_layers} vision layers, "
@@ -74,21 +77,31 @@ def _convert(source: Path, target: Path, report: Report) -> None:
     config.save_pretrained(target)
     # Greedy decoding that stops at this tokenizer's EOS; the original repositories have no such file.
     GenerationConfig(**special_ids).save_pretrained(target)
-    layout.family.processor(image_processor, tokenizer, num_image_tokens=config.num_image_tokens).save_pretrained(
-        target
-    )
+    tokens = num_image_tokens(config.vision_config.image_size, config.vision_config.patch_size)
+    layout.family.processor(image_processor, tokenizer, num_image_tokens=tokens).save_pretrained(target)
     for weights in target.glob("*.safetensors"):  # written as private files, unlike everything else
         weights.chmod((target / "config.json").stat().st_mode)
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
+    largest, size = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
+    if largest >= size:
+        raise ValueError(
+            f"The tokenizer has ids up to {largest}, but the model's vocabulary holds {size}. The files belong to "
+            "different checkpoints; download them again."
+        )
 
 
 def _find_format(config: dict[str, Any], source: Path) -> OriginalFormat:
     for layout in FORMATS:
         if layout.describes(config):
             return layout
+    vision = config.get("vision_config")
+    found = vision.get("cls") if isinstance(vision, dict) else vision
     expected = "; or ".join(layout.description for layout in FORMATS)
     raise ValueError(
         f"{source}/config.json has the model_type {config.get('model_type')!r} and the vision class "
-        f"{config.get('vision_config', {}).get('cls')!r}. Expected an original checkpoint of {expected}."
+        f"{found!r}. Expected an original checkpoint of {expected}."
     )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -37,7 +37,13 @@ def load_original_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenize
         "pad_token": _text(config.get("pad_token") or special.get("pad_token")) or eos_token,
         "image_token": read_json(folder, "processor_config.json", required=False).get("image_tag", IMAGE_PLACEHOLDER),
     }
-    backend = Tokenizer.from_file(str(path))
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"{path} cannot be read as a tokenizer ({error}). Download the file again.") from error
+    if backend.token_to_id(tokens["image_token"]) is None:
+        # The original's processor adds it to vocabularies that lack it.
+        backend.add_special_tokens([AddedToken(tokens["image_token"], normalized=False)])
     for name, token in tokens.items():
         if token is None or backend.token_to_id(token) is None:
             raise ValueError(

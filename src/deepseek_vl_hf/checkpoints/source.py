@@ -47,7 +47,10 @@ def shard_names(folder: Path) -> dict[str, list[str] | None]:
             )
         return {SINGLE_FILE_NAME: None}
     shards: dict[str, list[str] | None] = {}
-    for tensor, shard in read_json(folder, INDEX_NAME)["weight_map"].items():
+    weight_map = read_json(folder, INDEX_NAME).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{INDEX_NAME} has no weight_map. Download it again.")
+    for tensor, shard in weight_map.items():
         if Path(shard).name != shard:
             raise ValueError(f"{INDEX_NAME} places {tensor!r} in {shard!r}; expected a file name without a path.")
         expected = shards.setdefault(shard, [])

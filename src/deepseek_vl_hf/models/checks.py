@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers.utils import logging, torch_compilable_check
 
+from ..images import num_image_tokens
+
 logger = logging.get_logger(__name__)
 
 
@@ -22,14 +24,17 @@ def check_not_encoded_twice(image_features: Any) -> None:
 
 
 def check_images_given(config: Any, input_ids: torch.Tensor | None, images: Any, past_key_values: Any) -> None:
-    """Raises ValueError if the prompt has image places but there are no images at all.
+    """Raises ValueError if a prompt has the places of an image but there are no images at all.
 
-    On top of a cache nothing is checked: the images may have been read before, and a generated image token is no place.
+    Fewer places than an image takes are none: a model may have generated the image token. On top of a cache nothing is
+    checked, because the images may have been read before.
     """
-    if input_ids is None or images is not None or past_key_values is not None:
+    if not isinstance(input_ids, torch.Tensor) or images is not None or past_key_values is not None:
         return
+    vision = config.vision_config
+    places = (input_ids == config.image_token_id).sum(-1)
     torch_compilable_check(
-        (input_ids != config.image_token_id).all(),
+        (places < num_image_tokens(vision.image_size, vision.patch_size)).all(),
         "The prompt has image places, but no images were passed. Pass the pixel values that the processor gives beside "
         "the input_ids.",
     )

@@ -24,11 +24,11 @@ class MultimodalPreTrainedModel(PreTrainedModel):
         with float32_rotary_tables(self):
             return super()._apply(fn, recurse)
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Saves as transformers does, always under the short weight names.
 
         transformers would write the names that the checkpoint was read with, such as the published
         `model.vision_model.vision_model.*`.
         """
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)

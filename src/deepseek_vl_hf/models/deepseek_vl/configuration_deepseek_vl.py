@@ -5,7 +5,6 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from ...images import num_image_tokens
 from ..sub_configs import SIGLIP_LARGE_PATCH16_384, check_model_type, resolve_sub_config
 
 # The text model of the published 1.3B checkpoints.
@@ -63,8 +62,3 @@ class DeepseekVLConfig(PreTrainedConfig):
         """See `PreTrainedConfig.from_dict`; a file of another model type is refused with the name of its class."""
         check_model_type(config_dict, cls.model_type)
         return super().from_dict(config_dict, **kwargs)
-
-    @property
-    def num_image_tokens(self) -> int:
-        """Places that one image takes in `input_ids` (576 at the published size)."""
-        return num_image_tokens(self.vision_config.image_size, self.vision_config.patch_size)

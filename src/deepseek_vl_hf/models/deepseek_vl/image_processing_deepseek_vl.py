@@ -13,6 +13,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 
 from ...images import (
     fitted_size,
+    flatten_pictures,
     open_image,
     pad_to_square,
     padding_color,
@@ -87,9 +88,12 @@ class DeepseekVLImageProcessor(BaseImageProcessor):
             return [self.fetch_images(source) for source in image_url_or_urls]
         return open_image(image_url_or_urls)
 
-    def process_image(self, image: Any, **kwargs: Any) -> Image.Image:
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+        return flatten_pictures(self.fetch_images(images))
+
+    def process_image(self, image: Any, input_data_format: Any = None, **kwargs: Any) -> Image.Image:
         """One picture in any form -> 8-bit RGB; called by transformers for each picture."""
-        return to_rgb(image)
+        return to_rgb(image, input_data_format)
 
     def _preprocess(
         self,

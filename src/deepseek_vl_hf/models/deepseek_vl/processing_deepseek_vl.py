@@ -12,9 +12,8 @@ from transformers.processing_utils import MultiModalData
 
 from ... import chat_templates
 from ...processing import (
+    apply_chat_template,
     image_token_of,
-    pad_on_the_left_by_default,
-    prepare_chat,
     prepare_inputs,
     same_number_of_tokens,
 )
@@ -46,15 +45,12 @@ class DeepseekVLProcessor(ProcessorMixin):
         self.image_token = image_token_of(tokenizer)
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.num_image_tokens = num_image_tokens
-        pad_on_the_left_by_default(tokenizer)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or chat_templates.DEEPSEEK_VL)
 
     def __call__(
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
-        *,
-        typed_text_mark: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Prepares finished prompts and their pictures.
@@ -66,7 +62,6 @@ class DeepseekVLProcessor(ProcessorMixin):
             images: one picture (Pillow image, array, tensor, path, URL or `data:` URI), a list of pictures for all
                 prompts together, or one list per prompt.
             text: one prompt or several.
-            typed_text_mark: set by `apply_chat_template`.
             **kwargs: arguments of tokenizer and image processor, such as `padding=True`; `return_tensors` defaults to
                 "pt".
 
@@ -77,7 +72,7 @@ class DeepseekVLProcessor(ProcessorMixin):
             ValueError: images and image places differ in number, a picture cannot be read, or truncation would cut
                 through an image.
         """
-        return prepare_inputs(self, images, text, typed_text_mark, kwargs)
+        return prepare_inputs(self, images, text, kwargs)
 
     def apply_chat_template(
         self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False, **kwargs: Any
@@ -102,8 +97,8 @@ class DeepseekVLProcessor(ProcessorMixin):
         Raises:
             ValueError, TypeError: a message that is not understood; the error names conversation and message.
         """
-        conversation, kwargs = prepare_chat(self, conversation, tokenize, kwargs)
-        return super().apply_chat_template(conversation, chat_template, tokenize=tokenize, **kwargs)
+        kwargs["chat_template"] = chat_template
+        return apply_chat_template(self, super().apply_chat_template, conversation, tokenize, kwargs)
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """What one image place of a prompt becomes; serving engines call this."""

@@ -17,6 +17,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 
 from ...images import (
     fitted_size,
+    flatten_pictures,
     open_image,
     pad_to_square,
     padding_color,
@@ -110,16 +111,19 @@ class DeepseekVLHybridImageProcessor(BaseImageProcessor):
             return [self.fetch_images(source) for source in image_url_or_urls]
         return open_image(image_url_or_urls)
 
-    def process_image(self, image: Any, **kwargs: Any) -> Image.Image:
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+        return flatten_pictures(self.fetch_images(images))
+
+    def process_image(self, image: Any, input_data_format: Any = None, **kwargs: Any) -> Image.Image:
         """One picture in any form -> 8-bit RGB; called by transformers for each picture."""
-        return to_rgb(image)
+        return to_rgb(image, input_data_format)
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
         size = kwargs["high_res_size"]
         kwargs["high_res_size"] = size if isinstance(size, SizeDict) else SizeDict(**get_size_dict(size))
         for name in ("high_res_image_mean", "high_res_image_std"):
-            kwargs[name] = tuple(kwargs[name])
+            kwargs[name] = tuple(kwargs[name]) if isinstance(kwargs[name], list) else kwargs[name]
         return kwargs
 
     def _preprocess(
@@ -169,7 +173,7 @@ def _two_resolutions(
         low = reduce_pixels(low, square_side(size), resample)
     if not do_normalize:
         return low, scale_pixels(pixels, scaling_table(factor))
-    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (image_mean, image_std))
+    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (image_mean, image_std))
     return (low - mean) / std, scale_pixels(pixels, scaling_table(factor, high_res_image_mean, high_res_image_std))
 
 
