@@ -10,8 +10,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
-# A CPU build where the package index offers one. An interpreter that has a torch lends it to the environment instead.
+# Installed where $(PYTHON) has no torch to lend. Whether it is the CPU build decides the package index that pip is set
+# up for (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL); the general one serves Linux a build with the CUDA libraries.
 TORCH ?= torch==2.13.0
+HAS_TORCH = import sys, torch; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9))
 OLDEST_TRANSFORMERS = transformers==5.18.*
 
 BIN = $(VENV)/bin
@@ -23,9 +25,9 @@ export TOKENIZERS_PARALLELISM = false
 
 # $(call make-environment,folder,requirements)
 define make-environment
-	@if $(PYTHON) -c "import torch" 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(1); \
+	@if $(PYTHON) -c '$(HAS_TORCH)' 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(1); \
 	else $(PYTHON) -m venv $(1); fi
-	@$(1)/bin/python -c "import torch" 2>/dev/null || $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(1)/bin/python -c '$(HAS_TORCH)' 2>/dev/null || $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) -e ".[dev]"
 	@touch $(1)/.installed
 endef

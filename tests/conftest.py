@@ -23,6 +23,10 @@ IMAGES = FIXTURES / "images"
 FAMILIES = ("vl", "vl_hybrid")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--full-size", action="store_true", help="also build models of the published sizes")
+
+
 @dataclass
 class FamilyFixture:
     """One family: an original checkpoint, the numbers that the original code gave for it, the converted checkpoint."""

@@ -1,17 +1,19 @@
-"""What the families' processors do alike, as functions over a processor.
+"""What the families' processors do alike.
 
-A processor here has an `image_processor`, a `tokenizer`, `image_token`, `image_token_id` and `num_image_tokens`.
+messages --normalize, mark typed text, chat template--> prompt
+prompt   --expand image places, cut at control tokens, encode, pad--> input_ids [batch, sequence]
+pictures --open, image processor--> pixel tensors
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from transformers import BatchFeature
+from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
 from .batching import as_prompts, encode_batch, mark_typed_text, match_images
-from .chat_templates import IMAGE_PLACEHOLDER
+from .chat_templates import DEEPSEEK_VL, IMAGE_PLACEHOLDER
 from .images import open_images
 from .messages import is_batch, normalize_conversations
 from .prompts import control_tokens
@@ -37,85 +39,141 @@ def image_token_of(tokenizer: Any) -> str:
 _typed_text_mark: ContextVar[str | None] = ContextVar("typed_text_mark", default=None)
 
 
-def prepare_inputs(processor: Any, images: Any, text: Any, kwargs: dict[str, Any]) -> BatchFeature:
-    """Prepares finished prompts and their pictures; the body of every processor's `__call__`.
+class ChatProcessor(ProcessorMixin):
+    """Image processor, tokenizer and chat template in one; a family's processor names its parts.
 
-    Raises:
-        ValueError: nothing was passed, a picture cannot be read, or images and image places differ in number.
-    """
-    for modality in ("videos", "audio"):
-        if kwargs.pop(modality, None) is not None:
-            raise ValueError(f"Found {modality}; DeepSeek-VL reads text and images. Pass single frames as images.")
-    if images is None and text is None:
-        raise ValueError("Found neither text nor images; pass a prompt, pictures, or both.")
-    merged = processor._merge_kwargs(
-        processor.valid_processor_kwargs, tokenizer_init_kwargs=processor.tokenizer.init_kwargs, **kwargs
-    )
-    text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
-    return_tensors = text_kwargs.get("return_tensors", "pt")
-    prompts = None if text is None else as_prompts(text)
-    pictures = match_images(images, prompts, processor.image_token)
-    data: dict[str, Any] = {}
-    if prompts is not None:
-        data.update(_encode(processor, prompts, len(pictures), text_kwargs))
-    if pictures:
-        opened = open_images(pictures, images_kwargs.get("input_data_format"))
-        data.update(processor.image_processor(opened, **{**images_kwargs, "return_tensors": return_tensors}))
-    return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=processor.skip_tensor_conversion)
-
-
-def _encode(processor: Any, prompts: list[str], num_images: int, text_kwargs: dict[str, Any]) -> dict[str, Any]:
-    expanded, replacements = processor.get_text_with_replacements(
-        prompts, [processor.image_token * processor.num_image_tokens] * num_images
-    )
-    data = encode_batch(
-        processor.tokenizer,
-        expanded,
-        text_kwargs,
-        controls=control_tokens(processor.tokenizer, processor.image_token),
-        image_token_id=processor.image_token_id,
-        mark=_typed_text_mark.get(),
-    )
-    if text_kwargs.get("return_mm_token_type_ids"):
-        data["mm_token_type_ids"] = processor.create_mm_token_type_ids(data["input_ids"])
-    if text_kwargs.get("return_text_replacement_offsets"):
-        data["text_replacement_offsets"] = replacements
-    return data
-
-
-def apply_chat_template(
-    processor: Any, library_method: Callable[..., Any], conversation: Any, tokenize: bool, kwargs: dict[str, Any]
-) -> Any:
-    """Normalises conversations, marks what people typed, and hands both to transformers' method.
+    Every route gives the ids of the original's `VLChatProcessor`: one BOS in front, an image as `num_image_tokens`
+    copies of the image token, padding on the left.
 
     Args:
-        processor: the processor.
-        library_method: transformers' `apply_chat_template` of this processor.
-        conversation: messages in any accepted shape, or a batch of conversations.
-        tokenize: whether to encode; only then is anything marked.
-        kwargs: everything else for the library's method.
+        image_processor: the family's image processor.
+        tokenizer: the byte-level BPE tokenizer.
+        chat_template: Jinja text; by default the original's format.
+        num_image_tokens: places that one image takes.
+
+    Raises:
+        ValueError: the tokenizer lacks the image token.
     """
-    # Newer transformers ask for this protection; here it is always on.
-    kwargs = {key: value for key, value in kwargs.items() if key != "sanitize_control_tokens"}
-    batched = is_batch(conversation)
-    conversations = normalize_conversations(conversation if batched else [conversation], processor.image_token)
-    if kwargs.get("continue_final_message") and all(c[-1]["content"] == "" for c in conversations):
-        # An empty answer at the end, as the original writes it, is an open one: there is nothing to continue.
-        kwargs.update(continue_final_message=False, add_generation_prompt=True)
-    mark = None
-    if tokenize:
-        controls = control_tokens(processor.tokenizer, processor.image_token)
-        conversations, mark = mark_typed_text(conversations, controls)
-    token = _typed_text_mark.set(mark)
-    try:
-        return library_method(conversations if batched else conversations[0], tokenize=tokenize, **kwargs)
-    finally:
-        _typed_text_mark.reset(token)
 
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        chat_template: str | None = None,
+        num_image_tokens: int = 576,
+    ) -> None:
+        self.image_token = image_token_of(tokenizer)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.num_image_tokens = num_image_tokens
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or DEEPSEEK_VL)
 
-def same_number_of_tokens(image_sizes: Sequence[Sequence[int]] | None, num_image_tokens: int) -> MultiModalData:
-    """Tokens and patches per image, where every image takes the same number, whatever its size."""
-    if image_sizes is None:
-        return MultiModalData()
-    count = len(image_sizes)
-    return MultiModalData(num_image_tokens=[num_image_tokens] * count, num_image_patches=[1] * count)
+    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
+        """Prepares finished prompts and their pictures.
+
+        A prompt is taken at its word: each `<image_placeholder>` in it is an image place, and special tokens are
+        special tokens. For text that people typed use `apply_chat_template`, which keeps the two apart.
+
+        Args:
+            images: one picture (Pillow image, array, tensor, path, URL or `data:` URI), a list of pictures for all
+                prompts together, or one list per prompt.
+            text: one prompt or several.
+            **kwargs: arguments of tokenizer and image processor, such as `padding=True`; `return_tensors` defaults to
+                "pt".
+
+        Returns:
+            `input_ids` and `attention_mask` [batch, sequence], and the image processor's tensors, one row per image.
+
+        Raises:
+            ValueError: nothing was passed, images and image places differ in number, a picture cannot be read, or
+                truncation would cut through an image.
+        """
+        for modality in ("videos", "audio"):
+            if kwargs.pop(modality, None) is not None:
+                raise ValueError(f"Found {modality}; DeepSeek-VL reads text and images. Pass single frames as images.")
+        if images is None and text is None:
+            raise ValueError("Found neither text nor images; pass a prompt, pictures, or both.")
+        merged = self._merge_kwargs(
+            self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
+        )
+        text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
+        return_tensors = text_kwargs.get("return_tensors", "pt")
+        prompts = None if text is None else as_prompts(text)
+        pictures = match_images(images, prompts, self.image_token)
+        data: dict[str, Any] = {}
+        if prompts is not None:
+            data.update(self._encode(prompts, len(pictures), text_kwargs))
+        if pictures:
+            opened = open_images(pictures, images_kwargs.get("input_data_format"))
+            data.update(self.image_processor(opened, **{**images_kwargs, "return_tensors": return_tensors}))
+        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+
+    def _encode(self, prompts: list[str], num_images: int, text_kwargs: dict[str, Any]) -> dict[str, Any]:
+        expanded, replacements = self.get_text_with_replacements(
+            prompts, [self.image_token * self.num_image_tokens] * num_images
+        )
+        data = encode_batch(
+            self.tokenizer,
+            expanded,
+            text_kwargs,
+            controls=control_tokens(self.tokenizer, self.image_token),
+            image_token_id=self.image_token_id,
+            mark=_typed_text_mark.get(),
+        )
+        if text_kwargs.get("return_mm_token_type_ids"):
+            data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
+        if text_kwargs.get("return_text_replacement_offsets"):
+            data["text_replacement_offsets"] = replacements
+        return data
+
+    def apply_chat_template(
+        self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False, **kwargs: Any
+    ) -> Any:
+        """Renders one conversation or a batch of them, and with `tokenize=True` prepares the model's inputs.
+
+        Typed text stays text: an `<image_placeholder>`, a BOS or an EOS inside a message is encoded as the characters
+        that it is. (With `tokenize=False` the result is a plain string, in which the difference is lost.)
+
+        Args:
+            conversation: messages in transformers' shape (`role`, `content` as string or parts), with OpenAI's
+                `image_url` parts, or in the original's shape (`<image_placeholder>` in the content, `images` beside
+                it); or a list of such conversations.
+            chat_template: another template than the processor's.
+            tokenize: whether to encode the prompt and load the pictures.
+            **kwargs: as in transformers: `add_generation_prompt`, `continue_final_message`, `return_dict`,
+                `return_tensors`, `return_assistant_tokens_mask`, `processor_kwargs`.
+
+        Returns:
+            The prompt(s); with `tokenize=True` the ids, or with `return_dict=True` all model inputs.
+
+        Raises:
+            ValueError, TypeError: a message that is not understood; the error names conversation and message.
+        """
+        kwargs.pop("sanitize_control_tokens", None)  # newer transformers ask for this protection; here it is always on
+        batched = is_batch(conversation)
+        conversations = normalize_conversations(conversation if batched else [conversation], self.image_token)
+        if kwargs.get("continue_final_message") and all(turns[-1]["content"] == "" for turns in conversations):
+            # An empty answer at the end, as the original writes it, is an open one: there is nothing to continue.
+            kwargs.update(continue_final_message=False, add_generation_prompt=True)
+        mark = None
+        if tokenize:
+            conversations, mark = mark_typed_text(conversations, control_tokens(self.tokenizer, self.image_token))
+        token = _typed_text_mark.set(mark)
+        try:
+            return super().apply_chat_template(
+                conversations if batched else conversations[0], chat_template, tokenize=tokenize, **kwargs
+            )
+        finally:
+            _typed_text_mark.reset(token)
+
+    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
+        """What one image place of a prompt becomes; serving engines call this."""
+        return self.image_token * self.num_image_tokens
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs: Any
+    ) -> MultiModalData:
+        """Tokens and patches per image for serving engines: every image takes the same number, whatever its size."""
+        if image_sizes is None:
+            return MultiModalData()
+        count = len(image_sizes)
+        return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)

@@ -7,20 +7,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
-from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.processing_utils import ImagesKwargs
 
+from ...image_processing import PillowImageProcessor
 from ...images import (
     fitted_size,
-    flatten_pictures,
-    open_image,
     pad_to_square,
     padding_color,
     scale_pixels,
     scaling_table,
     square_side,
-    to_rgb,
 )
 
 
@@ -36,7 +34,7 @@ class DeepseekVLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore
     background_color: list[int] | tuple[int, ...] | None
 
 
-class DeepseekVLImageProcessor(BaseImageProcessor):
+class DeepseekVLImageProcessor(PillowImageProcessor):
     """Turns pictures into `pixel_values` [images, 3, 384, 384], float32, with the original's pixels.
 
     Pillow resizes and pads the 8-bit picture, as in the original; transformers' own processor rounds the size instead
@@ -72,28 +70,6 @@ class DeepseekVLImageProcessor(BaseImageProcessor):
     do_normalize = True
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
-
-    def __init__(self, **kwargs: Unpack[DeepseekVLImageProcessorKwargs]) -> None:
-        super().__init__(**kwargs)
-        self._set_attributes(**kwargs)
-
-    @property
-    def backend(self) -> str:
-        """Pillow resizes; transformers asks for this name."""
-        return "pil"
-
-    def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Opens paths, URLs and `data:` URIs in any nesting; pictures pass through."""
-        if isinstance(image_url_or_urls, (list, tuple)):
-            return [self.fetch_images(source) for source in image_url_or_urls]
-        return open_image(image_url_or_urls)
-
-    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
-        return flatten_pictures(self.fetch_images(images))
-
-    def process_image(self, image: Any, input_data_format: Any = None, **kwargs: Any) -> Image.Image:
-        """One picture in any form -> 8-bit RGB; called by transformers for each picture."""
-        return to_rgb(image, input_data_format)
 
     def _preprocess(
         self,

@@ -11,20 +11,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
+from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
-from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.processing_utils import ImagesKwargs
 
+from ...image_processing import PillowImageProcessor
 from ...images import (
     fitted_size,
-    flatten_pictures,
-    open_image,
     pad_to_square,
     padding_color,
     scale_pixels,
     scaling_table,
     square_side,
-    to_rgb,
 )
 
 INTERPOLATION_MODES = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
@@ -50,7 +48,7 @@ class DeepseekVLHybridImageProcessorKwargs(ImagesKwargs, total=False):  # type: 
     high_res_background_color: list[int] | tuple[int, ...] | None
 
 
-class DeepseekVLHybridImageProcessor(BaseImageProcessor):
+class DeepseekVLHybridImageProcessor(PillowImageProcessor):
     """Turns pictures into `pixel_values` [images, 3, 384, 384] and `high_res_pixel_values` [images, 3, 1024, 1024].
 
     The low resolution is made from the *float* high-resolution picture by antialiased bilinear interpolation, as in the
@@ -95,28 +93,6 @@ class DeepseekVLHybridImageProcessor(BaseImageProcessor):
     image_std = (0.5, 0.5, 0.5)
     high_res_image_mean = tuple(OPENAI_CLIP_MEAN)
     high_res_image_std = tuple(OPENAI_CLIP_STD)
-
-    def __init__(self, **kwargs: Unpack[DeepseekVLHybridImageProcessorKwargs]) -> None:
-        super().__init__(**kwargs)
-        self._set_attributes(**kwargs)
-
-    @property
-    def backend(self) -> str:
-        """Pillow resizes the 8-bit picture; transformers asks for this name."""
-        return "pil"
-
-    def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Opens paths, URLs and `data:` URIs in any nesting; pictures pass through."""
-        if isinstance(image_url_or_urls, (list, tuple)):
-            return [self.fetch_images(source) for source in image_url_or_urls]
-        return open_image(image_url_or_urls)
-
-    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
-        return flatten_pictures(self.fetch_images(images))
-
-    def process_image(self, image: Any, input_data_format: Any = None, **kwargs: Any) -> Image.Image:
-        """One picture in any form -> 8-bit RGB; called by transformers for each picture."""
-        return to_rgb(image, input_data_format)
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
