@@ -93,25 +93,25 @@ def mark_typed_text(conversations: Sequence[Conversation], controls: tuple[str, 
     """
     mark = unused_mark(text for conversation in conversations for text in _typed_texts(conversation))
 
-    def broken(content: Any) -> Any:
-        if isinstance(content, str):
-            return break_controls(content, controls, mark)
-        if not isinstance(content, list):
-            return content
-        return [{**part, "text": broken(part["text"])} if part["type"] == "text" else part for part in content]
+    def broken(key: str, value: Any) -> Any:
+        if key != "role" and isinstance(value, str):
+            return break_controls(value, controls, mark)
+        if key == "content":
+            return [{**part, **({"text": broken("text", part["text"])} if "text" in part else {})} for part in value]
+        return value
 
     # Every string of a message but its role, in case a template prints more than the content.
     marked = [
-        [{key: value if key == "role" else broken(value) for key, value in message.items()} for message in conversation]
+        [{key: broken(key, value) for key, value in message.items()} for message in conversation]
         for conversation in conversations
     ]
     return marked, mark
 
 
 def _typed_texts(conversation: Conversation) -> list[str]:
-    values = [value for message in conversation for value in message.values()]
-    parts = [part for value in values if isinstance(value, list) for part in value]
-    return [value for value in values if isinstance(value, str)] + [p["text"] for p in parts if p["type"] == "text"]
+    strings = [value for message in conversation for value in message.values() if isinstance(value, str)]
+    contents = [message["content"] for message in conversation if not isinstance(message["content"], str)]
+    return strings + [part["text"] for content in contents for part in content if part["type"] == "text"]
 
 
 def encode_batch(
