@@ -50,7 +50,9 @@ test: lint
 	$(BIN)/python -m pytest
 
 test-oldest: $(OLDEST_VENV)/.installed
-	$(OLDEST_BIN)/python -m pytest tests/unit tests/parity tests/checkpoints tests/integration/test_usage.py
+	$(OLDEST_BIN)/python -m pytest tests/unit tests/parity tests/checkpoints \
+		tests/integration/test_usage.py tests/integration/test_interpreters.py tests/integration/test_pipelines.py \
+		tests/integration/test_tensor_parallel.py
 
 docs-tables: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme_tables.py --write

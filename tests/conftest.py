@@ -73,6 +73,10 @@ class FamilyFixture:
             self.conversations[case], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
 
+    def pixels(self, case: int) -> dict[str, torch.Tensor]:
+        """The image inputs of one case alone."""
+        return {name: value for name, value in self.inputs(case).items() if "pixel_values" in name}
+
     def batch(self, rows: list[int]) -> Any:
         """The same of several cases, padded."""
         return self.processor.apply_chat_template(

@@ -27,6 +27,18 @@ def test_python_snippets_run(converted, number):
     assert result.stdout.strip()
 
 
+def test_snippets_of_the_page_on_generation_run(converted):
+    """They build on one another, so they run as one program; chunked prefill only where transformers has it."""
+    page = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(snippets) >= 6
+    program = "\n".join(snippets).replace("path/to/model", str(converted))
+    # Without code generation: tests/integration/test_compile.py does that.
+    program = program.replace("dynamic=True)", 'dynamic=True, backend="eager")')
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_conversion_command_runs(original, tmp_path):
     (command,) = [line for block in COMMANDS for line in block.splitlines() if "convert_deepseek_vl.py" in line]
     words = command.split()

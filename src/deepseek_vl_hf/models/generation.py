@@ -26,22 +26,36 @@ class MultimodalGenerationMixin(GenerationMixin):
         """See transformers' `GenerationMixin.generate`.
 
         Raises:
-            ValueError: the prompt has image places, but no image inputs came with it; or the installed transformers
-                cannot prefill images in chunks.
+            ValueError: the prompt has image places, but no image inputs came with it; or the images would be left out
+                by the way to generate that was asked for.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         images = kwargs.get("pixel_values")
         if images is None:
             images = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         check_images_given(self.config, input_ids, images, kwargs.get("past_key_values"))
-        self._check_chunked_prefill(images, args, kwargs)
+        self._check_ways_that_drop_images(images, args, kwargs)
         self._warn_of_long_prompts(input_ids)
+        if kwargs.get("prompt_lookup_num_tokens") or kwargs.get("assistant_model") is not None:
+            # Candidates are proposed in bulk and may hold image tokens (copied from the prompt, or an assistant's
+            # whim), which the first verification would count as image places.
+            kwargs["suppress_tokens"] = [*(kwargs.get("suppress_tokens") or ()), self.config.image_token_id]
         return super().generate(inputs, *args, **kwargs)
 
-    def _check_chunked_prefill(self, images: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _check_ways_that_drop_images(self, images: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         configs = [kwargs.get("generation_config"), *args[:1], self.generation_config]
-        sizes = [kwargs.get("prefill_chunk_size"), *(getattr(config, "prefill_chunk_size", None) for config in configs)]
-        if images is not None and any(sizes) and not CHUNKED_PREFILL_READS_IMAGES:
+
+        def asked(name: str) -> set[Any]:
+            return {kwargs.get(name), *(getattr(config, name, None) for config in configs)} - {None}
+
+        if images is None:
+            return
+        if "paged" in asked("cache_implementation"):
+            raise ValueError(
+                'cache_implementation="paged" (continuous batching) reads token ids only and would leave the images '
+                "out. Use another cache for prompts with images."
+            )
+        if asked("prefill_chunk_size") and not CHUNKED_PREFILL_READS_IMAGES:
             raise ValueError(
                 f"prefill_chunk_size was given, but transformers {transformers.__version__} leaves the images out when "
                 "it prefills in chunks. Install transformers 5.23 or newer, or leave prefill_chunk_size out."

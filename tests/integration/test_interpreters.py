@@ -1,0 +1,69 @@
+"""What needs a second interpreter: plain transformers beside ours, and the memory of a fresh process."""
+
+import json
+import subprocess
+import sys
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+# float32, another order of the same sums: measured 1e-6 relative.
+TOLERANCE = 1e-5
+
+
+def test_checkpoints_open_in_plain_transformers_and_back(family, tmp_path, relative):
+    """A second interpreter without this package loads what we saved, saves it, and we load that."""
+    model, inputs = family.model, family.inputs(2)
+    model.save_pretrained(tmp_path / "ours")
+    torch.save({"input_ids": inputs["input_ids"], **family.pixels(2)}, tmp_path / "inputs.pt")
+    program = f"""
+import json, torch
+from transformers import AutoModelForImageTextToText
+model, info = AutoModelForImageTextToText.from_pretrained({str(tmp_path / "ours")!r}, output_loading_info=True)
+inputs = torch.load({str(tmp_path / "inputs.pt")!r}, weights_only=True)
+with torch.no_grad():
+    torch.save(model(**inputs).logits, {str(tmp_path / "logits.pt")!r})
+model.save_pretrained({str(tmp_path / "theirs")!r})
+print(json.dumps([type(model).__module__, {{key: sorted(map(str, value)) for key, value in info.items()}}]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    module, info = json.loads(result.stdout.splitlines()[-1])
+    assert module.startswith("transformers.models.")
+    assert not any(info.values()), info
+    loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs", output_loading_info=True)
+    assert type(loaded) is type(model)
+    assert not any(info.values()), info
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    theirs = torch.load(tmp_path / "logits.pt", weights_only=True)
+    with torch.no_grad():
+        assert relative(model(**inputs).logits, theirs) <= TOLERANCE
+
+
+def test_loading_makes_no_second_copy(tmp_path):
+    """A model of 200 MB is saved, and another interpreter watches its memory while it loads it."""
+    text = {"hidden_size": 1024, "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8}
+    text |= {"vocab_size": 20_000, "bos_token_id": 0, "eos_token_id": 1}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    program = f"""
+import resource, sys, torch
+from pathlib import Path
+from deepseek_vl_hf import DeepseekVLConfig, DeepseekVLForConditionalGeneration as Model
+folder = {str(tmp_path / "model")!r}
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+if sys.argv[1] == "save":
+    Model(DeepseekVLConfig(text_config={text!r}, vision_config={vision!r}, image_token_id=3)).save_pretrained(folder)
+else:
+    before = peak()
+    model = Model.from_pretrained(folder, dtype=torch.float32)
+    size = sum(parameter.numel() * 4 for parameter in model.parameters())
+    for parameter in model.parameters():
+        parameter.sum().item()  # touches every page
+    print(size, peak() - before)
+"""
+    subprocess.run([sys.executable, "-c", program, "save"], capture_output=True, check=True)
+    result = subprocess.run([sys.executable, "-c", program, "load"], capture_output=True, text=True, check=True)
+    size, grown = map(int, result.stdout.split())
+    assert size > 200e6
+    # Measured 1.03; a second copy makes it 2.
+    assert grown < 1.4 * size

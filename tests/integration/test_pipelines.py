@@ -1,0 +1,76 @@
+"""Pipelines with what people pass to them, for every family."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import TextStreamer, pipeline
+
+
+@pytest.fixture(scope="module")
+def pipe(family):
+    return pipeline("image-text-to-text", model=str(family.converted), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def chats(images):
+    return [
+        [
+            {
+                "role": "user",
+                "content": [{"type": "image", "path": str(images / name)}, {"type": "text", "text": "What?"}],
+            }
+        ]
+        for name in ("tall.png", "wide.png", "square.png")
+    ]
+
+
+def answers(results):
+    return [result[0]["generated_text"] for result in results]
+
+
+def test_batches_equal_single_chats(pipe, chats):
+    options = {"max_new_tokens": 5, "return_full_text": False}
+    alone = answers(pipe(text=chats, **options))
+    assert answers(pipe(text=chats, batch_size=3, **options)) == alone
+    assert len(set(alone)) == 3
+
+
+def test_full_and_new_text(pipe, chats):
+    new = pipe(text=chats[0], max_new_tokens=5, return_full_text=False)[0]["generated_text"]
+    full = pipe(text=chats[0], max_new_tokens=5, return_full_text=True)[0]["generated_text"]
+    assert full == [*chats[0], {"role": "assistant", "content": new}]
+
+
+def test_generation_arguments(pipe, chats):
+    options = {"max_new_tokens": 5, "return_full_text": False}
+    greedy = pipe(text=chats[0], **options)
+    same = pipe(text=chats[0], **options, generate_kwargs={"do_sample": True, "top_k": 1, "temperature": 0.7})
+    assert same == greedy
+    several = pipe(text=chats[0], **options, generate_kwargs={"num_beams": 2, "num_return_sequences": 2})
+    assert len(several) == 2
+
+
+def test_token_ids(pipe, chats):
+    ids = pipe(text=chats[0], max_new_tokens=5, return_tensors=True)[0]["generated_token_ids"]
+    assert (torch.as_tensor(ids) == pipe.processor.image_token_id).sum() == 576
+
+
+def test_streamer(pipe, chats, capsys):
+    answer = pipe(text=chats[0], max_new_tokens=5, return_full_text=False)[0]["generated_text"]
+    streamer = TextStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    pipe(text=chats[0], max_new_tokens=5, generate_kwargs={"streamer": streamer})
+    assert capsys.readouterr().out.rstrip("\n") == answer.rstrip("\n")
+
+
+def test_prompts_with_images(pipe, images):
+    pictures = [Image.open(images / "tall.png"), Image.open(images / "wide.png")]
+    result = pipe(images=pictures, text="<image_placeholder> and <image_placeholder>", max_new_tokens=3)
+    assert result[0]["generated_text"].startswith("<image_placeholder> and <image_placeholder>")
+
+
+def test_features(family):
+    features = pipeline("feature-extraction", model=str(family.converted), dtype=torch.float32)
+    found = torch.tensor(features("Hello"))
+    inputs = family.processor.tokenizer("Hello", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.allclose(found, family.model.model(**inputs).last_hidden_state, atol=1e-5)

@@ -1,0 +1,260 @@
+"""What transformers promises of `generate`, for every family; docs/limits.md lists what it cannot do itself."""
+
+import importlib.util
+import logging
+from threading import Thread
+
+import pytest
+import torch
+from transformers import DynamicCache, StaticCache, TextIteratorStreamer
+
+from deepseek_vl_hf import compat
+from deepseek_vl_hf.models import generation
+
+# float32, another order of the same sums: measured 9e-7 relative.
+TOLERANCE = 1e-5
+NEW_TOKENS = 8
+
+
+@pytest.fixture(scope="module")
+def model(family):
+    return family.model
+
+
+@pytest.fixture(scope="module")
+def inputs(family):
+    """Text before an image: 660 tokens with one image."""
+    return family.inputs(2)
+
+
+@pytest.fixture(scope="module")
+def greedy(model, inputs):
+    """Prompt and greedy answer; the reference for every other way to the same tokens."""
+    return model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+
+
+def generate(model, inputs, **kwargs):
+    return model.generate(**inputs, **{"max_new_tokens": NEW_TOKENS, "do_sample": False, **kwargs})
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static", "sliding_window"])
+def test_caches(model, inputs, greedy, cache):
+    assert torch.equal(generate(model, inputs, cache_implementation=cache), greedy)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cache", ["offloaded", "offloaded_static"])
+def test_offloaded_caches(family, inputs, greedy, cache):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device; transformers offloads caches from there only")
+    generated = generate(family.load().to("cuda"), inputs.to("cuda"), cache_implementation=cache)
+    assert torch.equal(generated.cpu(), greedy)
+
+
+def test_quantized_cache(model, inputs):
+    if importlib.util.find_spec("optimum") is None:
+        pytest.skip("optimum-quanto is not installed, which transformers needs for it")
+    config = {"backend": "quanto", "nbits": 4}
+    generated = generate(model, inputs, cache_implementation="quantized", cache_config=config)
+    assert generated.shape[1] == inputs["input_ids"].shape[1] + NEW_TOKENS
+
+
+@pytest.mark.parametrize("make", [DynamicCache, lambda config: StaticCache(config=config, max_cache_len=700)])
+def test_caches_that_are_handed_in(model, inputs, greedy, make):
+    cache = make(config=model.config.get_text_config())
+    assert torch.equal(generate(model, inputs, past_key_values=cache), greedy)
+    assert int(cache.get_seq_length()) == greedy.shape[1] - 1
+
+
+def test_continuing_on_a_cache(model, inputs, greedy):
+    first = generate(model, inputs, max_new_tokens=3, return_dict_in_generate=True)
+    rest = NEW_TOKENS - 3
+    on_the_cache = model.generate(
+        input_ids=first.sequences, past_key_values=first.past_key_values, max_new_tokens=rest, do_sample=False
+    )
+    assert torch.equal(on_the_cache, greedy)
+
+
+def test_going_on_from_a_cropped_cache(model, inputs, greedy):
+    length = inputs["input_ids"].shape[1]
+    first = generate(model, inputs, max_new_tokens=6, return_dict_in_generate=True)
+    cache = first.past_key_values
+    cache.crop(length + 2 - cache.get_seq_length())  # negative: how many tokens to take away
+    ids = first.sequences[:, : length + 3]
+    assert torch.equal(
+        model.generate(input_ids=ids, past_key_values=cache, max_new_tokens=NEW_TOKENS - 3, do_sample=False), greedy
+    )
+
+
+def test_a_second_turn_with_a_second_picture_on_the_cache(family, model):
+    """The prompt of a batch case with two pictures, read in two steps."""
+    whole = family.inputs(1)
+    places = (whole["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+    cut = int(places[576]) - 2
+    cache = DynamicCache(config=model.config.get_text_config())
+    with torch.no_grad():
+        model(
+            input_ids=whole["input_ids"][:, :cut],
+            past_key_values=cache,
+            **{name: value[:1] for name, value in family.pixels(1).items()},
+        )
+        rest = model(
+            input_ids=whole["input_ids"][:, cut:],
+            past_key_values=cache,
+            **{name: value[1:] for name, value in family.pixels(1).items()},
+        )
+        expected = model(**whole).logits[:, cut:]
+    assert (rest.logits - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+def test_from_embeddings(family, model, inputs, greedy):
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    for beams in (1, 2):
+        found = model.generate(
+            inputs_embeds=embeds,
+            attention_mask=inputs["attention_mask"],
+            **family.pixels(2),
+            max_new_tokens=NEW_TOKENS,
+            num_beams=beams,
+            do_sample=False,
+        )
+        expected = greedy if beams == 1 else generate(model, inputs, num_beams=beams)
+        assert torch.equal(found, expected[:, inputs["input_ids"].shape[1] :])
+
+
+def test_assisted_by_a_sibling(family, model, inputs, greedy):
+    assert torch.equal(generate(model, inputs, assistant_model=family.load()), greedy)
+
+
+def test_prompt_lookup(model, inputs, greedy):
+    """Candidates are copied from the prompt, where most tokens are image places."""
+    assert torch.equal(generate(model, inputs, prompt_lookup_num_tokens=3), greedy)
+
+
+def test_streaming(family, model, inputs, greedy):
+    tokenizer = family.processor.tokenizer
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True)
+    thread = Thread(target=generate, args=(model, inputs), kwargs={"streamer": streamer})
+    thread.start()
+    text = "".join(streamer)
+    thread.join()
+    assert text == tokenizer.decode(greedy[0, inputs["input_ids"].shape[1] :])
+
+
+def test_stopping_strings(family, model, inputs, greedy):
+    tokenizer, start = family.processor.tokenizer, inputs["input_ids"].shape[1]
+    tokens = greedy[0, start:].tolist()
+    # The first generated token that is a piece of plain text ends the answer behind itself.
+    place, text = next((i, tokenizer.decode([t])) for i, t in enumerate(tokens) if tokenizer.decode([t]).isascii())
+    stopped = generate(model, inputs, stop_strings=[text], tokenizer=tokenizer)
+    assert stopped[0, start:].tolist() == tokens[: place + 1]
+    assert place + 1 < NEW_TOKENS
+
+
+def test_a_batch_with_no_one_and_three_pictures(family, model, images):
+    part = {"type": "image", "path": str(images / "tall.png")}
+    conversations = [
+        [{"role": "user", "content": [part] * count + [{"type": "text", "text": "What?"}]}] for count in (0, 1, 3)
+    ]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    batch = family.processor.apply_chat_template(conversations, **options, processor_kwargs={"padding": True})
+    together = generate(model, batch)[:, batch["input_ids"].shape[1] :]
+    for row, conversation in enumerate(conversations):
+        alone = family.processor.apply_chat_template(conversation, **options)
+        assert torch.equal(together[row], generate(model, alone)[0, alone["input_ids"].shape[1] :])
+
+
+@torch.no_grad()
+def test_beams_and_several_answers_see_their_prompts_images(family, model):
+    """With one candidate per step every beam and every answer is the greedy one, if it sees the right images."""
+    batch = family.batch([0, 1])  # one and two images
+    start = batch["input_ids"].shape[1]
+    greedy = model.generate(**batch, max_new_tokens=6, do_sample=False)[:, start:]
+    several = model.generate(**batch, max_new_tokens=6, do_sample=True, top_k=1, num_return_sequences=2)[:, start:]
+    assert several.tolist() == greedy.repeat_interleave(2, 0).tolist()
+    beams = model.generate(**batch, max_new_tokens=6, num_beams=2, do_sample=False)[:, start:]
+    for row, case in enumerate([0, 1]):
+        alone = family.inputs(case)
+        length = alone["input_ids"].shape[1]
+        assert beams[row].tolist() == model.generate(**alone, max_new_tokens=6, num_beams=2)[0, length:].tolist()
+
+
+@torch.no_grad()
+def test_pictures_are_encoded_once_per_generation(family, model, inputs, monkeypatch):
+    calls = []
+    encode = type(model.model).get_image_features
+    monkeypatch.setattr(
+        type(model.model), "get_image_features", lambda self, *a, **k: calls.append(1) or encode(self, *a, **k)
+    )
+    model.generate(**inputs, max_new_tokens=4, num_beams=3, num_return_sequences=2)
+    assert calls == [1]
+
+
+@torch.no_grad()
+def test_generation_without_a_cache(model, inputs):
+    with_cache = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False, use_cache=False), with_cache)
+    assert model(**inputs, use_cache=False).past_key_values is None
+    assert model(**inputs, use_cache=True).past_key_values is not None
+
+
+@torch.no_grad()
+def test_generated_image_tokens_are_no_image_places(model):
+    ids = torch.tensor([[600, 5, model.config.image_token_id, 6]])
+    model.generate(input_ids=ids, max_new_tokens=3, use_cache=False)
+
+
+def test_chunked_prefill_reads_the_images_or_says_that_it_cannot(model, inputs):
+    plain = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    if compat.CHUNKED_PREFILL_READS_IMAGES:
+        chunked = model.generate(**inputs, max_new_tokens=3, do_sample=False, prefill_chunk_size=100)
+        assert torch.equal(chunked, plain)
+    else:
+        with pytest.raises(ValueError, match=r"Install transformers 5\.23 or newer, or leave prefill_chunk_size out"):
+            model.generate(**inputs, max_new_tokens=3, prefill_chunk_size=100)
+
+
+def test_continuous_batching_is_refused_for_pictures(model, inputs):
+    with pytest.raises(ValueError, match="would leave the images out"):
+        generate(model, inputs, cache_implementation="paged")
+
+
+def test_long_prompts_are_warned_of(model, caplog, monkeypatch):
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 5)
+    generation.logger.warning_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        model.generate(input_ids=torch.full((1, 7), 5), max_new_tokens=1)
+    assert "prompt of 7 tokens is longer than the 5 positions (max_position_embeddings)" in caplog.text
+
+
+@torch.no_grad()
+def test_forward_compiles_without_a_graph_break(model, inputs, relative):
+    compiled = torch.compile(model.forward, fullgraph=True, backend="eager")
+    assert relative(compiled(**inputs).logits, model(**inputs).logits) <= TOLERANCE
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_static_cache_with_a_compiled_forward(family, inputs, greedy, beams):
+    """The one-liner of docs/generation.md, here without code generation, which takes half a minute."""
+    model = family.load()
+    model.forward = torch.compile(model.forward, fullgraph=True, dynamic=True, backend="eager")
+    expected = greedy if beams == 1 else generate(family.model, inputs, num_beams=beams)
+    assert torch.equal(generate(model, inputs, cache_implementation="static", num_beams=beams), expected)
+    torch.compiler.reset()
+
+
+class ImageEmbeddings(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **pixels):
+        return self.model.get_image_features(**pixels, return_dict=True).pooler_output
+
+
+@torch.no_grad()
+def test_towers_and_aligner_can_be_exported(family, model, relative):
+    module, pixels = ImageEmbeddings(model), family.pixels(2)
+    exported = torch.export.export(module, (), pixels)
+    assert relative(exported.module()(**pixels), module(**pixels)) <= TOLERANCE

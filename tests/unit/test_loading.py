@@ -1,0 +1,112 @@
+"""Saving and loading, whole and in parts, for every family."""
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForImageTextToText
+
+# float32, another order of the same sums: measured 9e-7 relative.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def model(family):
+    return family.model
+
+
+@pytest.fixture(scope="module")
+def inputs(family):
+    """Text before an image: 660 tokens with one image."""
+    return family.inputs(2)
+
+
+@pytest.fixture(scope="module")
+def converted(family):
+    return family.converted
+
+
+def weight_names(folder):
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        return set(file.keys())
+
+
+def test_save_and_load_bit_for_bit(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert weight_names(tmp_path) == set(model.state_dict())
+    loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.fixture
+def long_names(converted, tmp_path):
+    """The checkpoint under the names of the published `deepseek-community` files."""
+    for file in converted.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    prefix = "model.vision_model."
+    renamed = {name.replace(prefix, prefix + "vision_model."): tensor for name, tensor in tensors.items()}
+    assert set(renamed) != set(tensors)
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    return tmp_path
+
+
+def test_published_long_names_are_read_and_short_ones_written(long_names, model, tmp_path):
+    loaded, info = AutoModelForImageTextToText.from_pretrained(
+        long_names, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    loaded.save_pretrained(tmp_path / "saved")
+    assert weight_names(tmp_path / "saved") == set(model.state_dict())
+
+
+def test_base_model_alone(converted, model, inputs, tmp_path):
+    base, info = AutoModel.from_pretrained(converted, dtype=torch.float32, output_loading_info=True)
+    assert type(base) is type(model.model)
+    assert not any(info.values()), info
+    base.save_pretrained(tmp_path)
+    assert not any(name.startswith("model.") for name in weight_names(tmp_path))
+    with_head, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {"lm_head.weight"}
+    with torch.no_grad():
+        states = [m(**inputs).last_hidden_state for m in (base, model.model, with_head.model)]
+    assert torch.equal(states[0], states[1])
+    assert torch.equal(states[0], states[2])
+
+
+def test_shards(family, model, tmp_path):
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_split_over_memory_and_disk(model, inputs, tmp_path, converted, relative):
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    split = AutoModelForImageTextToText.from_pretrained(
+        converted, dtype=torch.float32, device_map="auto", max_memory={"cpu": size // 2}, offload_folder=str(tmp_path)
+    )
+    assert {str(device) for device in split.hf_device_map.values()} == {"cpu", "disk"}
+    assert relative(split(**inputs).logits, model(**inputs).logits) <= TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "auto", "bfloat16"])
+def test_types(converted, dtype):
+    model = AutoModelForImageTextToText.from_pretrained(converted, dtype=dtype)
+    expected = {"auto": torch.float16, "bfloat16": torch.bfloat16}.get(dtype, dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {expected}
+    assert model.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_attention_per_part(model, inputs, converted, relative):
+    mixed = AutoModelForImageTextToText.from_pretrained(
+        converted, dtype=torch.float32, attn_implementation={"text_config": "eager", "vision_config": "sdpa"}
+    )
+    assert mixed.config.text_config._attn_implementation == "eager"
+    assert mixed.config.vision_config._attn_implementation == "sdpa"
+    assert relative(mixed(**inputs).logits, model(**inputs).logits) <= TOLERANCE
