@@ -2,7 +2,9 @@
 
 import copy
 import json
+import logging
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -168,6 +170,35 @@ def unregistered():
     deepseek_vl_hf.unregister()
     yield
     deepseek_vl_hf.register()
+
+
+class DeprecationCollector(logging.Handler):
+    """transformers announces many removals through its logger rather than by warnings."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages = []
+
+    def emit(self, record):
+        message = record.getMessage()
+        if re.search("deprecat|will be removed", message, re.IGNORECASE):
+            self.messages.append(message)
+
+
+# What the library says of its own code, not of ours: the pipeline of older versions passes both to generate.
+DEPRECATIONS_OF_OTHERS = ("Passing `generation_config` together with generation-related arguments",)
+
+
+@pytest.fixture(autouse=True)
+def _no_deprecations():
+    """Fails a test in which transformers announces the removal of something that was used."""
+    collector = DeprecationCollector()
+    logger = logging.getLogger("transformers")
+    logger.addHandler(collector)
+    yield
+    logger.removeHandler(collector)
+    ours = [message for message in collector.messages if not message.startswith(DEPRECATIONS_OF_OTHERS)]
+    assert not ours, ours
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from PIL import Image
 from transformers import TextStreamer, pipeline
+
+NEWEST = Version(transformers.__version__).release >= (5, 23)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def test_generation_arguments(pipe, chats):
     same = pipe(text=chats[0], **options, generate_kwargs={"do_sample": True, "top_k": 1, "temperature": 0.7})
     assert same == greedy
     several = pipe(text=chats[0], **options, generate_kwargs={"num_beams": 2, "num_return_sequences": 2})
-    assert len(several) == 2
+    assert len(several) == (2 if NEWEST else 1)  # docs/limits.md
 
 
 def test_token_ids(pipe, chats):

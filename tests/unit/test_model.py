@@ -205,11 +205,3 @@ def test_what_loaders_and_servers_read(model):
     plan = model._tp_plan
     assert plan["lm_head"] == "colwise_gather_output"
     assert plan["model.language_model.layers.*.self_attn.q_proj"] == "colwise"
-
-
-def test_nothing_deprecated_is_used(family, model, caplog):
-    """transformers announces removals through its logger."""
-    with caplog.at_level(logging.WARNING):
-        inputs = family.inputs(0)
-        model.generate(**inputs, max_new_tokens=2)
-    assert not [record.message for record in caplog.records if "deprecat" in record.message.lower()]
