@@ -303,6 +303,7 @@ class SamEncoder(nn.Module):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         check_sam_config(config)
+        self.config = config
         self.vision_encoder = SamVisionEncoder(config)
 
     def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool = False) -> SamEncoderOutput:

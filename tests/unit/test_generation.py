@@ -122,8 +122,13 @@ def test_from_embeddings(family, model, inputs, greedy):
         assert torch.equal(found, expected[:, inputs["input_ids"].shape[1] :])
 
 
-def test_assisted_by_a_sibling(family, model, inputs, greedy):
-    assert torch.equal(generate(model, inputs, assistant_model=family.load()), greedy)
+@pytest.mark.parametrize("layers", [2, 1])
+def test_assisted_by_a_sibling(family, model, inputs, greedy, layers):
+    """One that agrees, and a smaller one whose proposals are mostly refused."""
+    sibling = family.load()
+    sibling.model.language_model.layers = sibling.model.language_model.layers[:layers]
+    sibling.config.text_config.num_hidden_layers = layers
+    assert torch.equal(generate(model, inputs, assistant_model=sibling), greedy)
 
 
 def test_prompt_lookup(model, inputs, greedy):

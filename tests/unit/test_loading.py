@@ -1,5 +1,7 @@
 """Saving and loading, whole and in parts, for every family."""
 
+import importlib.util
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -110,3 +112,45 @@ def test_attention_per_part(model, inputs, converted, relative):
     assert mixed.config.text_config._attn_implementation == "eager"
     assert mixed.config.vision_config._attn_implementation == "sdpa"
     assert relative(mixed(**inputs).logits, model(**inputs).logits) <= TOLERANCE
+
+
+def test_generation_config_is_saved_and_loaded(family, tmp_path):
+    model = family.load()
+    model.generation_config.max_new_tokens = 7
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert loaded.generation_config.max_new_tokens == 7
+    assert loaded.generation_config.eos_token_id == family.processor.tokenizer.eos_token_id
+
+
+def test_weights_that_a_file_lacks_are_drawn_as_in_a_new_model(family, tmp_path):
+    """Nothing may be left as it happens to lie in memory."""
+    config = family.model.config
+    config.save_pretrained(tmp_path)
+    save_file({}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    drawn = []
+    for make in (lambda: AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32),) * 2 + (
+        lambda: AutoModelForImageTextToText.from_config(config, dtype=torch.float32),
+    ):
+        torch.manual_seed(0)
+        drawn.append(make().state_dict())
+    assert all(torch.equal(value, drawn[1][name]) for name, value in drawn[0].items())
+    for name, value in drawn[2].items():
+        if name.startswith(("model.aligner", "model.high_res", "lm_head")):  # the rest is drawn by transformers' parts
+            expected = value.std(correction=0).item()
+            assert drawn[0][name].std(correction=0).item() == pytest.approx(expected, rel=0.5, abs=1e-6), name
+
+
+@pytest.mark.gpu
+def test_flash_attention(family, relative):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if importlib.util.find_spec("flash_attn") is None:
+        pytest.skip("flash-attn is not installed")
+    inputs, logits = family.inputs(0).to("cuda", torch.bfloat16), []
+    for attention in ("sdpa", "flash_attention_2"):
+        model = family.load(torch.bfloat16).to("cuda")
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            logits.append(model(**inputs).logits.float())
+    assert relative(logits[1], logits[0]) <= 0.08

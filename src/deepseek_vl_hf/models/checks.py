@@ -3,11 +3,16 @@
 from typing import Any
 
 import torch
-from transformers.utils import logging, torch_compilable_check
+from transformers.utils import logging
 
 from ..images import num_image_tokens
 
 logger = logging.get_logger(__name__)
+
+IMAGES_LEFT_OUT = (
+    "The prompt has image places, but no images were passed. Pass the pixel values that the processor gives beside the "
+    "input_ids."
+)
 
 
 def check_exactly_one(input_ids: Any, inputs_embeds: Any) -> None:
@@ -23,21 +28,27 @@ def check_not_encoded_twice(image_features: Any) -> None:
         raise ValueError("Found both pixel_values and mm_encoder_outputs['image']; pass one of them.")
 
 
-def check_images_given(config: Any, input_ids: torch.Tensor | None, images: Any, past_key_values: Any) -> None:
-    """Raises ValueError if a prompt has the places of an image but there are no images at all.
+def images_were_left_out(config: Any, input_ids: Any, images: Any, past_key_values: Any) -> bool:
+    """Whether a prompt has the places of an image although there are no images at all.
 
     Fewer places than an image takes are none: a model may have generated the image token. On top of a cache nothing is
-    checked, because the images may have been read before.
+    said, because the images may have been read before.
     """
     if not isinstance(input_ids, torch.Tensor) or images is not None or past_key_values is not None:
-        return
+        return False
     vision = config.vision_config
     places = (input_ids == config.image_token_id).sum(-1)
-    torch_compilable_check(
-        (places < num_image_tokens(vision.image_size, vision.patch_size)).all(),
-        "The prompt has image places, but no images were passed. Pass the pixel values that the processor gives beside "
-        "the input_ids.",
-    )
+    return bool((places >= num_image_tokens(vision.image_size, vision.patch_size)).any())
+
+
+def warn_of_images_left_out(config: Any, input_ids: Any, images: Any, past_key_values: Any) -> None:
+    """Says once that image places keep the embedding of their own token.
+
+    A warning and no error, because transformers promises that `forward` takes any ids; `generate` refuses such prompts.
+    """
+    if torch.compiler.is_compiling() or not images_were_left_out(config, input_ids, images, past_key_values):
+        return
+    logger.warning_once(f"{IMAGES_LEFT_OUT} The model reads the embedding of the image token in their places.")
 
 
 def check_pixels(pixel_values: torch.Tensor, name: str, image_size: int, num_channels: int = 3) -> None:

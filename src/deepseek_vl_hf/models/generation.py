@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from ..compat import CHUNKED_PREFILL_READS_IMAGES
 from ..fusion import image_token_mask, repeat_images_of_prompts
-from .checks import check_images_given
+from .checks import IMAGES_LEFT_OUT, images_were_left_out
 
 logger = logging.get_logger(__name__)
 
@@ -33,7 +33,8 @@ class MultimodalGenerationMixin(GenerationMixin):
         images = kwargs.get("pixel_values")
         if images is None:
             images = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        check_images_given(self.config, input_ids, images, kwargs.get("past_key_values"))
+        if images_were_left_out(self.config, input_ids, images, kwargs.get("past_key_values")):
+            raise ValueError(IMAGES_LEFT_OUT)
         self._check_ways_that_drop_images(images, args, kwargs)
         self._warn_of_long_prompts(input_ids)
         if kwargs.get("prompt_lookup_num_tokens") or kwargs.get("assistant_model") is not None:

@@ -6,7 +6,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..fusion import image_token_mask, insert_image_embeds
-from .checks import check_exactly_one, check_images_given, warn_of_slow_float16
+from .checks import check_exactly_one, warn_of_images_left_out, warn_of_slow_float16
 from .outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 
 
@@ -33,7 +33,7 @@ def embed_inputs(
         ValueError: both or none of the two inputs, or another number of image places than of image tokens.
     """
     check_exactly_one(input_ids, inputs_embeds)
-    check_images_given(model.config, input_ids, image_features, past_key_values)
+    warn_of_images_left_out(model.config, input_ids, image_features, past_key_values)
     embed_tokens = model.get_input_embeddings()
     embeds = embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
     warn_of_slow_float16(embeds)

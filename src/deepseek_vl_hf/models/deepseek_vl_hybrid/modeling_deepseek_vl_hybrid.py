@@ -110,7 +110,7 @@ class DeepseekVLHybridPreTrainedModel(MultimodalPreTrainedModel):
 
     config: DeepseekVLHybridConfig
     config_class = DeepseekVLHybridConfig
-    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "SamLayer", "LlamaDecoderLayer"]
+    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "SamVisionEncoder", "LlamaDecoderLayer"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -209,7 +209,8 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
         encoded = self.high_res_vision_model(pixel_values, bool(output_hidden_states))
         features = self.high_res_vision_proj(encoded.last_hidden_state)
         second = self.high_res_vision_proj(self.high_res_vision_neck(encoded.first_global_hidden_state))
-        joined = features + second * self.high_res_vision_alpha  # [images, width, grid, grid]
+        # The scalar belongs to the model itself, which may stand on another device than this tower.
+        joined = features + second * self.high_res_vision_alpha.to(second.device)  # [images, width, grid, grid]
         return joined.flatten(2).transpose(1, 2), encoded.hidden_states
 
     @can_return_tuple
