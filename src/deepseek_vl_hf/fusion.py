@@ -67,7 +67,16 @@ def repeat_images_of_prompts(image_embeds: torch.Tensor, places: Sequence[int], 
 
     Returns:
         [images * times, tokens, width].
+
+    Raises:
+        ValueError: a prompt's places are not those of whole images, or the images are more or fewer.
     """
-    counts = [number // image_embeds.shape[1] for number in places]
+    num_images, num_tokens = image_embeds.shape[:2]
+    counts = [number // num_tokens for number in places]
+    if [count * num_tokens for count in counts] != list(places) or sum(counts) != num_images:
+        raise ValueError(
+            f"The prompts have {list(places)} image places, but there are {num_images} images of {num_tokens} tokens. "
+            "Build input_ids and pixel_values with one call of the processor."
+        )
     groups = image_embeds.split(counts)
     return torch.cat([group.repeat(times, 1, 1) for group in groups])
