@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel, SamVisionConfig
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -290,8 +291,10 @@ class SamVisionEncoder(nn.Module):
         return SamEncoderOutput(self.neck(hidden_states), first_global, tuple(states) if output_hidden_states else None)
 
 
-class SamEncoder(nn.Module):
+class SamEncoder(PreTrainedModel):
     """The encoder under the name that transformers' weights have, `vision_encoder`.
+
+    It accepts every `attn_implementation`, because it keeps its own path whatever the rest of the model uses.
 
     Args:
         config: a `SamVisionConfig`.
@@ -300,11 +303,37 @@ class SamEncoder(nn.Module):
         ValueError: the config asks for something that no published checkpoint has.
     """
 
+    config_class = SamVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SamVisionEncoder"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
     def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         check_sam_config(config)
-        self.config = config
         self.vision_encoder = SamVisionEncoder(config)
+        self.post_init()
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # any may be asked for, because none is used
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """For training from scratch: relative positions start at zero, as in SAM."""
+        super()._init_weights(module)
+        if isinstance(module, SamVisionEncoder):
+            init.normal_(module.pos_embed, std=0.02)
+        elif isinstance(module, SamAttention):
+            init.zeros_(module.rel_pos_h)
+            init.zeros_(module.rel_pos_w)
 
     def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool = False) -> SamEncoderOutput:
         """Encodes images.

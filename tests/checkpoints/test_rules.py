@@ -66,6 +66,11 @@ def test_published_config(size):
     assert config.tie_word_embeddings is False
 
 
+def test_ids_of_the_tokenizer_win_over_those_of_the_file():
+    config = changed(published_config("1.3b"), "language_config.bos_token_id", 1)
+    assert deepseek_vl.config_from_original(config, TOKEN_IDS).text_config.bos_token_id == 100000
+
+
 def changed(config, path, value):
     config = json.loads(json.dumps(config))
     *folders, key = path.split(".")
@@ -98,6 +103,7 @@ def test_unknown_towers_and_projectors(path, value, message):
         deepseek_vl.config_from_original(changed(published_config("1.3b"), path, value), TOKEN_IDS)
 
 
+SMALLER_SAM = {"model_name": "sam_b_downsample", "prompt_embed_dim": 128, "downsample_channels": [256, 512]}
 HIGH, LOW = "vision_config.params.high_res_cfg", "vision_config.params.low_res_cfg"
 
 
@@ -112,6 +118,8 @@ HIGH, LOW = "vision_config.params.high_res_cfg", "vision_config.params.low_res_c
         ("vision_config.params.concat_type", "add", "concat_type is 'add'; expected 'tuple'"),
         ("aligner_config.params.projector_type", "mlp_gelu", "expected 'low_high_hybrid_split_mlp_gelu'"),
         ("aligner_config.params.input_dim", 768, "input_dim is 768; expected 1024"),
+        (f"{LOW}.width", 512, "input_dim is 1024; expected 512"),
+        (HIGH, SMALLER_SAM, "input_dim is 1024; expected 512"),
     ],
 )
 def test_unknown_towers_and_projectors_of_the_hybrid(path, value, message):

@@ -3,9 +3,9 @@
 import torch
 
 
-def test_compiled_static_generation(vl):
-    model, inputs = vl.load(), vl.inputs(0)
-    expected = vl.model.generate(**inputs, max_new_tokens=8, do_sample=False)
+def test_compiled_static_generation(family):
+    model, inputs = family.load(), family.inputs(0)
+    expected = family.model.generate(**inputs, max_new_tokens=8, do_sample=False)
     model.forward = torch.compile(model.forward, fullgraph=True, dynamic=True)
     found = model.generate(**inputs, max_new_tokens=8, do_sample=False, cache_implementation="static")
     torch.compiler.reset()

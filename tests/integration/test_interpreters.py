@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 # float32, another order of the same sums: measured 1e-6 relative.
 TOLERANCE = 1e-5
@@ -18,7 +18,7 @@ def test_checkpoints_open_in_plain_transformers_and_back(family, tmp_path, relat
     torch.save({"input_ids": inputs["input_ids"], **family.pixels(2)}, tmp_path / "inputs.pt")
     program = f"""
 import json, torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 model, info = AutoModelForImageTextToText.from_pretrained({str(tmp_path / "ours")!r}, output_loading_info=True)
 inputs = torch.load({str(tmp_path / "inputs.pt")!r}, weights_only=True)
 with torch.no_grad():
@@ -37,6 +37,27 @@ print(json.dumps([type(model).__module__, {{key: sorted(map(str, value)) for key
     theirs = torch.load(tmp_path / "logits.pt", weights_only=True)
     with torch.no_grad():
         assert relative(model(**inputs).logits, theirs) <= TOLERANCE
+
+
+def test_processors_open_in_plain_transformers_and_back(family, tmp_path, images):
+    processor = family.processor
+    processor.save_pretrained(tmp_path / "ours")
+    family.model.config.save_pretrained(tmp_path / "ours")
+    program = f"""
+from transformers import AutoConfig, AutoProcessor
+processor = AutoProcessor.from_pretrained({str(tmp_path / "ours")!r})
+processor.save_pretrained({str(tmp_path / "theirs")!r})
+AutoConfig.from_pretrained({str(tmp_path / "ours")!r}).save_pretrained({str(tmp_path / "theirs")!r})
+print(type(processor).__module__, type(processor.image_processor).__module__)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert all(module.startswith("transformers.models.") for module in result.stdout.split())
+    loaded = AutoProcessor.from_pretrained(tmp_path / "theirs")
+    assert type(loaded) is type(processor)
+    inputs = {"text": "Look: <image_placeholder>", "images": str(images / "wide.png")}
+    expected = processor(**inputs)
+    for key, value in loaded(**inputs).items():
+        assert torch.equal(value, expected[key]), key
 
 
 def test_loading_makes_no_second_copy(tmp_path):

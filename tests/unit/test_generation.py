@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache, TextIteratorStreamer
+from transformers import DynamicCache, GenerationConfig, StaticCache, TextIteratorStreamer
 
 from deepseek_vl_hf import compat
 from deepseek_vl_hf.models import generation
@@ -64,6 +64,11 @@ def test_caches_that_are_handed_in(model, inputs, greedy, make):
     cache = make(config=model.config.get_text_config())
     assert torch.equal(generate(model, inputs, past_key_values=cache), greedy)
     assert int(cache.get_seq_length()) == greedy.shape[1] - 1
+
+
+def test_continuous_batching_reads_text_and_refuses_pictures(model, inputs):
+    with pytest.raises(ValueError, match="would leave the images out"):
+        model.generate_batch([inputs["input_ids"][0].tolist()])
 
 
 def test_continuing_on_a_cache(model, inputs, greedy):
@@ -205,8 +210,58 @@ def test_generation_without_a_cache(model, inputs):
 
 @torch.no_grad()
 def test_generated_image_tokens_are_no_image_places(model):
-    ids = torch.tensor([[600, 5, model.config.image_token_id, 6]])
-    model.generate(input_ids=ids, max_new_tokens=3, use_cache=False)
+    """Here the model is made to generate nothing else; without a cache every step reads them again."""
+    place = model.config.image_token_id
+    only_places = {"sequence_bias": {(place,): 1e9}}
+    generated = model.generate(input_ids=torch.full((1, 4), 5), max_new_tokens=3, use_cache=False, **only_places)
+    assert generated[0, 4:].tolist() == [place] * 3
+    assert model.generate(input_ids=generated, max_new_tokens=2).shape == (1, 9)
+
+
+@pytest.mark.parametrize("how", ["ids", "embeddings", "empty cache"])
+def test_missing_images_are_never_left_out_in_silence(model, inputs, how):
+    given = {"input_ids": inputs["input_ids"]}
+    if how == "embeddings":
+        given = {"inputs_embeds": model.get_input_embeddings()(inputs["input_ids"])}
+    if how == "empty cache":
+        given["past_key_values"] = DynamicCache(config=model.config.get_text_config())
+    with pytest.raises(ValueError, match="prompt has image places, but no images were passed"):
+        model.generate(**given, max_new_tokens=2)
+
+
+def test_beams_with_too_few_images(family, model):
+    batch = family.batch([0, 1])
+    few = {name: value[:1] if "pixel_values" in name else value for name, value in batch.items()}
+    with pytest.raises(ValueError, match=r"prompts have \[576, 1152\] image places, but there are 1 images"):
+        model.generate(**few, max_new_tokens=2, num_beams=2)
+
+
+def test_features_that_are_handed_in_stay_as_they_are(family, model, inputs):
+    features = model.get_image_features(**family.pixels(2), return_dict=True)
+    before = features.pooler_output
+    ids = {name: value for name, value in inputs.items() if "pixel_values" not in name}
+    found = model.generate(**ids, mm_encoder_outputs={"image": features}, max_new_tokens=4, num_beams=2)
+    assert torch.equal(found, generate(model, inputs, max_new_tokens=4, num_beams=2))
+    assert features.pooler_output is before
+
+
+@pytest.mark.parametrize("place", ["call", "config", "model"])
+def test_candidates_never_hold_image_places(family, inputs, place):
+    """Also where a config asks for candidates, and beside tokens that were suppressed before."""
+    model = family.load()
+    first = generate(model, inputs, max_new_tokens=1)[0, -1].item()
+    expected = generate(model, inputs, suppress_tokens=[first])
+    settings = {"prompt_lookup_num_tokens": 3, "suppress_tokens": [first], "max_new_tokens": NEW_TOKENS}
+    if place == "call":
+        found = generate(model, inputs, **settings)
+    elif place == "config":
+        config = GenerationConfig(**{**model.generation_config.to_dict(), **settings, "do_sample": False})
+        found = model.generate(**inputs, generation_config=config)
+    else:
+        for name, value in settings.items():
+            setattr(model.generation_config, name, value)
+        found = model.generate(**inputs)
+    assert torch.equal(found, expected)
 
 
 def test_chunked_prefill_reads_the_images_or_says_that_it_cannot(model, inputs):

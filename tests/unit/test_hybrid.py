@@ -6,6 +6,8 @@ import logging
 import numpy as np
 import pytest
 import torch
+from accelerate import infer_auto_device_map
+from accelerate.utils import compute_module_sizes
 from PIL import Image
 from torch.nn import functional
 
@@ -89,6 +91,32 @@ def test_both_resolutions_are_normalised_on_their_own(images):
 def test_padding_has_the_truncated_mean_of_the_high_resolution(images):
     pixels = DeepseekVLHybridImageProcessor()(Image.open(images / "wide.png"), do_rescale=False, do_normalize=False)
     assert pixels["high_res_pixel_values"][0][:, 0, 0].tolist() == [122, 116, 104]
+
+
+def test_the_paddings_color_can_be_chosen(images):
+    processor = DeepseekVLHybridImageProcessor(high_res_background_color=[1, 2, 3])
+    pixels = processor(Image.open(images / "wide.png"), do_rescale=False, do_normalize=False)
+    assert pixels["high_res_pixel_values"][0][:, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_setting_the_attention_is_quiet(hybrid, caplog):
+    """SAM keeps its own path, but transformers finds it and has nothing to warn of."""
+    model = hybrid.load()
+    with caplog.at_level(logging.WARNING):
+        model.set_attn_implementation("eager")
+    assert caplog.text == ""
+    assert model.model.high_res_vision_model.config._attn_implementation == "eager"
+
+
+def test_sam_and_aligner_stay_on_one_device(hybrid):
+    sizes = compute_module_sizes(hybrid.model)
+    encoder = sizes["model.high_res_vision_model.vision_encoder"]
+    for limit in range(encoder // 2, 3 * encoder, encoder // 7):
+        device_map = infer_auto_device_map(
+            hybrid.model, {0: limit, "cpu": 10 * sizes[""]}, no_split_module_classes=hybrid.model._no_split_modules
+        )
+        inside = [name for name in device_map if name.startswith("model.high_res_vision_model.vision_encoder.")]
+        assert not inside, (limit, inside)
 
 
 def test_steps_can_be_left_out(images):
@@ -188,8 +216,11 @@ def test_one_resolution_without_the_other(hybrid, inputs, given):
 def test_generate_with_one_resolution(hybrid, inputs):
     with pytest.raises(ValueError, match=r"^high_res_pixel_values is missing"):
         hybrid.model.generate(**without(inputs, "high_res_pixel_values"), max_new_tokens=2)
-    with pytest.raises(ValueError, match="prompt has image places, but no images were passed"):
+    with pytest.raises(ValueError, match=r"^pixel_values is missing"):
         hybrid.model.generate(**without(inputs, "pixel_values"), max_new_tokens=2)
+    text = torch.full((1, 5), 5)
+    with pytest.raises(ValueError, match=r"^pixel_values is missing"):
+        hybrid.model.generate(input_ids=text, high_res_pixel_values=inputs["high_res_pixel_values"], max_new_tokens=2)
 
 
 def test_resolutions_that_disagree_in_number(hybrid, inputs):

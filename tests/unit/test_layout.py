@@ -15,7 +15,17 @@ REPOSITORY = ROOT.parent.parent
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
     ("version", "compat", "chat_templates"),
-    ("images", "fusion", "sam", "messages", "prompts", "models.outputs", "models.checks", "models.rotary"),
+    (
+        "images",
+        "fusion",
+        "sam",
+        "messages",
+        "prompts",
+        "models.outputs",
+        "models.checks",
+        "models.rotary",
+        "models.offload",
+    ),
     ("batching", "models.sub_configs", "models.pretrained", "models.generation", "models.steps"),
     ("processing", "image_processing"),
     ("configuration",),

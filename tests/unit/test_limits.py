@@ -75,3 +75,21 @@ def test_pipelines_do_not_mix_chats_with_and_without_pictures(vl, images):
     chats = [[{"role": "user", "content": [*parts, {"type": "text", "text": "Hi"}]}] for parts in ([picture], [])]
     with pytest.raises(ValueError, match="different keys"):
         pipe(text=chats, batch_size=2, max_new_tokens=2)
+
+
+def test_candidates_are_for_one_prompt(vl):
+    with pytest.raises(ValueError, match="only supported for batch_size = 1"):
+        vl.model.generate(**vl.batch([0, 1]), max_new_tokens=3, do_sample=False, prompt_lookup_num_tokens=2)
+
+
+def test_chunked_prefill_from_embeddings(vl, inputs):
+    if not NEWEST:
+        pytest.skip("before 5.23 images are refused in chunks altogether")
+    embeds = vl.model.get_input_embeddings()(inputs["input_ids"])
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        vl.model.generate(inputs_embeds=embeds, **vl.pixels(0), max_new_tokens=2, prefill_chunk_size=100)
+
+
+def test_labels_and_kept_logits(vl, inputs):
+    with pytest.raises(ValueError, match="batch_size"):
+        vl.model(**inputs, labels=inputs["input_ids"], logits_to_keep=5)

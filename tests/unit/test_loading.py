@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText
@@ -94,6 +95,26 @@ def test_split_over_memory_and_disk(model, inputs, tmp_path, converted, relative
     )
     assert {str(device) for device in split.hf_device_map.values()} == {"cpu", "disk"}
     assert relative(split(**inputs).logits, model(**inputs).logits) <= TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_generating_from_disk(family, tmp_path, share):
+    """With next to nothing in memory even the model's own parameters lie on the disk."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in family.model.parameters())
+    limits = {"cpu": int(share * size)} if share > 0.1 else {"cpu": 0}
+    split = AutoModelForImageTextToText.from_pretrained(
+        family.converted, dtype=torch.float32, device_map="auto", max_memory=limits, offload_folder=str(tmp_path)
+    )
+    expected = family.model.generate(**family.inputs(0), max_new_tokens=4, do_sample=False)
+    assert torch.equal(split.generate(**family.inputs(0), max_new_tokens=4, do_sample=False), expected)
+
+
+@torch.no_grad()
+def test_generating_from_offloaded_memory(family):
+    offloaded = cpu_offload(family.load(), execution_device=torch.device("cpu"))
+    expected = family.model.generate(**family.inputs(0), max_new_tokens=4, do_sample=False)
+    assert torch.equal(offloaded.generate(**family.inputs(0), max_new_tokens=4, do_sample=False), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "auto", "bfloat16"])

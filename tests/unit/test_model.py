@@ -6,7 +6,12 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from deepseek_vl_hf import DeepseekVLConfig, DeepseekVLForConditionalGeneration
+from deepseek_vl_hf import (
+    DeepseekVLConfig,
+    DeepseekVLForConditionalGeneration,
+    DeepseekVLHybridConfig,
+    DeepseekVLHybridForConditionalGeneration,
+)
 from deepseek_vl_hf.models import checks
 
 # Same weights, another order of operations: measured 9e-7 relative.
@@ -138,6 +143,13 @@ def test_places_and_image_tokens_differ(model, inputs, places, images, message):
         model(input_ids=ids, **repeated(inputs, images))
 
 
+def test_pixels_that_are_none(vl):
+    with pytest.raises(TypeError, match="pixel_values is a list; expected a tensor"):
+        vl.model.get_image_features([[1.0]])
+    with pytest.raises(ValueError, match="pixel_values holds no image"):
+        vl.model.get_image_features(torch.zeros(0, 3, 384, 384))
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 256, 256), (1, 4, 384, 384), (3, 384, 384), (1, 2, 3, 384, 384)])
 def test_pixels_of_a_wrong_shape(vl, shape):
     with pytest.raises(ValueError, match=r"pixel_values has the shape .*expected \[images, 3, 384, 384\]"):
@@ -164,9 +176,12 @@ def test_image_embeddings_take_the_type_of_the_text(model, inputs):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_head_is_tied_only_on_request(tied):
-    config = small_config(tie_word_embeddings=tied)
-    model = DeepseekVLForConditionalGeneration(config)
-    assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
+    small = small_config(tie_word_embeddings=tied)
+    parts = {"text_config": small.text_config, "vision_config": small.vision_config, "tie_word_embeddings": tied}
+    sam = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64}
+    hybrid = DeepseekVLHybridConfig(**parts, high_res_vision_config={**sam, "global_attn_indexes": [0]})
+    for model in (DeepseekVLForConditionalGeneration(small), DeepseekVLHybridForConditionalGeneration(hybrid)):
+        assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
 
 
 def small_config(**kwargs):
@@ -181,7 +196,9 @@ def test_casting_keeps_rotary_tables_in_float32():
     before = model.model.language_model.rotary_emb.inv_freq.clone()
     for cast in (model.to(torch.bfloat16), model.half(), model.model.to(torch.bfloat16)):
         assert next(cast.parameters()).dtype != torch.float32
-        assert torch.equal(model.model.language_model.rotary_emb.inv_freq, before)
+        rotary = model.model.language_model.rotary_emb
+        assert torch.equal(rotary.inv_freq, before)
+        assert rotary.original_inv_freq.dtype == torch.float32
 
 
 def test_float16_on_a_cpu_is_warned_of_once(caplog):

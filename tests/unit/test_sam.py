@@ -101,6 +101,24 @@ def test_attention_of_windows_and_of_the_whole_grid_reads_all_keys(relative):
         assert relative(found, weights @ value) <= TOLERANCE
 
 
+@torch.no_grad()
+def test_neck_equals_the_plain_formula(relative):
+    """With small values, where the epsilon of the LayerNorms shows."""
+    neck = sam.SamNeck(config())
+    grid = torch.randn(1, 5, 6, 24) * 1e-3
+
+    def norm(layer, features):  # over the channels, [channels, height, width]
+        mean = features.mean(0, keepdim=True)
+        variance = (features - mean).square().mean(0, keepdim=True)
+        scale, shift = layer.weight[:, None, None], layer.bias[:, None, None]
+        return (features - mean) / (variance + 1e-6).sqrt() * scale + shift
+
+    features = torch.einsum("hwc,oc->ohw", grid[0], neck.conv1.weight[:, :, 0, 0])
+    features = norm(neck.layer_norm1, features)
+    features = functional.conv2d(features[None], neck.conv2.weight, padding=1)[0]
+    assert relative(neck(grid)[0], norm(neck.layer_norm2, features)) <= TOLERANCE
+
+
 def test_the_block_size_changes_nothing_but_memory(monkeypatch, relative):
     model, pixels = encoder(), torch.randn(1, 3, 512, 512)
     with torch.no_grad():

@@ -28,31 +28,48 @@ def check_not_encoded_twice(image_features: Any) -> None:
         raise ValueError("Found both pixel_values and mm_encoder_outputs['image']; pass one of them.")
 
 
-def images_were_left_out(config: Any, input_ids: Any, images: Any, past_key_values: Any) -> bool:
-    """Whether a prompt has the places of an image although there are no images at all.
+def check_none_missing(image_inputs: dict[str, Any]) -> None:
+    """Raises ValueError if some of a model's image inputs are given and others are not."""
+    missing = [name for name, value in image_inputs.items() if value is None]
+    if missing and len(missing) < len(image_inputs):
+        raise ValueError(
+            f"{missing[0]} is missing. The model reads each image in two resolutions; pass both "
+            f"{' and '.join(image_inputs)}, as the processor gives them."
+        )
 
-    Fewer places than an image takes are none: a model may have generated the image token. On top of a cache nothing is
-    said, because the images may have been read before.
+
+def hold_an_image(config: Any, places: torch.Tensor) -> bool:
+    """Whether some prompt has the places of at least one image.
+
+    Fewer are none: a model may have generated the image token.
+
+    Args:
+        config: the model's.
+        places: bool [batch, sequence], or ids' comparison with the image token of any shape ending in sequence.
     """
-    if not isinstance(input_ids, torch.Tensor) or images is not None or past_key_values is not None:
-        return False
     vision = config.vision_config
-    places = (input_ids == config.image_token_id).sum(-1)
-    return bool((places >= num_image_tokens(vision.image_size, vision.patch_size)).any())
+    return bool((places.sum(-1) >= num_image_tokens(vision.image_size, vision.patch_size)).any())
 
 
 def warn_of_images_left_out(config: Any, input_ids: Any, images: Any, past_key_values: Any) -> None:
     """Says once that image places keep the embedding of their own token.
 
     A warning and no error, because transformers promises that `forward` takes any ids; `generate` refuses such prompts.
+    On top of a cache nothing is said, because the images may have been read before.
     """
-    if torch.compiler.is_compiling() or not images_were_left_out(config, input_ids, images, past_key_values):
+    if torch.compiler.is_compiling() or input_ids is None or images is not None or past_key_values is not None:
+        return
+    if not hold_an_image(config, input_ids == config.image_token_id):
         return
     logger.warning_once(f"{IMAGES_LEFT_OUT} The model reads the embedding of the image token in their places.")
 
 
 def check_pixels(pixel_values: torch.Tensor, name: str, image_size: int, num_channels: int = 3) -> None:
-    """Raises ValueError unless `pixel_values` is [images, channels, image_size, image_size]."""
+    """Raises TypeError or ValueError unless `pixel_values` is [images, channels, image_size, image_size], not empty."""
+    if not isinstance(pixel_values, torch.Tensor):
+        raise TypeError(f"{name} is a {type(pixel_values).__name__}; expected a tensor, as the processor gives it.")
+    if pixel_values.shape[0] == 0:
+        raise ValueError(f"{name} holds no image. Leave it out for text alone.")
     expected = (num_channels, image_size, image_size)
     if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
         raise ValueError(

@@ -1,5 +1,8 @@
 """Generation: a look at the inputs before it starts, and images that follow their prompts."""
 
+import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,13 +12,18 @@ from transformers.utils import logging
 
 from ..compat import CHUNKED_PREFILL_READS_IMAGES
 from ..fusion import image_token_mask, repeat_images_of_prompts
-from .checks import IMAGES_LEFT_OUT, images_were_left_out
+from .checks import IMAGES_LEFT_OUT, check_none_missing, hold_an_image
 
 logger = logging.get_logger(__name__)
 
+CONTINUOUS_BATCHING_IS_FOR_TEXT = (
+    'Continuous batching (generate_batch, cache_implementation="paged") reads token ids only and would leave the '
+    "images out. Use generate with another cache for prompts with images."
+)
+
 
 class MultimodalGenerationMixin(GenerationMixin):
-    """transformers' `generate`, kept from giving wrong answers in silence.
+    """transformers' `generate`, kept from leaving images out in silence.
 
     The library takes the image inputs aside and encodes them once. Incomplete ones it drops without a word, and the
     image places then keep the embedding of their own token; before 5.23 it also hands the images of a prompt with
@@ -26,36 +34,61 @@ class MultimodalGenerationMixin(GenerationMixin):
         """See transformers' `GenerationMixin.generate`.
 
         Raises:
-            ValueError: the prompt has image places, but no image inputs came with it; or the images would be left out
-                by the way to generate that was asked for.
+            ValueError: the prompt has image places, but its image inputs are missing or incomplete; or the images would
+                be left out by the way to generate that was asked for.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
-        images = kwargs.get("pixel_values")
-        if images is None:
-            images = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if images_were_left_out(self.config, input_ids, images, kwargs.get("past_key_values")):
-            raise ValueError(IMAGES_LEFT_OUT)
-        self._check_ways_that_drop_images(images, args, kwargs)
+        asked = partial(self._asked, args, kwargs)
+        images = self._check_image_inputs(input_ids, kwargs)
+        if images:
+            self._check_ways_that_drop_images(asked)
         self._warn_of_long_prompts(input_ids)
-        if kwargs.get("prompt_lookup_num_tokens") or kwargs.get("assistant_model") is not None:
+        if asked("prompt_lookup_num_tokens") or kwargs.get("assistant_model") is not None:
             # Candidates are proposed in bulk and may hold image tokens (copied from the prompt, or an assistant's
             # whim), which the first verification would count as image places.
-            kwargs["suppress_tokens"] = [*(kwargs.get("suppress_tokens") or ()), self.config.image_token_id]
+            kwargs["suppress_tokens"] = [*(asked("suppress_tokens") or ()), self.config.image_token_id]
         return super().generate(inputs, *args, **kwargs)
 
-    def _check_ways_that_drop_images(self, images: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def generate_batch(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """See transformers' `generate_batch` (continuous batching), which is for text alone.
+
+        Raises:
+            ValueError: a prompt has image places; their images would be left out.
+        """
+        for prompt in inputs:
+            if hold_an_image(self.config, torch.as_tensor(prompt) == self.config.image_token_id):
+                raise ValueError(CONTINUOUS_BATCHING_IS_FOR_TEXT)
+        return super().generate_batch(inputs, *args, **kwargs)
+
+    def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+        """What a generation argument is, from the call, the config handed in, or the model's config, in this order."""
         configs = [kwargs.get("generation_config"), *args[:1], self.generation_config]
+        values = [kwargs.get(name), *(getattr(config, name, None) for config in configs)]
+        return next((value for value in values if value is not None), None)
 
-        def asked(name: str) -> set[Any]:
-            return {kwargs.get(name), *(getattr(config, name, None) for config in configs)} - {None}
+    def _check_image_inputs(self, input_ids: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether there are images; raises ValueError if they are incomplete, or missing for a prompt's places."""
+        names = [name for name in inspect.signature(self.get_image_features).parameters if name != "kwargs"]
+        given = {name: kwargs.get(name) for name in names}
+        check_none_missing(given)
+        if any(value is not None for value in given.values()) or (kwargs.get("mm_encoder_outputs") or {}).get("image"):
+            return True
+        cache = kwargs.get("past_key_values")
+        embeds = kwargs.get("inputs_embeds")
+        if (cache is not None and int(cache.get_seq_length())) or (input_ids is None and embeds is None):
+            return False
+        if hold_an_image(self.config, self._places(input_ids, embeds)):
+            raise ValueError(IMAGES_LEFT_OUT)
+        return False
 
-        if images is None:
-            return
-        if "paged" in asked("cache_implementation"):
-            raise ValueError(
-                'cache_implementation="paged" (continuous batching) reads token ids only and would leave the images '
-                "out. Use another cache for prompts with images."
-            )
+    def _places(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """Bool [batch, sequence]: where image places are."""
+        given = input_ids if input_ids is not None and input_ids.numel() else None
+        return image_token_mask(given, inputs_embeds, self.get_input_embeddings(), self.config.image_token_id)
+
+    def _check_ways_that_drop_images(self, asked: Callable[[str], Any]) -> None:
+        if asked("cache_implementation") == "paged":
+            raise ValueError(CONTINUOUS_BATCHING_IS_FOR_TEXT)
         if asked("prefill_chunk_size") and not CHUNKED_PREFILL_READS_IMAGES:
             raise ValueError(
                 f"prefill_chunk_size was given, but transformers {transformers.__version__} leaves the images out when "
@@ -81,9 +114,7 @@ class MultimodalGenerationMixin(GenerationMixin):
         encoded = model_kwargs.pop("mm_encoder_outputs", None)
         images = (encoded or {}).get("image")
         if images is not None and expand_size > 1:
-            inputs_embeds = model_kwargs.get("inputs_embeds")
-            given = input_ids if input_ids is not None and input_ids.numel() else None
-            places = image_token_mask(given, inputs_embeds, self.get_input_embeddings(), self.config.image_token_id)
+            places = self._places(input_ids, model_kwargs.get("inputs_embeds"))
             repeated = repeat_images_of_prompts(images.pooler_output, places.sum(-1).tolist(), expand_size)
             encoded = {**encoded, "image": type(images)(**{**images, "pooler_output": repeated})}
         input_ids, model_kwargs = super()._expand_inputs_for_generation(

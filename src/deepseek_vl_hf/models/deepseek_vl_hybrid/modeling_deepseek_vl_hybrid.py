@@ -26,9 +26,10 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple, logging
 
-from ...sam import SamEncoder, SamNeck, SamVisionEncoder
-from ..checks import check_not_encoded_twice, check_pixels
+from ...sam import SamEncoder, SamNeck
+from ..checks import check_none_missing, check_not_encoded_twice, check_pixels
 from ..generation import MultimodalGenerationMixin
+from ..offload import resident
 from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..pretrained import MultimodalPreTrainedModel
 from ..steps import embed_inputs, head_output, model_output
@@ -102,7 +103,7 @@ class DeepseekVLHybridAligner(nn.Module):
                 "Both towers must give the same grid for the same images."
             )
         high, low = self.high_res_vision_proj(high_res_vision_features), self.vision_proj(vision_features)
-        return self.proj(self.act(torch.cat([high, low], dim=-1)))
+        return self.proj(self.act(torch.cat([high, low.to(high.device)], dim=-1)))
 
 
 class DeepseekVLHybridPreTrainedModel(MultimodalPreTrainedModel):
@@ -114,15 +115,10 @@ class DeepseekVLHybridPreTrainedModel(MultimodalPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """For training from scratch: the second path starts closed, relative positions start at zero, as in SAM."""
+        """For training from scratch: the second path starts closed."""
         super()._init_weights(module)
         if isinstance(module, DeepseekVLHybridModel):
             init.zeros_(module.high_res_vision_alpha)
-        elif isinstance(module, SamVisionEncoder):
-            init.normal_(module.pos_embed, std=0.02)
-            for layer in module.layers:
-                init.zeros_(layer.attn.rel_pos_h)
-                init.zeros_(layer.attn.rel_pos_w)
 
 
 class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
@@ -175,12 +171,9 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
     def _check_pixels(
         self, pixel_values: torch.Tensor | None, high_res_pixel_values: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        check_none_missing({"pixel_values": pixel_values, "high_res_pixel_values": high_res_pixel_values})
         if pixel_values is None or high_res_pixel_values is None:
-            missing = "pixel_values" if pixel_values is None else "high_res_pixel_values"
-            raise ValueError(
-                f"{missing} is missing. The model reads each image in two resolutions; pass both pixel_values and "
-                "high_res_pixel_values, as the processor gives them."
-            )
+            raise ValueError("Found no images; pass pixel_values and high_res_pixel_values.")
         for name, pixels, config in (
             ("pixel_values", pixel_values, self.config.vision_config),
             ("high_res_pixel_values", high_res_pixel_values, self.config.high_res_vision_config),
@@ -210,7 +203,8 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
         features = self.high_res_vision_proj(encoded.last_hidden_state)
         second = self.high_res_vision_proj(self.high_res_vision_neck(encoded.first_global_hidden_state))
         # The scalar belongs to the model itself, which may stand on another device than this tower.
-        joined = features + second * self.high_res_vision_alpha.to(second.device)  # [images, width, grid, grid]
+        alpha = resident(self, "high_res_vision_alpha").to(second)
+        joined = features + second * alpha  # [images, width, grid, grid]
         return joined.flatten(2).transpose(1, 2), encoded.hidden_states
 
     @can_return_tuple

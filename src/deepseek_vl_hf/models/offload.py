@@ -1,0 +1,20 @@
+"""Reading a parameter of a module that was offloaded."""
+
+import torch
+from torch import nn
+
+
+def resident(module: nn.Module, name: str) -> torch.Tensor:
+    """A module's own parameter, fetched from memory or disk if it was offloaded.
+
+    accelerate brings a module's own parameters back while its `forward` runs. `generate` calls `get_image_features`
+    directly, so what that method reads of the model itself has to be fetched by hand.
+    """
+    parameter = getattr(module, name)
+    if not parameter.is_meta:
+        return parameter
+    hook = getattr(module, "_hf_hook", None)
+    for candidate in getattr(hook, "hooks", [hook]):
+        if getattr(candidate, "weights_map", None) is not None:
+            return candidate.weights_map[name]
+    return parameter
