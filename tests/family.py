@@ -1,0 +1,93 @@
+"""The fixture folders: what the original code gave, beside the same checkpoint converted, for tests and benchmarks."""
+
+import copy
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import deepseek_vl_hf  # noqa: F401 - registers the classes
+from deepseek_vl_hf.checkpoints import convert_checkpoint
+
+FIXTURES = Path(__file__).parent / "fixtures"
+IMAGES = FIXTURES / "images"
+FAMILIES = ("vl", "vl_hybrid")
+
+
+@dataclass
+class FamilyFixture:
+    """One family: an original checkpoint, the numbers that the original code gave for it, the converted checkpoint."""
+
+    name: str
+    converted: Path
+
+    @property
+    def original(self) -> Path:
+        return FIXTURES / self.name / "checkpoint"
+
+    @cached_property
+    def cases(self) -> dict[str, Any]:
+        return json.loads((FIXTURES / self.name / "cases.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def expected(self) -> dict[str, torch.Tensor]:
+        return load_file(FIXTURES / self.name / "expected.safetensors")
+
+    @cached_property
+    def conversations(self) -> list[list[dict[str, Any]]]:
+        """In the original's message shape, with paths that can be opened."""
+        result = copy.deepcopy(self.cases["conversations"])
+        for message in (message for conversation in result for message in conversation):
+            if "images" in message:
+                message["images"] = [str(IMAGES / name) for name in message["images"]]
+        return result
+
+    @cached_property
+    def processor(self) -> Any:
+        return AutoProcessor.from_pretrained(self.converted)
+
+    @cached_property
+    def model(self) -> Any:
+        """In float32; tests must not change it."""
+        return self.load()
+
+    def load(self, dtype: torch.dtype = torch.float32) -> Any:
+        return AutoModelForImageTextToText.from_pretrained(self.converted, dtype=dtype).eval()
+
+    def inputs(self, case: int) -> Any:
+        """Model inputs of one case, made as a user makes them."""
+        return self.processor.apply_chat_template(
+            self.conversations[case], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+
+    def pixels(self, case: int) -> dict[str, torch.Tensor]:
+        """The image inputs of one case alone."""
+        return {name: value for name, value in self.inputs(case).items() if "pixel_values" in name}
+
+    def batch(self, rows: list[int]) -> Any:
+        """The same of several cases, padded."""
+        return self.processor.apply_chat_template(
+            [self.conversations[case] for case in rows],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        )
+
+
+def convert_family(name: str, folder: Path) -> FamilyFixture:
+    """Converts the family's checkpoint into `folder`."""
+    family = FamilyFixture(name, folder / name)
+    convert_checkpoint(family.original, family.converted, report=lambda line: None)
+    return family
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference over largest expected magnitude."""
+    return ((found.float() - expected).abs().max() / expected.abs().max()).item()
