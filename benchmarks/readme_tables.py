@@ -75,7 +75,34 @@ def parity_table() -> str:
     return table(["compared with the original", *(f"`{family}`" for family in families)], rows)
 
 
-TABLES = {"checkpoints": checkpoints_table, "parity": parity_table}
+def full_size_table() -> str:
+    """Memory and time of the published sizes, from benchmarks/results/full_size_*.json."""
+    rows = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("full_size_*.json")):
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        machine = figures["environment"]
+        rows.append(
+            [
+                f"`{figures['model_type']}`",
+                f"{figures['weights_gb']:.1f} GB",
+                f"{figures['generate']['peak_gb']:.1f} GB",
+                f"{figures['encode_one_picture']['seconds']:.1f} s",
+                f"{figures['generate']['seconds']:.1f} s",
+                f"{machine['processor']}, {machine['cores']} cores, {figures['dtype']}",
+            ]
+        )
+    head = [
+        "model type",
+        "weights",
+        "peak memory",
+        "encoding a picture",
+        "picture, 620 tokens and 4 new ones",
+        "machine",
+    ]
+    return table(head, rows)
+
+
+TABLES = {"checkpoints": checkpoints_table, "parity": parity_table, "full size": full_size_table}
 
 
 def render(readme: str) -> str:
