@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import deepseek_vl_hf
-from family import FAMILIES, FIXTURES, IMAGES, FamilyFixture, convert_family, relative_error
+from family import FAMILIES, IMAGES, FamilyFixture, convert_family, relative_error
 
 
 def pytest_addoption(parser):
@@ -33,6 +33,18 @@ def family(request, families) -> FamilyFixture:
 @pytest.fixture(scope="session")
 def hybrid(families) -> FamilyFixture:
     return families["vl_hybrid"]
+
+
+@pytest.fixture(scope="session")
+def model(family):
+    """In float32; tests must not change it."""
+    return family.model
+
+
+@pytest.fixture(scope="module")
+def inputs(family):
+    """Text before an image: 660 tokens with one image."""
+    return family.inputs(2)
 
 
 # The one-tower family's pieces by themselves, for tests of what the families share.
@@ -71,16 +83,6 @@ def conversations(vl) -> list[list[dict]]:
 @pytest.fixture(scope="session")
 def processor(vl):
     return vl.processor
-
-
-@pytest.fixture(scope="session")
-def model(vl):
-    return vl.model
-
-
-@pytest.fixture(scope="session")
-def fixtures() -> Path:
-    return FIXTURES
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
+from conversations import ask, text
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,16 +33,8 @@ def expected(family):
     return family.expected
 
 
-def ask(*content):
-    return [{"role": "user", "content": list(content)}]
-
-
 def image(path):
     return {"type": "image", "url": str(path)}
-
-
-def text(value):
-    return {"type": "text", "text": value}
 
 
 def decode(processor, expected, case):

@@ -7,6 +7,7 @@ to the largest value: tanh instead of exact GELU in tower or aligner 9e-5 (featu
 or a second path from another layer 8e-2 and more.
 """
 
+import copy
 import hashlib
 
 import pytest
@@ -142,5 +143,5 @@ def test_bfloat16(family, inputs, relative, cast):
 def test_greedy_tokens_on_a_gpu(family, batch):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    generated = family.load().to("cuda").generate(**batch.to("cuda"), max_new_tokens=12, do_sample=False)
+    generated = family.load().to("cuda").generate(**copy.copy(batch).to("cuda"), max_new_tokens=12, do_sample=False)
     assert generated[:, batch["input_ids"].shape[1] :].tolist() == family.expected["batch.generated_ids"].tolist()

@@ -3,6 +3,8 @@
 import pytest
 from jinja2.exceptions import TemplateError
 
+from conversations import text
+
 BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
 SYSTEM = (
@@ -21,10 +23,6 @@ def assistant(content):
 
 def system(content):
     return {"role": "system", "content": content}
-
-
-def text(value):
-    return {"type": "text", "text": value}
 
 
 IMAGE = {"type": "image"}

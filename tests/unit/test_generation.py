@@ -1,5 +1,6 @@
 """What transformers promises of `generate`, for every family; docs/limits.md lists what it cannot do itself."""
 
+import copy
 import importlib.util
 import logging
 from threading import Thread
@@ -14,17 +15,6 @@ from deepseek_vl_hf.models import generation
 # float32, another order of the same sums: measured 9e-7 relative.
 TOLERANCE = 1e-5
 NEW_TOKENS = 8
-
-
-@pytest.fixture(scope="module")
-def model(family):
-    return family.model
-
-
-@pytest.fixture(scope="module")
-def inputs(family):
-    """Text before an image: 660 tokens with one image."""
-    return family.inputs(2)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +37,7 @@ def test_caches(model, inputs, greedy, cache):
 def test_offloaded_caches(family, inputs, greedy, cache):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device; transformers offloads caches from there only")
-    generated = generate(family.load().to("cuda"), inputs.to("cuda"), cache_implementation=cache)
+    generated = generate(family.load().to("cuda"), copy.copy(inputs).to("cuda"), cache_implementation=cache)
     assert torch.equal(generated.cpu(), greedy)
 
 

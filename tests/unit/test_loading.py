@@ -14,17 +14,6 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def model(family):
-    return family.model
-
-
-@pytest.fixture(scope="module")
-def inputs(family):
-    """Text before an image: 660 tokens with one image."""
-    return family.inputs(2)
-
-
-@pytest.fixture(scope="module")
 def converted(family):
     return family.converted
 

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 
+from conversations import text
 from deepseek_vl_hf.messages import is_batch, normalize_conversations
 
 PLACEHOLDER = "<image_placeholder>"
@@ -9,10 +10,6 @@ PLACEHOLDER = "<image_placeholder>"
 
 def normalize(*messages):
     return normalize_conversations([list(messages)], PLACEHOLDER)[0]
-
-
-def text(value):
-    return {"type": "text", "text": value}
 
 
 def test_plain_messages_pass():

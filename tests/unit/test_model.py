@@ -22,19 +22,8 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def model(family):
-    return family.model
-
-
-@pytest.fixture(scope="module")
 def converted(family):
     return family.converted
-
-
-@pytest.fixture(scope="module")
-def inputs(family):
-    """Text before an image: 660 tokens with one image."""
-    return family.inputs(2)
 
 
 def pixels(inputs):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
+from conversations import ask, chat, text
 from deepseek_vl_hf import DeepseekVLProcessor
 
 PLACEHOLDER = "<image_placeholder>"
@@ -19,20 +20,6 @@ TOKENS = 576
 @pytest.fixture(scope="module")
 def picture(images):
     return Image.open(images / "tall.png")
-
-
-def ask(*content):
-    return [{"role": "user", "content": list(content)}]
-
-
-def text(value):
-    return {"type": "text", "text": value}
-
-
-def chat(processor, conversation, **kwargs):
-    return processor.apply_chat_template(
-        conversation, add_generation_prompt=True, tokenize=True, return_dict=True, **kwargs
-    )
 
 
 def routes(processor):

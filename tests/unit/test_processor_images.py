@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conversations import ask, chat, text
 from deepseek_vl_hf import DeepseekVLImageProcessor
 
 PLACEHOLDER = "<image_placeholder>"
@@ -18,20 +19,6 @@ TOKENS = 576
 @pytest.fixture(scope="module")
 def picture(images):
     return Image.open(images / "tall.png")
-
-
-def ask(*content):
-    return [{"role": "user", "content": list(content)}]
-
-
-def text(value):
-    return {"type": "text", "text": value}
-
-
-def chat(processor, conversation, **kwargs):
-    return processor.apply_chat_template(
-        conversation, add_generation_prompt=True, tokenize=True, return_dict=True, **kwargs
-    )
 
 
 def test_the_processor_takes_a_finished_prompt_at_its_word(processor, picture):

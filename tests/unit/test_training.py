@@ -6,17 +6,6 @@ from torch.nn import functional
 
 
 @pytest.fixture(scope="module")
-def model(family):
-    return family.model
-
-
-@pytest.fixture(scope="module")
-def inputs(family):
-    """Text before an image: 660 tokens with one image."""
-    return family.inputs(2)
-
-
-@pytest.fixture(scope="module")
 def logits(model, inputs):
     with torch.no_grad():
         return model(**inputs).logits
