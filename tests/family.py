@@ -84,7 +84,7 @@ class FamilyFixture:
 def convert_family(name: str, folder: Path) -> FamilyFixture:
     """Converts the family's checkpoint into `folder`."""
     family = FamilyFixture(name, folder / name)
-    convert_checkpoint(family.original, family.converted, report=lambda line: None)
+    convert_checkpoint(family.original, family.converted)
     return family
 
 

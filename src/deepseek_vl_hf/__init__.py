@@ -3,7 +3,6 @@
 Importing the package registers its classes, so that `pipeline("image-text-to-text")` and the Auto classes use them.
 """
 
-from .auto import register, unregister
 from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
 from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
@@ -15,6 +14,7 @@ from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
     DeepseekVLHybridModel,
 )
 from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
+from .registration import register, unregister
 from .version import __version__
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""Registration with transformers' Auto classes.
+"""The families' classes, and how they get into transformers' Auto classes.
 
-One table says which classes make up a family. `register()` puts them in force, `unregister()` takes them back.
+One table says which classes make up a family.
 
 transformers owns the model types `deepseek_vl` and `deepseek_vl_hybrid`, so two things are needed beyond the public
 `register` methods:
@@ -12,7 +12,7 @@ transformers owns the model types `deepseek_vl` and `deepseek_vl_hybrid`, so two
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import (
@@ -73,33 +73,63 @@ DEEPSEEK_VL_HYBRID = Family(
 
 FAMILIES = (DEEPSEEK_VL, DEEPSEEK_VL_HYBRID)
 
-_undo: list[Callable[[], None]] = []
+
+@dataclass
+class Registrations:
+    """What was changed in transformers' tables, so that it can be taken back."""
+
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def take_back(self) -> None:
+        """Restores the tables, the last change first."""
+        while self.undo:
+            self.undo.pop()()
+
+    def take_out(self, table: dict[str, Any], key: str) -> None:
+        """Removes an entry; undoing puts it back where it stood, because the order of tables decides look-ups."""
+        if key not in table:
+            return
+        position = list(table).index(key)
+        value = table.pop(key)
+
+        def put_back() -> None:
+            rest = list(table.items())
+            table.clear()
+            table.update([*rest[:position], (key, value), *rest[position:]])
+
+        self.undo.append(put_back)
+
+    def remember(self, table: dict[Any, Any], key: Any) -> None:
+        """Notes what a registration is about to replace."""
+        present, value = key in table, table.get(key)
+
+        def restore() -> None:
+            table.pop(key, None)
+            if present:
+                table[key] = value
+
+        self.undo.append(restore)
+
+    def extend_attribute(self, owner: type, name: str, values: list[str]) -> None:
+        """Puts values behind those of a class's list."""
+        before = getattr(owner, name)
+        setattr(owner, name, [*(before or ()), *values])
+        self.undo.append(lambda: setattr(owner, name, before))
+
+    def add(self, members: set[str], member: str) -> None:
+        """Adds to a set."""
+        if member not in members:
+            members.add(member)
+            self.undo.append(lambda: members.discard(member))
 
 
-def register() -> None:
-    """Makes transformers' Auto classes and pipelines use this package's classes; a second call does nothing."""
-    if _undo:
-        return
-    try:
-        for family in FAMILIES:
-            _register(family)
-    except Exception:
-        unregister()  # all or nothing: half a registration would mix both packages' classes
-        raise
-
-
-def unregister() -> None:
-    """Restores transformers' Auto classes to what they were before `register()`."""
-    while _undo:
-        _undo.pop()()
-
-
-def _register(family: Family) -> None:
+def register_family(family: Family, registrations: Registrations) -> None:
+    """Makes the Auto classes use a family's classes for its model type."""
     model_type = family.config.model_type
     for table in (PROCESSOR_MAPPING_NAMES, IMAGE_PROCESSOR_MAPPING_NAMES):
-        _take_out(table, model_type)
+        registrations.take_out(table, model_type)
 
-    _remember(CONFIG_MAPPING._extra_content, model_type)
+    registrations.remember(CONFIG_MAPPING._extra_content, model_type)
     AutoConfig.register(model_type, family.config, exist_ok=True)
 
     auto_models = {
@@ -108,13 +138,13 @@ def _register(family: Family) -> None:
         AutoModelForMultimodalLM: family.generation_model,
     }
     for auto_class, model_class in auto_models.items():
-        _remember(auto_class._model_mapping._extra_content, family.config)
+        registrations.remember(auto_class._model_mapping._extra_content, family.config)
         auto_class.register(family.config, model_class, exist_ok=True)
 
-    _remember(PROCESSOR_MAPPING._extra_content, family.config)
+    registrations.remember(PROCESSOR_MAPPING._extra_content, family.config)
     AutoProcessor.register(family.config, family.processor, exist_ok=True)
 
-    _remember(IMAGE_PROCESSOR_MAPPING._extra_content, family.config)
+    registrations.remember(IMAGE_PROCESSOR_MAPPING._extra_content, family.config)
     AutoImageProcessor.register(
         family.config, image_processor_classes=_image_processor_classes(family.image_processor), exist_ok=True
     )
@@ -124,30 +154,3 @@ def _image_processor_classes(image_processor: type) -> dict[str, type]:
     """The one class for both of transformers' backends, and a bearer of the name that older files carry."""
     pil_name = type(image_processor.__name__ + "Pil", (image_processor,), {"__module__": image_processor.__module__})
     return {"pil": image_processor, "torchvision": image_processor, "name_in_files": pil_name}
-
-
-def _take_out(table: dict[str, Any], key: str) -> None:
-    """Removes an entry; undoing puts it back where it stood, because the order of these tables decides look-ups."""
-    if key not in table:
-        return
-    position = list(table).index(key)
-    value = table.pop(key)
-
-    def put_back() -> None:
-        rest = list(table.items())
-        table.clear()
-        table.update([*rest[:position], (key, value), *rest[position:]])
-
-    _undo.append(put_back)
-
-
-def _remember(table: dict[Any, Any], key: Any) -> None:
-    """Notes what a registration is about to replace."""
-    present, value = key in table, table.get(key)
-
-    def restore() -> None:
-        table.pop(key, None)
-        if present:
-            table[key] = value
-
-    _undo.append(restore)

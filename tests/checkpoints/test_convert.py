@@ -1,43 +1,19 @@
-"""Converting a checkpoint folder: what is written, and what damaged input leads to."""
+"""Converting a checkpoint folder: what is written."""
 
 import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
 import torch
+from editing import change_all, content_of, edit, remove_weights, tensors_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
-from deepseek_vl_hf.checkpoints import convert_checkpoint
-from deepseek_vl_hf.checkpoints.source import iterate_tensors
-
-SCRIPT = Path(__file__).parents[2] / "convert" / "convert_deepseek_vl.py"
-SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-
-
-@pytest.fixture
-def source(original, tmp_path):
-    """A copy of the original checkpoint that a test may damage."""
-    return Path(shutil.copytree(original, tmp_path / "source"))
-
-
-def edit(path: Path, change) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    change(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def edit_shard(path: Path, change) -> None:
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
+from deepseek_vl_hf.checkpoints import convert_checkpoint, describe_conversion
 
 
 def test_tensors_are_taken_over_bit_for_bit(original, converted):
-    source, target = dict(iterate_tensors(original)), load_file(converted / "model.safetensors")
+    source, target = tensors_of(original), load_file(converted / "model.safetensors")
     qkv = source["vision_model.vision_tower.blocks.1.attn.qkv.weight"]
     attention = "model.vision_model.encoder.layers.1.self_attn."
     assert torch.equal(torch.cat([target[f"{attention}{part}_proj.weight"] for part in "qkv"]), qkv)
@@ -48,7 +24,7 @@ def test_tensors_are_taken_over_bit_for_bit(original, converted):
 
 
 def test_hybrid_tensors_are_taken_over_bit_for_bit(hybrid):
-    source, target = dict(iterate_tensors(hybrid.original)), load_file(hybrid.converted / "model.safetensors")
+    source, target = tensors_of(hybrid.original), load_file(hybrid.converted / "model.safetensors")
     sam, encoder = "vision_model.vision_tower_high.vision_tower.", "model.high_res_vision_model.vision_encoder."
     for original, name in (
         (f"{sam}blocks.3.attn.rel_pos_w", f"{encoder}layers.3.attn.rel_pos_w"),
@@ -64,6 +40,7 @@ def test_hybrid_tensors_are_taken_over_bit_for_bit(hybrid):
 
 def test_files(family):
     assert {path.name for path in family.converted.iterdir()} == {
+        "README.md",
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
@@ -106,15 +83,13 @@ def test_a_stored_bos_template_is_not_doubled(source, tmp_path):
         }
 
     edit(source / "tokenizer.json", add_template)
-    convert_checkpoint(source, tmp_path / "target", report=lambda line: None)
+    convert_checkpoint(source, tmp_path / "target")
     assert AutoTokenizer.from_pretrained(tmp_path / "target")("a")["input_ids"].count(600) == 1
 
 
 def test_a_single_unsharded_file(source, converted, tmp_path):
-    save_file(dict(iterate_tensors(source)), source / "model.safetensors")
-    for name in (*SHARDS, "model.safetensors.index.json"):
-        (source / name).unlink()
-    convert_checkpoint(source, tmp_path / "target", report=lambda line: None)
+    change_all(source, lambda name, tensor: tensor)
+    convert_checkpoint(source, tmp_path / "target")
     found, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "target", converted))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
@@ -122,124 +97,145 @@ def test_a_single_unsharded_file(source, converted, tmp_path):
 
 def test_report_says_what_happened(original, tmp_path):
     lines = []
-    convert_checkpoint(original, tmp_path / "target", report=lines.append)
+    result = convert_checkpoint(original, tmp_path / "target", report=lines.append)
+    reason = "the pooling head is stored but never used; the model reads all patches"
     assert lines == [
         "Found deepseek_vl: 2 vision layers, 2 text layers",
-        "Converted 62 tensors",
-        "Dropped 13 tensors: the pooling head is stored but never used; the model reads all patches",
+        "67 tensors become 62",
+        f"Dropped 13 tensors: {reason}",
         f"Wrote {tmp_path / 'target'}",
     ]
+    assert (result.folder, result.tensors, result.dropped) == (tmp_path / "target", 62, {reason: 13})
+    assert result.num_bytes == sum(tensor.nbytes for tensor in tensors_of(tmp_path / "target").values())
 
 
 def test_an_empty_folder_may_be_the_destination(original, tmp_path):
     (tmp_path / "target").mkdir()
-    convert_checkpoint(original, tmp_path / "target", report=lambda line: None)
+    convert_checkpoint(original, tmp_path / "target")
     assert (tmp_path / "target" / "config.json").is_file()
 
 
-def test_the_script(original, tmp_path):
-    command = [sys.executable, SCRIPT, original, tmp_path / "target"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Converted 62 tensors" in result.stdout
-    assert (tmp_path / "target" / "model.safetensors").is_file()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 1
-    assert again.stderr.splitlines()[-1].startswith("error: ")
-    assert "exists and is not empty" in again.stderr
+def test_progress_counts_every_byte(original, tmp_path):
+    counted = {}
+
+    @contextmanager
+    def bar(label, total):
+        counted[label] = [total, 0]
+        yield lambda num_bytes: counted[label].__setitem__(1, counted[label][1] + num_bytes)
+
+    convert_checkpoint(original, tmp_path / "target", verify=True, progress=bar)
+    assert counted["Writing"][0] == counted["Writing"][1] > 500_000
+    assert counted["Verifying"] == counted["Writing"]
 
 
-def unknown_tensor(source):
-    edit_shard(source / SHARDS[0], lambda tensors: tensors.update(extra=torch.zeros(1)))
-    edit(source / "model.safetensors.index.json", lambda index: index["weight_map"].update(extra=SHARDS[0]))
+def test_there_and_back_is_the_identity(family, restored):
+    """Bit for bit on all that is not dropped; and the small files say the same."""
+    source, back = tensors_of(family.original), tensors_of(restored[family.name])
+    dropped = source.keys() - back.keys()
+    assert all("attn_pool" in name or "_layer_norm" in name for name in dropped)
+    assert len(dropped) == {"vl": 13, "vl_hybrid": 17}[family.name]
+    assert back.keys() <= source.keys()
+    assert all(torch.equal(back[name], source[name]) and back[name].dtype == source[name].dtype for name in back)
+    for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
+        files = [json.loads((folder / name).read_text()) for folder in (family.original, restored[family.name])]
+        assert set(flat(files[1]).items()) <= set(flat(files[0]).items())
 
 
-def missing_tensor(source):
-    name = "language_model.model.norm.weight"
-    edit_shard(source / SHARDS[1], lambda tensors: tensors.pop(name))
-    edit(source / "model.safetensors.index.json", lambda index: index["weight_map"].pop(name))
+def flat(content, prefix=""):
+    """Dotted paths and values, as text."""
+    found = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = str(value)
+    return found
 
 
-def wrong_shape(source):
-    name = "aligner.layers.2.weight"
-    edit_shard(source / SHARDS[0], lambda tensors: tensors.update({name: torch.zeros(3, 3)}))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
+def test_types(original, converted, tmp_path, dtype):
+    result = convert_checkpoint(original, tmp_path / "target", dtype=dtype, verify=True)
+    found, expected = tensors_of(tmp_path / "target"), tensors_of(converted)
+    assert all(torch.equal(found[name], expected[name].to(dtype or torch.float16)) for name in expected)
+    name = str(dtype or torch.float16).removeprefix("torch.")
+    assert json.loads((tmp_path / "target" / "config.json").read_text())["dtype"] == name
+    assert result.verification["tensors"]["converted_to"] == (name if dtype else None)
+    assert result.verification["models"]["tokens_equal"]
+    assert (result.verification["models"]["largest_logit_difference"] == 0) == (dtype is None)
 
 
-def truncated_shard(source):
-    data = (source / SHARDS[0]).read_bytes()
-    (source / SHARDS[0]).write_bytes(data[: len(data) // 2])
+def test_shards(original, converted, tmp_path):
+    convert_checkpoint(original, tmp_path / "target", max_shard_size="200KB", verify=True)
+    index = json.loads((tmp_path / "target" / "model.safetensors.index.json").read_text())
+    files = {path.name for path in (tmp_path / "target").glob("*.safetensors")}
+    assert set(index["weight_map"].values()) == files
+    assert len(files) > 2
+    assert max((tmp_path / "target" / name).stat().st_size for name in files) < 210_000
+    found, expected = tensors_of(tmp_path / "target"), tensors_of(converted)
+    assert found.keys() == expected.keys() == index["weight_map"].keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def index_of_another_checkpoint(source):
-    edit(source / "model.safetensors.index.json", lambda index: index["weight_map"].update(ghost=SHARDS[0]))
+def test_overwrite_replaces_a_checkpoint_and_nothing_else(original, converted, tmp_path):
+    target = tmp_path / "target"
+    convert_checkpoint(original, target, dtype=torch.float32)
+    (target / "left over.txt").write_text("of the old one")
+    with pytest.raises(FileExistsError, match="pass --overwrite"):
+        convert_checkpoint(original, target)
+    convert_checkpoint(original, target, overwrite=True)
+    assert content_of(target).keys() == content_of(converted).keys()
+    assert tensors_of(target)["lm_head.weight"].dtype == torch.float16
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-def path_in_the_index(source):
-    edit(
-        source / "model.safetensors.index.json", lambda index: index["weight_map"].update(ghost="../ghost.safetensors")
-    )
+def test_a_failed_overwrite_keeps_the_old_checkpoint(source, converted, tmp_path):
+    target = tmp_path / "target"
+    convert_checkpoint(source, target)
+    before = content_of(target)
+    change_all(source, lambda name, tensor: tensor[:1] if name.endswith("lm_head.weight") else tensor)
+    with pytest.raises(ValueError, match="do not fit the model"):
+        convert_checkpoint(source, target, overwrite=True)
+    assert content_of(target) == before
 
 
-def set_model_type(value):
-    return lambda source: edit(source / "config.json", lambda config: config.update(model_type=value))
+def test_describing_writes_nothing(original, tmp_path):
+    lines, before = [], content_of(original)
+    describe_conversion(original, dtype=torch.bfloat16, report=lines.append)
+    text = "\n".join(lines)
+    weight = "vision_model.vision_tower.blocks.0.attn.qkv.weight"
+    target = "model.vision_model.encoder.layers.0.self_attn.v_proj.weight"
+    assert f"{weight} -> {target} [32, 32] bfloat16, 2048 bytes" in lines
+    assert "vision_model.vision_tower.attn_pool.q.bias [32] -> nothing: the pooling head" in text
+    assert lines[-1] == "62 tensors, 514752 bytes; nothing was written"
+    assert content_of(original) == before
+    assert list(tmp_path.iterdir()) == []
 
 
-def set_vision_class(value):
-    return lambda source: edit(source / "config.json", lambda config: config["vision_config"].update(cls=value))
+def test_the_source_is_not_touched(source, tmp_path):
+    before = content_of(source)
+    convert_checkpoint(source, tmp_path / "target", verify=True)
+    assert content_of(source) == before
 
 
-def remove(name):
-    return lambda source: (source / name).unlink()
+def test_keys_that_nothing_reads_are_reported(source, tmp_path):
+    edit(source / "config.json", lambda config: config["vision_config"]["params"].update(tile_size=7))
+    edit(source / "config.json", lambda config: config["language_config"].update(sliding_window=7))
+    edit(source / "processor_config.json", lambda config: config.update(crop=True))
+    lines = []
+    convert_checkpoint(source, tmp_path / "target", report=lines.append)
+    assert [line.removeprefix("Note: Nothing reads ") for line in lines if line.startswith("Note: ")] == [
+        "config.json: vision_config.params.tile_size",
+        "config.json: language_config.sliding_window",
+        "processor_config.json: crop",
+    ]
 
 
-def no_bos(source):
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        edit(source / name, lambda content: content.pop("bos_token"))
-
-
-@pytest.mark.parametrize(
-    ("damage", "error", "message"),
-    [
-        (unknown_tensor, ValueError, "0 rules speak of the tensor 'extra'"),
-        (missing_tensor, ValueError, r"1 tensors do not fit(.|\n)*model.language_model.norm.weight: missing"),
-        (wrong_shape, ValueError, r"aligner.linear2.weight: shape \[3, 3\], expected \[64, 64\]"),
-        (truncated_shard, ValueError, "model-00001-of-00002.safetensors cannot be read as safetensors"),
-        (index_of_another_checkpoint, ValueError, "disagree on 1 tensors, such as 'ghost'"),
-        (path_in_the_index, ValueError, "expected a file name without a path"),
-        (remove(SHARDS[1]), FileNotFoundError, f"names {SHARDS[1]}, absent"),
-        (remove("config.json"), FileNotFoundError, "holds no config.json"),
-        (remove("tokenizer.json"), FileNotFoundError, "holds no tokenizer.json"),
-        (remove("preprocessor_config.json"), FileNotFoundError, "holds no preprocessor_config.json"),
-        (no_bos, ValueError, "The bos_token None is not in the vocabulary"),
-        (
-            set_model_type("llama"),
-            ValueError,
-            "model_type 'llama' (.|\n)*Expected an original checkpoint of DeepSeek-VL with one",
-        ),
-        (set_vision_class("ResNet"), ValueError, r"vision class 'ResNet'\. Expected an original"),
-        (set_vision_class("HybridVisionTower"), ValueError, "config.json has no vision_config.params.low_res_cfg"),
-        (lambda source: (source / "config.json").write_text("{"), ValueError, "config.json is not valid JSON"),
-        (lambda source: (source / "config.json").write_text("[]"), ValueError, "holds a JSON list; expected an object"),
-        (
-            lambda source: edit(source / "preprocessor_config.json", lambda content: content.update(image_size=336)),
-            ValueError,
-            "preprocessor_config.json has image_size 336, but config.json's tower reads 384",
-        ),
-    ],
-)
-def test_damaged_sources_leave_nothing_behind(source, tmp_path, damage, error, message):
-    damage(source)
-    with pytest.raises(error, match=message):
-        convert_checkpoint(source, tmp_path / "target", report=lambda line: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def test_source_that_is_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no folder"):
-        convert_checkpoint(tmp_path / "nothing", tmp_path / "target", report=print)
-
-
-def test_destination_with_files(original, tmp_path):
-    (tmp_path / "precious.txt").write_text("keep me")
-    with pytest.raises(FileExistsError, match="exists and is not empty"):
-        convert_checkpoint(original, tmp_path, report=print)
-    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+def test_tied_weights(source, tmp_path):
+    """A fine-tune with one matrix for both ends stores it once."""
+    edit(source / "config.json", lambda config: config["language_config"].update(tie_word_embeddings=True))
+    tensors = tensors_of(source)
+    tensors.pop("language_model.lm_head.weight")
+    remove_weights(source)
+    save_file(tensors, source / "model.safetensors")
+    result = convert_checkpoint(source, tmp_path / "target", verify=True)
+    assert result.verification["models"]["largest_logit_difference"] == 0

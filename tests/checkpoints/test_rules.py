@@ -1,4 +1,5 @@
 import json
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -6,10 +7,21 @@ import torch
 
 from deepseek_vl_hf import DeepseekVLForConditionalGeneration, DeepseekVLHybridForConditionalGeneration
 from deepseek_vl_hf.checkpoints import deepseek_vl, deepseek_vl_hybrid
-from deepseek_vl_hf.checkpoints.rules import Drop, Rename, Split, Squeeze, convert_tensor, find_rule
+from deepseek_vl_hf.checkpoints.byte_ranges import TensorBytes
+from deepseek_vl_hf.checkpoints.plan import as_sources, plan_tensors
+from deepseek_vl_hf.checkpoints.rules import Concatenate, Drop, Rename, Split, Squeeze, find_rule, invert
+from deepseek_vl_hf.checkpoints.source import StoredTensor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOKEN_IDS = {"image_token_id": 100015, "bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001}
+
+
+def stored(tensors):
+    """Tensors as if they were read from a file."""
+    return {
+        name: StoredTensor(name, tensor.dtype, tuple(tensor.shape), TensorBytes(tensor))
+        for name, tensor in tensors.items()
+    }
 
 
 # Per published size: its layout, its class, how many tensors it stores, and how many of them are dropped.
@@ -25,30 +37,24 @@ def published_config(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_published_tensor_becomes_a_tensor_of_the_published_model(size):
+def test_every_published_tensor_becomes_a_tensor_of_the_published_model_and_back(size):
     layout, model_class, num_tensors, expected_drops = SIZES[size]
     content = json.loads((FIXTURES / "weights" / f"deepseek-vl-{size}.json").read_text(encoding="utf-8"))
     assert len(content["shapes"]) == content["tensors"] == num_tensors
-    found, dropped = {}, []
+    sources = stored({name: torch.empty(shape, device="meta") for name, shape in content["shapes"].items()})
     with torch.device("meta"):
         model = model_class(layout.config_from_original(published_config(size), TOKEN_IDS))
-        expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-        for name, shape in content["shapes"].items():
-            rule, _ = find_rule(layout.RULES, name)
-            if isinstance(rule, Drop):
-                assert rule.reason
-                dropped.append(name)
-            for target, tensor in convert_tensor(layout.RULES, name, torch.empty(shape)):
-                assert target not in found
-                found[target] = list(tensor.shape)
-    assert found == expected
-    assert {part: sum(part in name for name in dropped) for part in expected_drops} == expected_drops
+    plan = plan_tensors(layout.RULES, sources)
+    assert plan.shapes() == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert all(plan.dropped)
+    dropped = [tensor for tensors in plan.dropped.values() for tensor in tensors]
+    assert {part: sum(part in tensor.name for tensor in dropped) for part in expected_drops} == expected_drops
     assert len(dropped) == sum(expected_drops.values())
-    assert (
-        sum(p.numel() for p in model.parameters())
-        + sum(torch.Size(content["shapes"][name]).numel() for name in dropped)
-        == content["params"]
-    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters + sum(prod(tensor.shape) for tensor in dropped) == content["params"]
+
+    used = {name: tensor.shape for name, tensor in sources.items() if tensor not in dropped}
+    assert plan_tensors(invert(layout.RULES), as_sources(plan)).shapes() == used
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -95,7 +101,7 @@ def changed(config, path, value):
         ("aligner_config.params.depth", 3, "depth is 3; expected 2"),
         ("aligner_config.params.input_dim", 768, "input_dim is 768; expected 1024"),
         ("aligner_config.params.n_embed", 4096, "n_embed is 4096; expected 2048"),
-        ("language_config.model_type", "gpt2", "text_config has the model_type 'gpt2'; expected 'llama'"),
+        ("language_config.model_type", "gpt2", "language_config.model_type is 'gpt2'; expected 'llama'"),
     ],
 )
 def test_unknown_towers_and_projectors(path, value, message):
@@ -127,36 +133,75 @@ def test_unknown_towers_and_projectors_of_the_hybrid(path, value, message):
         deepseek_vl_hybrid.config_from_original(changed(published_config("7b"), path, value), TOKEN_IDS)
 
 
-def test_operations():
-    tensor = torch.arange(12.0).reshape(6, 2)
-    rules = (
-        Rename("a.{layer}.{kind}", "b.{layer}.{kind}"),
-        Split("qkv.{kind}", ("q.{kind}", "k.{kind}", "v.{kind}")),
-        Squeeze("pos", "position"),
-        Drop("unused.{rest}", "not read"),
-    )
-    assert dict(convert_tensor(rules, "a.12.bias", tensor)) == {"b.12.bias": tensor}
-    parts = dict(convert_tensor(rules, "qkv.weight", tensor))
-    assert list(parts) == ["q.weight", "k.weight", "v.weight"]
-    assert torch.equal(torch.cat(list(parts.values())), tensor)
-    assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts.values())
-    (squeezed,) = dict(convert_tensor(rules, "pos", tensor[None])).values()
-    assert torch.equal(squeezed, tensor)
-    assert dict(convert_tensor(rules, "unused.x.y", tensor)) == {}
+TABLE = (
+    Rename("a.{layer}.{kind}", "b.{layer}.{kind}"),
+    Split("qkv.{kind}", ("q.{kind}", "k.{kind}", "v.{kind}")),
+    Squeeze("pos", "position"),
+    Concatenate(("gate.{kind}", "up.{kind}"), "gate_up.{kind}"),
+    Drop("unused.{rest}", "not read"),
+)
+
+
+def contents(plan):
+    """The planned tensors, put together from their bytes."""
+    return {
+        tensor.name: torch.cat(
+            [
+                torch.frombuffer(piece.tensor.data.read(piece.start, piece.num_bytes), dtype=tensor.dtype)
+                for piece in tensor.pieces
+            ]
+        ).reshape(tensor.shape)
+        for tensor in plan.tensors
+    }
+
+
+def test_a_table_there_and_back():
+    torch.manual_seed(0)
+    tensors = {
+        "a.12.bias": torch.randn(3),
+        "qkv.weight": torch.randn(6, 2),
+        "pos": torch.randn(1, 4, 2),
+        "up.weight": torch.randn(2, 3),
+        "gate.weight": torch.randn(2, 3),
+        "unused.x.y": torch.randn(1),
+    }
+    plan = plan_tensors(TABLE, stored(tensors))
+    there = contents(plan)
+    assert list(plan.dropped) == ["not read"]
+    assert torch.equal(there["b.12.bias"], tensors["a.12.bias"])
+    assert torch.equal(torch.cat([there[f"{part}.weight"] for part in "qkv"]), tensors["qkv.weight"])
+    assert torch.equal(there["position"], tensors["pos"][0])
+    assert torch.equal(there["gate_up.weight"], torch.cat([tensors["gate.weight"], tensors["up.weight"]]))
+    back = contents(plan_tensors(invert(TABLE), stored(there)))
+    assert back.keys() == tensors.keys() - {"unused.x.y"}
+    assert all(torch.equal(back[name], tensors[name]) for name in back)
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "message"),
+    ("tensors", "message"),
     [
-        ("qkv.weight", (7, 2), r"'qkv.weight' cannot be converted: expected a first dimension divisible by 3"),
-        ("pos", (2, 3), r"'pos' cannot be converted: expected the shape \[1, ...\], found \[2, 3\]"),
-        ("pos", (), r"found \[\]"),
+        ({"qkv.weight": (7, 2)}, "'qkv.weight' cannot be converted: expected a first dimension divisible by 3"),
+        ({"pos": (2, 3)}, r"'pos' cannot be converted: expected the shape \[1, ...\], found \[2, 3\]"),
+        ({"pos": ()}, r"found \[\]"),
+        ({"gate.bias": (2,)}, "'gate_up.bias' needs 2 tensors, but only gate.bias is there"),
+        ({"gate.bias": (2,), "up.bias": (3,)}, r"expected parts of one shape, found \[2\], \[3\]"),
     ],
 )
-def test_shapes_that_do_not_suit(name, shape, message):
-    rules = (Split("qkv.{kind}", ("q.{kind}", "k.{kind}", "v.{kind}")), Squeeze("pos", "position"))
+def test_shapes_that_do_not_suit(tensors, message):
     with pytest.raises(ValueError, match=message):
-        list(convert_tensor(rules, name, torch.empty(shape)))
+        plan_tensors(TABLE, stored({name: torch.empty(shape) for name, shape in tensors.items()}))
+
+
+def test_parts_of_different_types():
+    parts = {"gate.bias": torch.zeros(2), "up.bias": torch.zeros(2, dtype=torch.float16)}
+    with pytest.raises(ValueError, match=r"different types: torch.float32, torch.float16"):
+        plan_tensors(TABLE, stored(parts))
+
+
+def test_two_tensors_for_one_name():
+    rules = (Rename("a.{kind}", "c"), Rename("b.{kind}", "c"))
+    with pytest.raises(ValueError, match="Two source tensors become 'c'"):
+        plan_tensors(rules, stored({"a.weight": torch.zeros(1), "b.weight": torch.zeros(1)}))
 
 
 def test_fields_match_what_they_stand_for():

@@ -1,5 +1,6 @@
-"""Original checkpoints: the tables that map them, and the conversion to the transformers layout."""
+"""Original checkpoints: the tables that map them, loading them directly, and conversion in both directions."""
 
-from .convert import convert_checkpoint
+from .convert import ConversionResult, convert_checkpoint, describe_conversion
+from .jobs import NothingToConvertError
 
-__all__ = ["convert_checkpoint"]
+__all__ = ["ConversionResult", "NothingToConvertError", "convert_checkpoint", "describe_conversion"]

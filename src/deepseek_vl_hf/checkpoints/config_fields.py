@@ -1,10 +1,58 @@
 """Parts of an original config.json that the DeepSeek-VL layouts have in common."""
 
+from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
-from transformers import PreTrainedConfig
+import torch
+from transformers import LlamaConfig, PreTrainedConfig
 
 MODEL_TYPE = "multi_modality"
+
+# Keys of the published files that say nothing about what this model computes, with the reason.
+WITHOUT_MEANING = {
+    "architectures": "the class is known from the vision class",
+    "ckpt_path": "a path on the machine of the training",
+    "freeze_high": "a setting of the training",
+    "freeze_low": "a setting of the training",
+    "output_dim": "follows from the tower",
+    "transformers_version": "the version that wrote the file",
+    "_name_or_path": "where the file was read from",
+    "image_mean": "the towers normalise, with the values of config.json",
+    "image_std": "the towers normalise, with the values of config.json",
+    "image_processor_type": "the class is known from the vision class",
+    "processor_class": "the class is known from the vision class",
+    "ignore_id": "a setting of the training",
+    "mask_prompt": "a setting of the training",
+}
+
+
+class RecordedDict(dict[str, Any]):
+    """A JSON object that knows which of its keys were read, so that those that nothing reads can be named."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        super().__init__(
+            {key: RecordedDict(value) if isinstance(value, dict) else value for key, value in content.items()}
+        )
+        self._read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self._read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """See `dict.get`."""
+        self._read.add(key)
+        return super().get(key, default)
+
+    def unread(self) -> Iterator[str]:
+        """Dotted paths of the keys that were never read and have a meaning."""
+        for key, value in self.items():
+            if key not in self._read:
+                if key not in WITHOUT_MEANING:
+                    yield key
+            elif isinstance(value, RecordedDict):
+                yield from (f"{key}.{rest}" for rest in value.unread())
 
 
 def has_vision_class(config: dict[str, Any], name: str) -> bool:
@@ -33,9 +81,14 @@ def text_config(language: dict[str, Any], token_ids: dict[str, int]) -> dict[str
     Private keys and the old spelling of dtype are left out; the special ids come from the tokenizer, because the
     published files do not name them and Llama's defaults would be wrong.
     """
-    kept = {key: value for key, value in language.items() if not key.startswith("_") and key != "torch_dtype"}
+    known = {field.name for field in fields(LlamaConfig)} | {"rope_theta", "rope_scaling"}
+    check_values(language, {"model_type": "llama"}, "language_config")
+    dtype = language.get("torch_dtype")
+    if dtype is not None and not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+        raise ValueError(f"language_config.torch_dtype is {dtype!r}; expected a type of torch, such as 'float16'.")
+    kept = {key: language[key] for key in language if key in known and not key.startswith("_")}
     special = {key: token_ids[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return {"model_type": "llama", **kept, **special, "dtype": language.get("torch_dtype")}
+    return {"model_type": "llama", **kept, **special, "dtype": dtype}
 
 
 def check_values(section: dict[str, Any], expected: dict[str, Any], place: str) -> None:
@@ -55,4 +108,69 @@ def check_projector(original: dict[str, Any], projector_type: str, vision_width:
         "input_dim": vision_width,
         "n_embed": config.text_config.hidden_size,
     }
+    check_values(
+        section(original, "aligner_config"), {"model_type": "aligner", "cls": "MlpProjector"}, "aligner_config"
+    )
     check_values(section(original, "aligner_config.params"), expected, "aligner_config.params")
+    check_values(section(original, "vision_config"), {"model_type": "vision"}, "vision_config")
+
+
+def text_section(text: PreTrainedConfig, dtype: Any) -> dict[str, Any]:
+    """The original's `language_config`: what differs from Llama's defaults, as in the published files.
+
+    The special ids are left out: they belong to the tokenizer.
+    """
+    defaults, written = LlamaConfig().to_dict(), {"model_type": "llama", "torch_dtype": dtype}
+    special = {"bos_token_id", "eos_token_id", "pad_token_id", "dtype", "rope_parameters", "transformers_version"}
+    always = ("max_position_embeddings", "num_hidden_layers", "vocab_size")
+    for key, value in text.to_dict().items():
+        if key in defaults and key not in special and (key in always or value != defaults[key]):
+            written[key] = value
+    if text.head_dim == text.hidden_size // text.num_attention_heads:
+        written.pop("head_dim", None)  # follows, and the original's version of Llama does not know it
+    rope = dict(text.rope_parameters)
+    theta = rope.pop("rope_theta")
+    if theta != defaults["rope_parameters"]["rope_theta"]:
+        written["rope_theta"] = theta
+    if rope.get("rope_type", "default") != "default":
+        written["rope_scaling"] = {"type": rope["rope_type"], **rope}
+    return written
+
+
+def projector_section(projector_type: str, vision_width: int, config: PreTrainedConfig) -> dict[str, Any]:
+    """The original's `aligner_config`."""
+    params = {
+        "depth": 2,
+        "input_dim": vision_width,
+        "n_embed": config.text_config.hidden_size,
+        "projector_type": projector_type,
+    }
+    return {"cls": "MlpProjector", "model_type": "aligner", "params": params}
+
+
+def model_section(config: PreTrainedConfig, vision: dict[str, Any], aligner: dict[str, Any]) -> dict[str, Any]:
+    """The original's config.json as a whole."""
+    dtype = None if config.dtype is None else str(config.dtype).removeprefix("torch.")
+    return {
+        "aligner_config": aligner,
+        "architectures": ["MultiModalityCausalLM"],
+        "language_config": text_section(config.text_config, dtype),
+        "model_type": MODEL_TYPE,
+        "torch_dtype": dtype,
+        "vision_config": vision,
+    }
+
+
+def tower_params(presets: dict[str, dict[str, Any]], sizes: dict[str, Any], mean: Any, std: Any) -> dict[str, Any]:
+    """The original's parameters of a tower: the preset's name, and the sizes that differ from it."""
+    ((name, preset),) = presets.items()
+    differing = {key: value for key, value in sizes.items() if key in preset and value != preset[key]}
+    return {
+        "model_name": name,
+        "image_size": sizes["image_size"],
+        "pixel_mean": list(mean),
+        "pixel_std": list(std),
+        "select_feature": "same",
+        "select_layer": -1,
+        **differing,
+    }

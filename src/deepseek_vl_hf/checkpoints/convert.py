@@ -1,142 +1,160 @@
-"""Converting an original checkpoint to the transformers layout."""
+"""Converting a checkpoint between the original and the transformers layout."""
 
-import shutil
-import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from ..images import num_image_tokens
-from . import deepseek_vl, deepseek_vl_hybrid
-from .config_fields import section
-from .formats import OriginalFormat
-from .processors import load_original_tokenizer
-from .rules import Drop, Rule, convert_tensor, find_rule
-from .source import iterate_tensors, read_json
-
-FORMATS: tuple[OriginalFormat, ...] = (deepseek_vl.FORMAT, deepseek_vl_hybrid.FORMAT)
-DEFAULT_MAX_POSITIONS = 16384
+from .destination import check_destination, check_space, new_folder
+from .jobs import TRANSFORMERS, Job, open_job
+from .model_card import write_model_card
+from .verify import compare_models, compare_tensors, figures, fits_in_memory
+from .writer import Progress, target_tensors, write_tensors
 
 Report = Callable[[str], None]
+DEFAULT_SHARD_SIZE = "5GB"
+
+# Called with a label and a number of bytes; gives, inside a `with` block, what takes the bytes done.
+ProgressBar = Callable[[str, int], AbstractContextManager[Progress]]
 
 
-def convert_checkpoint(source: str | Path, destination: str | Path, report: Report) -> None:
-    """Writes weights, config, tokenizer, processor, chat template and generation config of `source` to `destination`.
+def no_report(line: str) -> None:
+    """Says nothing."""
 
-    The source is only read. The result is put together beside the destination and moved there when it is complete, so
-    the destination is complete or absent.
+
+def no_progress(label: str, total: int) -> AbstractContextManager[Progress]:
+    """Shows nothing."""
+    return nullcontext(lambda num_bytes: None)
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        tensors: how many tensors.
+        num_bytes: their size.
+        dropped: how many source tensors were left out, by reason.
+        verification: figures of the verification; None without it.
+    """
+
+    folder: Path
+    tensors: int
+    num_bytes: int
+    dropped: dict[str, int]
+    verification: dict[str, Any] | None
+
+
+def convert_checkpoint(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    to: str = TRANSFORMERS,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str | int = DEFAULT_SHARD_SIZE,
+    overwrite: bool = False,
+    verify: bool = False,
+    base_model: str | None = None,
+    report: Report = no_report,
+    progress: ProgressBar = no_progress,
+) -> ConversionResult:
+    """Writes a checkpoint in the other layout: weights, config, tokenizer, processor, chat template and model card.
+
+    Tensors are copied one after the other from where they lie, so memory stays small whatever the model's size. The
+    source is only read. The result is put together beside the destination and moved there when it is complete, so the
+    destination is complete or absent.
 
     Args:
-        source: folder of an original DeepSeek-VL checkpoint.
-        destination: folder to create; it must not exist, or be empty.
+        source: folder of a DeepSeek-VL checkpoint in the other layout.
+        destination: folder to create; it must not exist, or be empty, unless `overwrite`.
+        to: "transformers" or "original".
+        dtype: type of the floating-point tensors; None keeps the source's.
+        max_shard_size: largest size of a weight file, in bytes or as "5GB".
+        overwrite: replace a checkpoint that is at the destination.
+        verify: read the result again, compare every tensor with its source, and run one prompt through both where the
+            model fits in memory.
+        base_model: Hub repository that the model card names as the origin; guessed from the source's name by default.
         report: receives a line of text for each step.
+        progress: makes the progress bars.
 
     Raises:
         FileNotFoundError: a file is missing in `source`.
         FileExistsError: `destination` holds files.
-        ValueError: a file is damaged, or the checkpoint is of another family.
+        NothingToConvertError: `source` has the wanted layout already.
+        OSError: the disk is full.
+        ValueError: a file is damaged, the checkpoint is of another family, or the verification found a difference.
     """
     source, destination = Path(source), Path(destination)
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source} is no folder. Expected the folder of an original checkpoint.")
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise FileExistsError(f"{destination} exists and is not empty. Name a new folder, or remove this one first.")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as temporary:
-        # A folder of its own inside: the temporary one is private, the result has ordinary permissions.
-        target = Path(temporary) / "checkpoint"
-        target.mkdir()
-        _convert(source, target, report)
-        if destination.exists():
-            destination.rmdir()
-        shutil.move(target, destination)
+    with open_job(source, to, dtype) as job:
+        check_destination(source, destination, overwrite)
+        total = sum(target.num_bytes for target in target_tensors(job.plan.tensors, dtype))
+        check_space(destination, total)
+        _report_job(job, report)
+        with new_folder(destination, report) as folder:
+            with progress("Writing", total) as advance:
+                write_tensors(job.plan.tensors, folder, dtype, max_shard_size, advance)
+            job.write_files(folder)
+            verification = _verify(job, source, folder, total, report, progress) if verify else None
+            write_model_card(folder, job, source, verification, base_model)
     report(f"Wrote {destination}")
+    dropped = {reason: len(tensors) for reason, tensors in job.plan.dropped.items()}
+    return ConversionResult(destination, len(job.plan.tensors), total, dropped, verification)
 
 
-def _convert(source: Path, target: Path, report: Report) -> None:
-    original = read_json(source, "config.json")
-    layout = _find_format(original, source)
-    max_positions = section(original, "language_config").get("max_position_embeddings", DEFAULT_MAX_POSITIONS)
-    tokenizer = load_original_tokenizer(source, max_positions)
-    special_ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    image_token_id = tokenizer.convert_tokens_to_ids(tokenizer.image_token)
-    config = layout.read_config(original, {**special_ids, "image_token_id": image_token_id})
-    _check_vocabulary(tokenizer, config)
-    image_processor = layout.read_image_processor(source, original)
+def describe_conversion(
+    source: str | Path, *, to: str = TRANSFORMERS, dtype: torch.dtype | None = None, report: Report
+) -> None:
+    """Reports what `convert_checkpoint` would write, tensor by tensor with sizes, and writes nothing.
+
+    Args:
+        source: see `convert_checkpoint`.
+        to: see `convert_checkpoint`.
+        dtype: see `convert_checkpoint`.
+        report: receives the lines.
+
+    Raises:
+        FileNotFoundError, NothingToConvertError, ValueError: see `convert_checkpoint`.
+    """
+    with open_job(Path(source), to, dtype) as job:
+        _report_job(job, report)
+        targets = target_tensors(job.plan.tensors, dtype)
+        for target in targets:
+            kind = str(target.dtype).removeprefix("torch.")
+            sources = " + ".join(target.planned.sources)
+            report(f"{sources} -> {target.planned.name} {list(target.planned.shape)} {kind}, {target.num_bytes} bytes")
+        for reason, tensors in job.plan.dropped.items():
+            for tensor in tensors:
+                report(f"{tensor.name} {list(tensor.shape)} -> nothing: {reason}")
+        report(f"{len(targets)} tensors, {sum(target.num_bytes for target in targets)} bytes; nothing was written")
+
+
+def _report_job(job: Job, report: Report) -> None:
     report(
-        f"Found {config.model_type}: {config.vision_config.num_hidden_layers} vision layers, "
-        f"{config.text_config.num_hidden_layers} text layers"
+        f"Found {job.config.model_type}: {job.config.vision_config.num_hidden_layers} vision layers, "
+        f"{job.config.text_config.num_hidden_layers} text layers"
     )
-    with torch.device("meta"):
-        model = layout.family.generation_model(config)
-    save_torch_state_dict(_convert_tensors(source, layout.rules, model, report), target)
-    config.save_pretrained(target)
-    # Greedy decoding that stops at this tokenizer's EOS; the original repositories have no such file.
-    GenerationConfig(**special_ids).save_pretrained(target)
-    tokens = num_image_tokens(config.vision_config.image_size, config.vision_config.patch_size)
-    layout.family.processor(image_processor, tokenizer, num_image_tokens=tokens).save_pretrained(target)
-    for weights in target.glob("*.safetensors"):  # written as private files, unlike everything else
-        weights.chmod((target / "config.json").stat().st_mode)
+    for note in job.notes:
+        report(f"Note: {note}")
+    report(f"{len(job.sources)} tensors become {len(job.plan.tensors)}")
+    for reason, tensors in job.plan.dropped.items():
+        report(f"Dropped {len(tensors)} tensors: {reason}")
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
-    largest, size = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
-    if largest >= size:
-        raise ValueError(
-            f"The tokenizer has ids up to {largest}, but the model's vocabulary holds {size}. The files belong to "
-            "different checkpoints; download them again."
-        )
-
-
-def _find_format(config: dict[str, Any], source: Path) -> OriginalFormat:
-    for layout in FORMATS:
-        if layout.describes(config):
-            return layout
-    vision = config.get("vision_config")
-    found = vision.get("cls") if isinstance(vision, dict) else vision
-    expected = "; or ".join(layout.description for layout in FORMATS)
-    raise ValueError(
-        f"{source}/config.json has the model_type {config.get('model_type')!r} and the vision class "
-        f"{found!r}. Expected an original checkpoint of {expected}."
-    )
-
-
-def _convert_tensors(
-    source: Path, rules: tuple[Rule, ...], model: PreTrainedModel, report: Report
-) -> dict[str, torch.Tensor]:
-    """All tensors under their new names, checked against the model that the config describes."""
-    state_dict: dict[str, torch.Tensor] = {}
-    dropped: dict[str, int] = {}
-    for name, tensor in iterate_tensors(source):
-        rule, _ = find_rule(rules, name)
-        if isinstance(rule, Drop):
-            dropped[rule.reason] = dropped.get(rule.reason, 0) + 1
-        for target, converted in convert_tensor(rules, name, tensor):
-            state_dict[target] = converted
-    _check_against_model(state_dict, model)
-    report(f"Converted {len(state_dict)} tensors")
-    for reason, count in dropped.items():
-        report(f"Dropped {count} tensors: {reason}")
-    return state_dict
-
-
-def _check_against_model(state_dict: dict[str, torch.Tensor], model: PreTrainedModel) -> None:
-    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: list(tensor.shape) for name, tensor in state_dict.items()}
-    problems = [f"{name}: missing" for name in expected if name not in found]
-    problems += [f"{name}: not in the model" for name in found if name not in expected]
-    problems += [
-        f"{name}: shape {found[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    if problems:
-        listed = "\n  ".join(problems[:10])
-        raise ValueError(
-            f"{len(problems)} tensors do not fit the model that config.json describes (the first ones follow). Weights "
-            f"and config belong to different checkpoints; download them again.\n  {listed}"
-        )
+def _verify(job: Job, source: Path, folder: Path, total: int, report: Report, progress: ProgressBar) -> dict[str, Any]:
+    with progress("Verifying", total) as advance:
+        tensors = compare_tensors(job, folder, advance)
+    rounded = f", after rounding to {tensors.converted_to}" if tensors.converted_to else ""
+    report(f"Verified {tensors.tensors} tensors: equal to the source{rounded}")
+    if not fits_in_memory(max(total, tensors.num_bytes)):
+        report("The model does not fit in memory, so no prompt was run")
+        return figures(tensors, None)
+    (models,) = compare_models(source, folder)
+    if not models.identical and tensors.converted_to is None:
+        raise ValueError(f"Source and result answer a prompt differently: {models}.")
+    difference = models.largest_logit_difference
+    report(f"Verified a prompt with a picture: logits differ by {difference:.3g}, tokens equal: {models.tokens_equal}")
+    return figures(tensors, models)

@@ -1,18 +1,29 @@
 """The original layout of DeepSeek-VL with one vision tower (1.3B): tensors, config and image processor."""
 
-from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from ..auto import DEEPSEEK_VL
+from ..images import padding_color
 from ..models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from ..models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
-from .config_fields import MODEL_TYPE, check_projector, has_vision_class, section, text_config
+from .config_fields import (
+    MODEL_TYPE,
+    check_projector,
+    has_vision_class,
+    model_section,
+    projector_section,
+    section,
+    text_config,
+)
 from .formats import OriginalFormat
-from .processors import stored_image_settings
+from .processors import image_section, image_settings
 from .rules import Rename, Rule
-from .siglip import siglip_config, siglip_rules
+from .siglip import siglip_config, siglip_params, siglip_rules
 
 VISION_CLASS = "CLIPVisionTower"
+PROJECTOR_TYPE = "mlp_gelu"
 
 RULES: tuple[Rule, ...] = (
     *siglip_rules("vision_model.vision_tower", "model.vision_model"),
@@ -39,21 +50,38 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
         vision_config=siglip_config(section(config, "vision_config.params"), "vision_config.params"),
         image_token_id=token_ids["image_token_id"],
         dtype=config.get("torch_dtype") or text["dtype"],
+        tie_word_embeddings=text.get("tie_word_embeddings", False),
         architectures=["DeepseekVLForConditionalGeneration"],
     )
-    check_projector(config, "mlp_gelu", resolved.vision_config.hidden_size, resolved)
+    check_projector(config, PROJECTOR_TYPE, resolved.vision_config.hidden_size, resolved)
     return resolved
 
 
-def image_processor_from_original(folder: Path, config: dict[str, Any]) -> DeepseekVLImageProcessor:
-    """The image processor of the checkpoint in `folder`, normalising as the tower of `config` does."""
+def image_processor_from_original(stored: dict[str, Any], config: dict[str, Any]) -> DeepseekVLImageProcessor:
+    """The image processor of preprocessor_config.json (`stored`), normalising as the tower of `config` does."""
     side = siglip_config(section(config, "vision_config.params"), "vision_config.params")["image_size"]
     return DeepseekVLImageProcessor(
-        **stored_image_settings(folder, side, background_color="background_color"),
+        **image_settings(stored, side, background_color="background_color"),
         size={"height": side, "width": side},
         image_mean=section(config, "vision_config.params.pixel_mean"),
         image_std=section(config, "vision_config.params.pixel_std"),
     )
+
+
+def config_to_original(config: PreTrainedConfig, images: DeepseekVLImageProcessor) -> dict[str, Any]:
+    """The way back of `config_from_original`."""
+    params = siglip_params(config.vision_config, images.image_mean, images.image_std)
+    return model_section(
+        config,
+        vision={"cls": VISION_CLASS, "model_type": "vision", "params": params},
+        aligner=projector_section(PROJECTOR_TYPE, config.vision_config.hidden_size, config),
+    )
+
+
+def image_processor_to_original(images: DeepseekVLImageProcessor) -> dict[str, Any]:
+    """The way back of `image_processor_from_original`."""
+    color = images.background_color or padding_color(images.image_mean)
+    return image_section(images, images.size["height"], color, images.image_mean, images.image_std)
 
 
 FORMAT = OriginalFormat(
@@ -63,4 +91,6 @@ FORMAT = OriginalFormat(
     describes=lambda config: has_vision_class(config, VISION_CLASS),
     read_config=config_from_original,
     read_image_processor=image_processor_from_original,
+    write_config=config_to_original,
+    write_image_processor=image_processor_to_original,
 )

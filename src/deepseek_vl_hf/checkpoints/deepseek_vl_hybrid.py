@@ -1,18 +1,31 @@
 """The original layout of DeepSeek-VL-Hybrid (7B): tensors, config and image processor."""
 
-from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from ..auto import DEEPSEEK_VL_HYBRID
+from ..images import padding_color
 from ..models.deepseek_vl_hybrid.configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
 from ..models.deepseek_vl_hybrid.image_processing_deepseek_vl_hybrid import DeepseekVLHybridImageProcessor
-from .config_fields import MODEL_TYPE, check_projector, check_values, has_vision_class, section, text_config
+from .config_fields import (
+    MODEL_TYPE,
+    check_projector,
+    check_values,
+    has_vision_class,
+    model_section,
+    projector_section,
+    section,
+    text_config,
+    tower_params,
+)
 from .formats import OriginalFormat
-from .processors import stored_image_settings
+from .processors import image_section, image_settings
 from .rules import Drop, Rename, Rule
-from .siglip import siglip_config, siglip_rules
+from .siglip import siglip_config, siglip_params, siglip_rules
 
 VISION_CLASS = "HybridVisionTower"
+PROJECTOR_TYPE = "low_high_hybrid_split_mlp_gelu"
 HIGH, LOW = "vision_config.params.high_res_cfg", "vision_config.params.low_res_cfg"
 
 # What the original's `model_name` stands for. Keys beside it in a file override the preset (this project's convention
@@ -112,19 +125,20 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
         high_res_vision_config=sam_config(section(config, HIGH), HIGH),
         image_token_id=token_ids["image_token_id"],
         dtype=config.get("torch_dtype") or text["dtype"],
+        tie_word_embeddings=text.get("tie_word_embeddings", False),
         architectures=["DeepseekVLHybridForConditionalGeneration"],
     )
     # The file names one width for both towers.
     for width in (resolved.vision_config.hidden_size, 4 * resolved.high_res_vision_config.output_channels):
-        check_projector(config, "low_high_hybrid_split_mlp_gelu", width, resolved)
+        check_projector(config, PROJECTOR_TYPE, width, resolved)
     return resolved
 
 
-def image_processor_from_original(folder: Path, config: dict[str, Any]) -> DeepseekVLHybridImageProcessor:
-    """The image processor of the checkpoint in `folder`, normalising as the towers of `config` do."""
+def image_processor_from_original(stored: dict[str, Any], config: dict[str, Any]) -> DeepseekVLHybridImageProcessor:
+    """The image processor of preprocessor_config.json (`stored`), normalising as the towers of `config` do."""
     high_side, low_side = sam_config(section(config, HIGH), HIGH)["image_size"], section(config, f"{LOW}.image_size")
     return DeepseekVLHybridImageProcessor(
-        **stored_image_settings(folder, high_side, background_color="high_res_background_color"),
+        **image_settings(stored, high_side, background_color="high_res_background_color"),
         size={"height": low_side, "width": low_side},
         image_mean=section(config, f"{LOW}.pixel_mean"),
         image_std=section(config, f"{LOW}.pixel_std"),
@@ -134,6 +148,38 @@ def image_processor_from_original(folder: Path, config: dict[str, Any]) -> Deeps
     )
 
 
+def config_to_original(config: PreTrainedConfig, images: DeepseekVLHybridImageProcessor) -> dict[str, Any]:
+    """The way back of `config_from_original`."""
+    sam = config.high_res_vision_config
+    channels = sam.output_channels
+    sizes = {
+        "width": sam.hidden_size,
+        "layers": sam.num_hidden_layers,
+        "heads": sam.num_attention_heads,
+        "image_size": sam.image_size,
+        "global_attn_indexes": list(sam.global_attn_indexes),
+        "prompt_embed_dim": channels,
+        "downsample_channels": [2 * channels, 4 * channels],
+    }
+    params = {
+        "concat_type": "tuple",
+        "high_res_cfg": tower_params(SAM_PRESETS, sizes, images.high_res_image_mean, images.high_res_image_std),
+        "low_res_cfg": siglip_params(config.vision_config, images.image_mean, images.image_std),
+    }
+    return model_section(
+        config,
+        vision={"cls": VISION_CLASS, "model_type": "vision", "params": params},
+        aligner=projector_section(PROJECTOR_TYPE, config.vision_config.hidden_size, config),
+    )
+
+
+def image_processor_to_original(images: DeepseekVLHybridImageProcessor) -> dict[str, Any]:
+    """The way back of `image_processor_from_original`."""
+    mean, std = images.high_res_image_mean, images.high_res_image_std
+    color = images.high_res_background_color or padding_color(mean)
+    return image_section(images, images.high_res_size["height"], color, mean, std)
+
+
 FORMAT = OriginalFormat(
     description=f"DeepSeek-VL with two vision towers: model_type {MODEL_TYPE!r}, vision class {VISION_CLASS!r}",
     family=DEEPSEEK_VL_HYBRID,
@@ -141,4 +187,6 @@ FORMAT = OriginalFormat(
     describes=lambda config: has_vision_class(config, VISION_CLASS),
     read_config=config_from_original,
     read_image_processor=image_processor_from_original,
+    write_config=config_to_original,
+    write_image_processor=image_processor_to_original,
 )

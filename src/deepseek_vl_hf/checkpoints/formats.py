@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -11,23 +10,29 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ..auto import Family
 from .rules import Rule
 
+JsonObject = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class OriginalFormat:
-    """One original layout; its functions take the content of the original config.json.
+    """One original layout, in both directions.
 
     Attributes:
         description: what the layout is, for errors.
         family: the classes that the result is written for.
         rules: the table of its tensors.
         describes: whether a config.json is of this layout.
-        read_config: the model's config, given the tokenizer's ids as well.
-        read_image_processor: the image processor, given the checkpoint's folder first.
+        read_config: config.json and the tokenizer's ids -> the model's config.
+        read_image_processor: preprocessor_config.json and config.json -> the image processor.
+        write_config: the model's config and the image processor -> config.json.
+        write_image_processor: the image processor -> preprocessor_config.json.
     """
 
     description: str
     family: Family
     rules: tuple[Rule, ...]
-    describes: Callable[[dict[str, Any]], bool]
-    read_config: Callable[[dict[str, Any], dict[str, int]], PreTrainedConfig]
-    read_image_processor: Callable[[Path, dict[str, Any]], BaseImageProcessor]
+    describes: Callable[[JsonObject], bool]
+    read_config: Callable[[JsonObject, dict[str, int]], PreTrainedConfig]
+    read_image_processor: Callable[[JsonObject, JsonObject], BaseImageProcessor]
+    write_config: Callable[[PreTrainedConfig, BaseImageProcessor], JsonObject]
+    write_image_processor: Callable[[BaseImageProcessor], JsonObject]

@@ -1,6 +1,5 @@
-"""Tokenizer and image processor of an original DeepSeek-VL checkpoint in transformers' form."""
+"""Tokenizer and image settings of an original DeepSeek-VL checkpoint in transformers' form."""
 
-from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
@@ -8,39 +7,49 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from ..chat_templates import IMAGE_PLACEHOLDER
-from .source import read_json
+from .files import FileFinder, read_json, require
+
+# Ids of the published checkpoints, for a config that comes without files.
+PUBLISHED_TOKEN_IDS = {
+    "bos_token_id": 100000,
+    "eos_token_id": 100001,
+    "pad_token_id": 100001,
+    "image_token_id": 100015,
+}
 
 
-def load_original_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenizerFast:
+def optional_json(find: FileFinder, name: str) -> dict[str, Any]:
+    """The JSON object in a file of the checkpoint; an empty one if there is no such file."""
+    path = find(name)
+    return {} if path is None else read_json(path)
+
+
+def load_original_tokenizer(
+    find: FileFinder, max_length: int, image_token: str = IMAGE_PLACEHOLDER, **overrides: Any
+) -> PreTrainedTokenizerFast:
     """The tokenizer of an original checkpoint, adding the BOS that the original's tokenizer class added.
 
     The stored `tokenizer.json` holds the byte-level BPE but no template for BOS, and the stored class name
     (`LlamaTokenizerFast`) would rebuild a SentencePiece-style splitter; so the pieces are put together here.
 
     Args:
-        folder: the checkpoint.
+        find: the checkpoint's files.
         max_length: positions of the language model, where the files do not say.
+        image_token: the token that stands for an image.
+        **overrides: arguments of the tokenizer in place of the checkpoint's, such as `padding_side`.
 
     Raises:
         FileNotFoundError: no `tokenizer.json`.
         ValueError: BOS, EOS or the image token is not in the vocabulary.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no tokenizer.json. Expected the folder of an original checkpoint.")
-    config = read_json(folder, "tokenizer_config.json", required=False)
-    special = {**read_json(folder, "special_tokens_map.json", required=False)}
-    eos_token = _text(config.get("eos_token") or special.get("eos_token"))
-    tokens = {
-        "bos_token": _text(config.get("bos_token") or special.get("bos_token")),
-        "eos_token": eos_token,
-        "pad_token": _text(config.get("pad_token") or special.get("pad_token")) or eos_token,
-        "image_token": read_json(folder, "processor_config.json", required=False).get("image_tag", IMAGE_PLACEHOLDER),
-    }
+    path = require(find, "tokenizer.json")
+    config = optional_json(find, "tokenizer_config.json")
+    tokens = {**_special_tokens(config, find), "image_token": image_token}
     try:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} cannot be read as a tokenizer ({error}). Download the file again.") from error
+    _add_tokens(backend, config.get("added_tokens_decoder", {}))
     if backend.token_to_id(tokens["image_token"]) is None:
         # The original's processor adds it to vocabularies that lack it.
         backend.add_special_tokens([AddedToken(tokens["image_token"], normalized=False)])
@@ -52,17 +61,49 @@ def load_original_tokenizer(folder: Path, max_length: int) -> PreTrainedTokenize
             )
     if config.get("add_bos_token", True):
         _add_bos(backend, tokens["bos_token"])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=tokens["bos_token"],
-        eos_token=tokens["eos_token"],
-        pad_token=tokens["pad_token"],
-        extra_special_tokens={"image_token": tokens["image_token"]},
-        model_max_length=min(config.get("model_max_length", max_length), max_length),
-        model_input_names=["input_ids", "attention_mask"],
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+    arguments = {
+        "bos_token": tokens["bos_token"],
+        "eos_token": tokens["eos_token"],
+        "pad_token": tokens["pad_token"],
+        "extra_special_tokens": {"image_token": tokens["image_token"]},
+        "model_max_length": min(config.get("model_max_length", max_length), max_length),
+        "model_input_names": ["input_ids", "attention_mask"],
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **{**arguments, **overrides})
+
+
+def special_token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The ids that a model's config names."""
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {**ids, "image_token_id": tokenizer.convert_tokens_to_ids(tokenizer.image_token)}
+
+
+def _special_tokens(config: dict[str, Any], find: FileFinder) -> dict[str, Any]:
+    special = optional_json(find, "special_tokens_map.json")
+    eos_token = _text(config.get("eos_token") or special.get("eos_token"))
+    return {
+        "bos_token": _text(config.get("bos_token") or special.get("bos_token")),
+        "eos_token": eos_token,
+        "pad_token": _text(config.get("pad_token") or special.get("pad_token")) or eos_token,
+    }
+
+
+def _add_tokens(backend: Tokenizer, stored: dict[str, Any]) -> None:
+    """Adds the tokens that only tokenizer_config.json names, as fine-tunes leave them, at the ids it gives."""
+    for token_id, fields in sorted(stored.items(), key=lambda item: int(item[0])):
+        content = fields["content"]
+        if backend.token_to_id(content) is None:
+            options = {
+                name: fields[name] for name in ("lstrip", "rstrip", "normalized", "single_word") if name in fields
+            }
+            backend.add_tokens([AddedToken(content, special=fields.get("special", False), **options)])
+        if backend.token_to_id(content) != int(token_id):
+            raise ValueError(
+                f"tokenizer_config.json gives {content!r} the id {token_id}, but in tokenizer.json's vocabulary it "
+                f"has {backend.token_to_id(content)}. The files belong to different checkpoints; download them again."
+            )
 
 
 def _add_bos(backend: Tokenizer, bos_token: Any) -> None:
@@ -80,21 +121,20 @@ def _text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def stored_image_settings(folder: Path, image_size: int, background_color: str) -> dict[str, Any]:
+def image_settings(stored: dict[str, Any], image_size: int, background_color: str) -> dict[str, Any]:
     """What preprocessor_config.json says of resizing, padding and rescaling.
 
     Its mean and standard deviation are not used: the original stores `do_normalize: false` because its towers
     normalise, with values that config.json names.
 
     Args:
-        folder: the checkpoint.
+        stored: the file's content.
         image_size: side of the pixels that the tower reads.
         background_color: name of the image processor's argument for the padding's colour.
 
     Raises:
         ValueError: processor and tower disagree on the image size.
     """
-    stored = read_json(folder, "preprocessor_config.json")
     if stored.get("image_size", image_size) != image_size:
         raise ValueError(
             f"preprocessor_config.json has image_size {stored['image_size']}, but config.json's tower reads "
@@ -102,3 +142,18 @@ def stored_image_settings(folder: Path, image_size: int, background_color: str) 
         )
     names = {"min_size": "min_size", "rescale_factor": "rescale_factor", "background_color": background_color}
     return {argument: stored[key] for key, argument in names.items() if key in stored}
+
+
+def image_section(images: Any, image_size: int, background_color: Any, mean: Any, std: Any) -> dict[str, Any]:
+    """The original's preprocessor_config.json."""
+    return {
+        "background_color": list(background_color),
+        "do_normalize": False,
+        "image_mean": list(mean),
+        "image_processor_type": "VLMImageProcessor",
+        "image_size": image_size,
+        "image_std": list(std),
+        "min_size": images.min_size,
+        "processor_class": "VLChatProcessor",
+        "rescale_factor": images.rescale_factor,
+    }

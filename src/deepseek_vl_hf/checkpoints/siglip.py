@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from .config_fields import check_values
+from transformers import PreTrainedConfig
+
+from .config_fields import check_values, tower_params
 from .rules import Drop, Rename, Rule, Split, Squeeze
 
 # What the original's `model_name` stands for. Keys beside it in a file override the preset (this project's convention
@@ -61,3 +63,15 @@ def siglip_config(params: dict[str, Any], place: str) -> dict[str, Any]:
         "layer_norm_eps": 1e-6,
         "vision_use_head": False,
     }
+
+
+def siglip_params(config: PreTrainedConfig, mean: Any, std: Any) -> dict[str, Any]:
+    """The way back: the original's tower parameters from a `SiglipVisionConfig` and the pixels' normalisation."""
+    sizes = {
+        "width": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "patch_size": config.patch_size,
+        "image_size": config.image_size,
+    }
+    return tower_params(PRESETS, sizes, mean, std)

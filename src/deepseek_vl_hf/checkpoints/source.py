@@ -1,85 +1,176 @@
-"""Reading an original checkpoint folder: its JSON files and, lazily, its tensors."""
+"""The tensors of a checkpoint folder, found without loading them."""
 
 import json
+import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_FILE_NAME = "model.safetensors"
+from .byte_ranges import ByteSource, FileBytes, TensorBytes
+from .files import DuplicateNameError, read_json, without_duplicates
+from .rules import Shape
+
+# How safetensors spells the types that checkpoints have.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+# Weight files that a folder may hold, the preferred first: the file alone, or an index of several.
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def read_json(folder: Path, name: str, *, required: bool = True) -> dict[str, Any]:
-    """The JSON object in `folder/name`; an empty one if the file is absent and not required.
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file: what it is, and where its bytes lie.
 
-    Raises:
-        FileNotFoundError: a required file is absent.
-        ValueError: the file holds no JSON object.
+    Attributes:
+        name: its name in the file.
+        dtype: its type.
+        shape: its shape.
+        data: what holds the bytes.
+        start: where they begin there.
     """
-    path = folder / name
-    if not path.is_file():
-        if required:
-            raise FileNotFoundError(f"{folder} holds no {name}. Expected the folder of an original checkpoint.")
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Download the file again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}; expected an object.")
-    return content
+
+    name: str
+    dtype: torch.dtype
+    shape: Shape
+    data: ByteSource
+    start: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in bytes."""
+        return prod(self.shape) * self.dtype.itemsize
 
 
-def shard_names(folder: Path) -> dict[str, list[str] | None]:
-    """The weight files of the folder, each with the tensors that the index expects in it (None without an index).
+@contextmanager
+def open_tensors(folder: Path) -> Iterator[dict[str, StoredTensor]]:
+    """Gives every tensor of the folder's weight files by name; the files stay open inside the `with` block.
 
     Raises:
-        FileNotFoundError: there are no safetensors weights, or the index names a file that is absent.
+        FileNotFoundError: there are no weights, or the index names a file that is absent.
+        ValueError: a file is damaged, holds something else than tensors, or is not what the index says.
+    """
+    with ExitStack() as stack:
+        tensors: dict[str, StoredTensor] = {}
+        index_name, shards = find_shards(folder)
+        for shard, expected in shards.items():
+            found = _open_shard(folder / shard, stack)
+            if expected is not None and expected != found.keys():
+                wrong = sorted(expected ^ found.keys())
+                raise ValueError(
+                    f"{folder / shard} and {index_name} disagree on {len(wrong)} tensors, such as {wrong[0]!r}. The "
+                    "files belong to different checkpoints, or a tensor is stored twice; download them again."
+                )
+            tensors.update(found)
+        yield tensors
+
+
+def find_shards(folder: Path) -> tuple[str, dict[str, set[str] | None]]:
+    """The index's name, and the weight files with the tensors that it expects in each (None without an index).
+
+    Raises:
+        FileNotFoundError: there are no weights, or the index names a file that is absent.
         ValueError: the index names a file outside the folder.
     """
-    if not (folder / INDEX_NAME).is_file():
-        if not (folder / SINGLE_FILE_NAME).is_file():
-            raise FileNotFoundError(
-                f"{folder} holds neither {SINGLE_FILE_NAME} nor {INDEX_NAME}. Expected weights in safetensors files."
-            )
-        return {SINGLE_FILE_NAME: None}
-    shards: dict[str, list[str] | None] = {}
-    weight_map = read_json(folder, INDEX_NAME).get("weight_map")
+    for single, index_name in (SAFETENSORS, PICKLES):
+        if (folder / index_name).is_file():
+            return index_name, _indexed_shards(folder, index_name)
+        if (folder / single).is_file():
+            return index_name, {single: None}
+    names = ", ".join((*SAFETENSORS, *PICKLES))
+    raise FileNotFoundError(f"{folder} holds no weights. Expected one of {names}.")
+
+
+def _indexed_shards(folder: Path, index_name: str) -> dict[str, set[str] | None]:
+    weight_map = read_json(folder / index_name).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{INDEX_NAME} has no weight_map. Download it again.")
+        raise ValueError(f"{index_name} has no weight_map. Download it again.")
+    shards: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():
-        if Path(shard).name != shard:
-            raise ValueError(f"{INDEX_NAME} places {tensor!r} in {shard!r}; expected a file name without a path.")
-        expected = shards.setdefault(shard, [])
-        assert expected is not None
-        expected.append(tensor)
+        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard:
+            raise ValueError(f"{index_name} places {tensor!r} in {shard!r}; expected a file name without a path.")
+        shards.setdefault(shard, set()).add(tensor)
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
-        raise FileNotFoundError(f"{INDEX_NAME} names {', '.join(missing)}, absent from {folder}. Download them again.")
-    return shards
+        raise FileNotFoundError(f"{index_name} names {', '.join(missing)}, absent from {folder}. Download them again.")
+    return dict(shards)
 
 
-def iterate_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields (name, tensor) of every tensor in the folder's safetensors files, one in memory at a time.
+def _open_shard(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path, stack.enter_context(FileIO(path)))
+    return _open_pickle(path)
 
-    Raises:
-        FileNotFoundError, ValueError: a file is absent or damaged, or does not hold what the index says.
-    """
-    for shard, expected in shard_names(folder).items():
-        path = folder / shard
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                if expected is not None and set(expected) != set(names):
-                    wrong = sorted(set(expected) ^ set(names))
-                    raise ValueError(
-                        f"{path} and {INDEX_NAME} disagree on {len(wrong)} tensors, such as {wrong[0]!r}. The files "
-                        "belong to different checkpoints; download them again."
-                    )
-                for name in names:
-                    yield name, file.get_tensor(name)
-        except SafetensorError as error:
-            raise ValueError(f"{path} cannot be read as safetensors ({error}). Download the file again.") from error
+
+def _open_safetensors(path: Path, file: FileIO) -> dict[str, StoredTensor]:
+    """The tensors of one file, after its header was checked against the file's size."""
+    data, size = FileBytes(path, file), path.stat().st_size
+    try:
+        header_bytes = int.from_bytes(data.read(0, 8), "little")
+        if header_bytes > min(size - 8, MAX_HEADER_BYTES):
+            raise ValueError("its header reaches beyond the file")
+        header = json.loads(data.read(8, header_bytes), object_pairs_hook=without_duplicates)
+        header.pop("__metadata__", None)
+        tensors = {name: _read_entry(name, entry, data, 8 + header_bytes) for name, entry in header.items()}
+        # As the format demands: no holes, no overlaps, nothing behind the last tensor.
+        end = 8 + header_bytes
+        for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.num_bytes)):
+            if tensor.start != end:
+                raise ValueError(f"the tensor {tensor.name!r} begins at byte {tensor.start}, expected {end}")
+            end += tensor.num_bytes
+        if end != size:
+            raise ValueError(f"it has {size} bytes, but its header describes {end}")
+    except DuplicateNameError as error:
+        raise ValueError(f"{path} holds the tensor {error} twice. Download the file again.") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}). Download the file again.") from error
+    return tensors
+
+
+def _read_entry(name: str, entry: dict[str, Any], data: FileBytes, data_start: int) -> StoredTensor:
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"the tensor {name!r} has the type {entry['dtype']!r}; expected one of {', '.join(DTYPES)}")
+    begin, end = entry["data_offsets"]
+    tensor = StoredTensor(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), data, data_start + begin)
+    if end - begin != tensor.num_bytes:
+        raise ValueError(f"the tensor {name!r} has {end - begin} bytes; its shape needs {tensor.num_bytes}")
+    return tensor
+
+
+def _open_pickle(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file that torch.save wrote; only tensors are unpickled, code never runs."""
+    try:
+        mapped = zipfile.is_zipfile(path)  # the format since torch 1.6, which need not be loaded as a whole
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch raises many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as tensors and nothing else ({reason}). Such a file may hold code that would run "
+            "when it is loaded; get the checkpoint as safetensors from its author."
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds something else than named tensors. Expected a state dict.")
+    return {
+        name: StoredTensor(name, tensor.dtype, tuple(tensor.shape), TensorBytes(tensor.detach()))
+        for name, tensor in content.items()
+    }

@@ -30,6 +30,16 @@ class MultimodalGenerationMixin(GenerationMixin):
     several of them to its beams in a wrong order.
     """
 
+    def adjust_generation_fn(self, *args: Any, **kwargs: Any) -> None:
+        """Called by `from_pretrained`; special ids that no generation_config.json names are those of the text model.
+
+        Original checkpoints have no such file, and without an EOS no answer would end.
+        """
+        super().adjust_generation_fn(*args, **kwargs)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(self.generation_config, name) is None:
+                setattr(self.generation_config, name, getattr(self.config.text_config, name))
+
     def generate(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """See transformers' `GenerationMixin.generate`.
 

@@ -1,0 +1,135 @@
+"""The small files of a checkpoint, in a folder or in a Hub repository."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from transformers.utils.hub import cached_file
+
+# Arguments of from_pretrained that say where and how files are fetched.
+HUB_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+
+FileFinder = Callable[[str], Path | None]
+
+
+def in_folder(folder: Path) -> FileFinder:
+    """Finds files of a folder: gives a name's path, or None."""
+
+    def find(name: str) -> Path | None:
+        path = folder / name
+        return path if path.is_file() else None
+
+    return find
+
+
+def in_repository(name_or_path: str | Path, **hub_arguments: Any) -> FileFinder:
+    """Finds files of a Hub repository or a folder: gives a name's local path, or None.
+
+    Args:
+        name_or_path: what `from_pretrained` got.
+        **hub_arguments: those of `HUB_ARGUMENTS`.
+    """
+    if Path(name_or_path).is_dir():
+        return in_folder(Path(name_or_path) / (hub_arguments.get("subfolder") or ""))
+
+    def find(name: str) -> Path | None:
+        found = cached_file(
+            str(name_or_path),
+            name,
+            **hub_arguments,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return None if found is None else Path(found)
+
+    return find
+
+
+def split_hub_arguments(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of `from_pretrained` as those of the Hub and all others."""
+    hub = {name: value for name, value in arguments.items() if name in HUB_ARGUMENTS}
+    return hub, {name: value for name, value in arguments.items() if name not in HUB_ARGUMENTS}
+
+
+def require(find: FileFinder, name: str) -> Path:
+    """The path of a file that has to be there.
+
+    Raises:
+        FileNotFoundError: it is not.
+    """
+    path = find(name)
+    if path is None:
+        raise FileNotFoundError(f"The checkpoint holds no {name}. Expected all files of an original checkpoint.")
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: the file holds no JSON object, or one in which a name stands twice.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_duplicates)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}). Download the file again.") from error
+    except DuplicateNameError as error:
+        raise ValueError(f"{path} names {error} twice. Download the file again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}; expected an object.")
+    return content
+
+
+class DuplicateNameError(ValueError):
+    """A name stands twice in a JSON object."""
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds a JSON object.
+
+    Raises:
+        DuplicateNameError: a name stands twice, of which json would keep the last without a word.
+    """
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise DuplicateNameError(repr(name))
+        content[name] = value
+    return content
+
+
+def local_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint that is named by its folder or by its Hub repository, which is downloaded.
+
+    Raises:
+        FileNotFoundError: no such folder, and no name of a repository or no way to the Hub.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or ".." in str(source):
+        raise FileNotFoundError(
+            f"{source} is no folder. Expected a checkpoint's folder or the name of a Hub repository."
+        )
+    try:
+        folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
+        if not list(folder.glob("*.safetensors")):
+            snapshot_download(str(source), allow_patterns=["pytorch_model*.bin"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise FileNotFoundError(
+            f"{source} is no folder here, and the Hub repository of that name cannot be downloaded "
+            f"({str(error).splitlines()[0]}). Download it where there is a network, and name its folder."
+        ) from error
+    return folder

@@ -1,0 +1,76 @@
+"""The model card (README.md) of a converted checkpoint."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..version import __version__
+from .jobs import ORIGINAL, Job
+
+# The published repositories, by the folder name that a download has.
+PUBLISHED = {
+    f"deepseek-vl-{size}-{kind}": f"deepseek-ai/deepseek-vl-{size}-{kind}"
+    for size in ("1.3b", "7b")
+    for kind in ("base", "chat")
+}
+LICENSE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MODEL"
+TOWERS = {
+    "deepseek_vl": "a SigLIP tower that reads pictures at {low} pixels",
+    "deepseek_vl_hybrid": "a SigLIP tower that reads pictures at {low} pixels and a SAM tower for {high} pixels",
+}
+
+
+def write_model_card(
+    folder: Path, job: Job, source: Path, verification: dict[str, Any] | None, base_model: str | None
+) -> None:
+    """Writes README.md: Hub metadata, how to use the model, where it comes from and how the conversion was verified.
+
+    Args:
+        folder: the converted checkpoint.
+        job: the conversion.
+        source: the folder that was converted; its name is recognised if it is a published repository's.
+        verification: figures of the verification; None if there was none.
+        base_model: the origin's Hub repository, in place of the recognised one.
+    """
+    origin = base_model or PUBLISHED.get(source.resolve().name)
+    data = ModelCardData(
+        language=["en", "zh"],
+        license="other",
+        license_name="deepseek",
+        license_link=LICENSE_LINK,
+        pipeline_tag="image-text-to-text",
+        library_name="transformers",
+        base_model=origin,
+        tags=["deepseek-vl", "deepseek_vl_hf", job.config.model_type.replace("_", "-"), "vision", "multimodal"],
+        ignore_metadata_errors=False,
+    )
+    template = files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8")
+    card = ModelCard.from_template(
+        data,
+        template_str=template,
+        name=(origin or source.resolve().name).rpartition("/")[2],
+        origin=origin,
+        layout=job.to,
+        is_original=job.to == ORIGINAL,
+        towers=_towers(job),
+        text=job.config.text_config,
+        dtype=str(job.config.dtype).removeprefix("torch."),
+        num_tensors=len(job.plan.tensors),
+        dropped={reason: len(tensors) for reason, tensors in job.plan.dropped.items()},
+        verification=verification,
+        version=__version__,
+        license_link=LICENSE_LINK,
+    )
+    # Optional parts of the template leave blank lines behind.
+    text = re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _towers(job: Job) -> str:
+    high = getattr(job.config, "high_res_vision_config", None)
+    return TOWERS[job.config.model_type].format(
+        low=job.config.vision_config.image_size, high=high.image_size if high else None
+    )

@@ -1,0 +1,126 @@
+"""The small files of an original checkpoint as config, tokenizer, image processor and processor, and back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..chat_templates import IMAGE_PLACEHOLDER
+from ..images import num_image_tokens
+from . import deepseek_vl, deepseek_vl_hybrid
+from .config_fields import MODEL_TYPE, RecordedDict, check_values, section
+from .files import FileFinder, read_json, require
+from .formats import OriginalFormat
+from .processors import load_original_tokenizer, optional_json, special_token_ids
+
+FORMATS: tuple[OriginalFormat, ...] = (deepseek_vl.FORMAT, deepseek_vl_hybrid.FORMAT)
+DEFAULT_MAX_POSITIONS = 16384
+CONFIG, IMAGES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+
+
+def find_format(config: dict[str, Any]) -> OriginalFormat:
+    """The layout that a config.json describes.
+
+    Raises:
+        ValueError: none of those that are known, such as Janus, whose files carry the same model type.
+    """
+    generation = sorted(key for key in config if key.startswith("gen_"))
+    if config.get("model_type") == MODEL_TYPE and generation:
+        raise ValueError(
+            f"config.json is of Janus: it has the sections {', '.join(generation)}, which describe image generation. "
+            f"Janus has the model_type {MODEL_TYPE!r} too, but is another model; expected DeepSeek-VL. transformers' "
+            "own Janus classes read the deepseek-community Janus repositories."
+        )
+    for layout in FORMATS:
+        if layout.describes(config):
+            return layout
+    vision = config.get("vision_config")
+    found = vision.get("cls") if isinstance(vision, dict) else vision
+    expected = "; or ".join(layout.description for layout in FORMATS)
+    raise ValueError(
+        f"config.json has the model_type {config.get('model_type')!r} and the vision class {found!r}. Expected an "
+        f"original checkpoint of {expected}."
+    )
+
+
+@dataclass(frozen=True)
+class OriginalFiles:
+    """The small files of one original checkpoint.
+
+    Attributes:
+        find: gives a file's path.
+        layout: the checkpoint's layout.
+        config: config.json.
+        images: preprocessor_config.json.
+        processor: processor_config.json; empty if there is none.
+    """
+
+    find: FileFinder
+    layout: OriginalFormat
+    config: RecordedDict
+    images: RecordedDict
+    processor: RecordedDict
+
+    def load_tokenizer(self, **overrides: Any) -> PreTrainedTokenizerFast:
+        """See `load_original_tokenizer`."""
+        positions = section(self.config, "language_config").get("max_position_embeddings", DEFAULT_MAX_POSITIONS)
+        image_token = self.processor.get("image_tag", IMAGE_PLACEHOLDER)
+        return load_original_tokenizer(self.find, positions, image_token, **overrides)
+
+    def load_config(self, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+        """The model's config; the special ids are the tokenizer's.
+
+        Raises:
+            ValueError: config.json is not understood, or the tokenizer has more tokens than the model.
+        """
+        config = self.layout.read_config(self.config, special_token_ids(tokenizer))
+        largest, size = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
+        if largest >= size:
+            raise ValueError(
+                f"The tokenizer has ids up to {largest}, but the model's vocabulary holds {size}. The files belong to "
+                "different checkpoints; download them again."
+            )
+        return config
+
+    def load_image_processor(self) -> BaseImageProcessor:
+        """The image processor, with the towers' normalisation.
+
+        Raises:
+            ValueError: processor and towers do not fit together.
+        """
+        check_values(self.images, {"do_normalize": False}, IMAGES)
+        return self.layout.read_image_processor(self.images, self.config)
+
+    def load_processor(
+        self, tokenizer: PreTrainedTokenizerFast, image_processor: BaseImageProcessor, **overrides: Any
+    ) -> ProcessorMixin:
+        """Tokenizer, image processor and the original's chat format in one.
+
+        Raises:
+            ValueError: another chat format or number of image tokens than the model's.
+        """
+        config = self.load_config(tokenizer)
+        tokens = num_image_tokens(config.vision_config.image_size, config.vision_config.patch_size)
+        expected = {"sft_format": "deepseek", "num_image_tokens": tokens, "add_special_token": False}
+        check_values(self.processor, expected, PROCESSOR)
+        return self.layout.family.processor(image_processor, tokenizer, **{"num_image_tokens": tokens, **overrides})
+
+    def unread_keys(self) -> Iterator[str]:
+        """The keys of config.json, preprocessor_config.json and processor_config.json that nothing has read."""
+        for name, content in ((CONFIG, self.config), (IMAGES, self.images), (PROCESSOR, self.processor)):
+            yield from (f"{name}: {key}" for key in content.unread())
+
+
+def read_original(find: FileFinder) -> OriginalFiles:
+    """Opens the small files of an original checkpoint.
+
+    Raises:
+        FileNotFoundError: config.json or preprocessor_config.json is absent.
+        ValueError: a file is damaged, or the checkpoint is of another family.
+    """
+    config = RecordedDict(read_json(require(find, CONFIG)))
+    layout = find_format(config)
+    images = RecordedDict(read_json(require(find, IMAGES)))
+    return OriginalFiles(find, layout, config, images, RecordedDict(optional_json(find, PROCESSOR)))

@@ -1,0 +1,108 @@
+"""The tables of tensors in the form in which transformers applies them while it loads a checkpoint."""
+
+import re
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+import torch
+from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
+
+from .rules import Drop, Rename, Rule, Split, Squeeze
+
+_LAYER = r"(\d+)"
+
+
+class RemoveLeadingDimension(ConversionOps):
+    """[1, ...] -> [...]."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
+        """See `ConversionOps.convert`."""
+        ((_, tensors),) = input_dict.items()
+        tensor = tensors[0] if isinstance(tensors, list) else tensors
+        return {target_patterns[0]: tensor.squeeze(0)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """[...] -> [1, ...], for saving in the original layout."""
+        return AddLeadingDimension()
+
+
+class AddLeadingDimension(ConversionOps):
+    """[...] -> [1, ...]."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
+        """See `ConversionOps.convert`."""
+        ((_, tensors),) = input_dict.items()
+        tensor = tensors[0] if isinstance(tensors, list) else tensors
+        return {target_patterns[0]: tensor.unsqueeze(0)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """[1, ...] -> [...]."""
+        return RemoveLeadingDimension()
+
+
+def weight_mapping(rules: Sequence[Rule]) -> list[WeightRenaming | WeightConverter]:
+    """What `register_checkpoint_conversion_mapping` takes for a table.
+
+    transformers renames first and then lets at most one converter act on a part of the name, so a rule that changes
+    the tensor becomes a renaming to a name that does not exist and a converter from there.
+    """
+    mapping: list[WeightRenaming | WeightConverter] = []
+    for rule in rules:
+        if isinstance(rule, Split):
+            mapping += _split(rule)
+        elif isinstance(rule, Squeeze):
+            mapping += _squeeze(rule)
+        elif isinstance(rule, Rename):
+            mapping.append(_renaming(rule.source, rule.target))
+        elif not isinstance(rule, Drop):
+            raise TypeError(f"{type(rule).__name__} rules have no counterpart in transformers' loading.")
+    return mapping
+
+
+def ignored_on_load(rules: Sequence[Rule]) -> list[str]:
+    """Regular expressions of the names that a table drops, which need no warning when a checkpoint holds them."""
+    return ["^" + _expression(rule.source)[0] for rule in rules if isinstance(rule, Drop)]
+
+
+def _renaming(source: str, target: str) -> WeightRenaming:
+    source, ending = _expression(source)
+    target, _ = _expression(target)
+    return WeightRenaming("^" + source + ("" if ending else "$"), target.replace("\\.", "."))
+
+
+def _expression(pattern: str) -> tuple[str, bool]:
+    """A pattern as a regular expression without the field that ends it, and whether one ended it."""
+    stem = re.sub(r"\{(kind|rest)\}$", "", pattern)
+    return re.escape(stem).replace(re.escape("{layer}"), _LAYER), stem != pattern
+
+
+def _split(rule: Split) -> list[WeightRenaming | WeightConverter]:
+    steps = zip(*(target.split(".") for target in rule.targets), strict=False)
+    stem = "".join(f"{names[0]}." for names in takewhile(lambda names: len(set(names)) == 1, steps))
+    parts = [re.sub(r"\{(kind|rest)\}$", "", target.removeprefix(stem)) for target in rule.targets]
+    joint = "_".join(part.rstrip(".") for part in parts) + "."
+    ending = re.search(r"\{(kind|rest)\}$", rule.source)
+    between = stem + joint + (ending.group(0) if ending else "")
+    return [
+        _renaming(rule.source, between),
+        WeightConverter(joint, parts, operations=[Chunk(dim=0)]),
+    ]
+
+
+def _squeeze(rule: Squeeze) -> list[WeightRenaming | WeightConverter]:
+    stem, _, leaf = rule.target.rpartition(".")
+    part = stem.rpartition(".")[2]
+    between = f"{stem}_with_leading_dimension.{leaf}"
+    return [
+        _renaming(rule.source, between),
+        WeightConverter(
+            f"{part}_with_leading_dimension.{leaf}", f"{part}.{leaf}", operations=[RemoveLeadingDimension()]
+        ),
+    ]

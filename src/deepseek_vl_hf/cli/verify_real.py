@@ -1,0 +1,47 @@
+"""`deepseek-vl verify-real`: a published checkpoint, checked on a machine that has it or the Hub."""
+
+import argparse
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from ..checkpoints.files import local_folder
+from ..checkpoints.real import verify_checkpoint
+from .console import byte_bar
+
+SUMMARY = "check a published checkpoint: names, shapes, both layouts, answers"
+DESCRIPTION = """Checks a checkpoint with its real weights and writes a report.
+
+Every tensor's name and shape is checked. The checkpoint is converted to the other layout in a temporary folder, which
+takes as much disk as the checkpoint, and every tensor is compared. Fixed prompts are run through both layouts, if the
+model fits in memory."""
+PACKAGES = ("deepseek-vl-hf", "transformers", "torch", "tokenizers", "pillow")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes the command line."""
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub repository, in either layout")
+    parser.add_argument(
+        "--report", metavar="FILE", type=Path, default=Path("verify-real.json"), help="(default: %(default)s)"
+    )
+    parser.add_argument("--work-dir", metavar="DIR", type=Path, help="where the temporary folder goes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit status: 0 if nothing differs.
+
+    Raises:
+        OSError, ValueError: see `verify_checkpoint`.
+    """
+    folder = local_folder(arguments.model)
+    figures = verify_checkpoint(folder, arguments.work_dir, report=print, progress=byte_bar)
+    content = {
+        "model": arguments.model,
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+        **figures,
+    }
+    arguments.report.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{'Passed' if figures['passed'] else 'FAILED'}; report in {arguments.report}")
+    return 0 if figures["passed"] else 1
