@@ -53,9 +53,7 @@ def new_folder(destination: Path, report: Callable[[str], None]) -> Iterator[Pat
     """Gives a folder beside `destination` that takes its place when the `with` block ends without an error."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     for leftover in sorted(destination.parent.glob(f".{destination.name}.*.partial")):
-        report(
-            f"Found {leftover}, left by a conversion that was killed or is still running; remove it in the first case"
-        )
+        report(f"Found {leftover}: a conversion still runs, or one was killed and left it; then remove it")
     with tempfile.TemporaryDirectory(
         prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent, ignore_cleanup_errors=True
     ) as temporary:

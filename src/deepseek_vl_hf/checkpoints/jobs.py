@@ -176,21 +176,23 @@ def _check_way_back(
         IMAGES: (layout.read_image_processor(images_json, model_json), processor.image_processor),
     }
     for name, (read_back, given) in pairs.items():
-        found, expected = _comparable(read_back.to_dict()), _comparable(given.to_dict())
+        found, expected = _flat(read_back.to_dict()), _flat(given.to_dict())
         wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         if wrong:
             listed = ", ".join(f"{key} {expected.get(key)!r}" for key in wrong)
-            raise ValueError(
-                f"The original {name} has no way to say: {listed}. Only the transformers layout keeps this."
-            )
+            raise ValueError(f"The original {name} cannot say: {listed}. Only the transformers layout keeps this.")
 
 
-def _comparable(value: Any) -> Any:
-    """A config without what says nothing about the model: who wrote it, and how lists are spelt."""
-    if isinstance(value, dict):
-        unimportant = ("transformers_version", "_name_or_path", "architectures", "processor_class")
-        return {key: _comparable(item) for key, item in value.items() if key not in unimportant and item is not None}
-    return [_comparable(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted paths and values of a config, without what says nothing about the model: who wrote it, unset keys."""
+    unimportant = ("transformers_version", "_name_or_path", "architectures", "processor_class")
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif key not in unimportant and value is not None:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def _write_original_tokenizer(processor: ProcessorMixin, folder: Path) -> None:

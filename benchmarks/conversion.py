@@ -1,0 +1,136 @@
+"""Converts a 7B checkpoint of random weights, and compares time and memory with copying the same files.
+
+    python benchmarks/conversion.py --folder /path/with/45/GB
+
+The checkpoint has the published names, shapes and type (float16). Conversion and `cp` take turns, each after the source
+was read once, so that it is in the cache as far as memory allows. Everything is removed at the end.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from environment import environment, write_result
+
+FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
+SHAPES = FIXTURES / "weights" / "deepseek-vl-7b.json"
+CONFIGS = FIXTURES / "configs" / "deepseek-vl-7b-chat"
+# The published tokenizer is not at hand; this one has fewer tokens, which the config allows.
+TOKENIZER = FIXTURES / "vl_hybrid" / "checkpoint"
+SHARD_BYTES = 5_000_000_000
+
+# The command in a process of its own, which tells its peak memory at the end.
+CONVERT = """
+import resource, sys
+from deepseek_vl_hf.cli import main
+status = main(["convert", *sys.argv[1:], "--quiet"])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+sys.exit(status)
+"""
+
+
+def write_checkpoint(folder: Path) -> int:
+    """Writes the original layout with random weights; returns the size of its tensors in bytes."""
+    folder.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
+        shutil.copy(CONFIGS / name, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(TOKENIZER / name, folder)
+    torch.manual_seed(0)
+    weight_map, total = {}, 0
+    shards = list(split_names(json.loads(SHAPES.read_text(encoding="utf-8"))["shapes"]))
+    for number, shapes in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {name: torch.empty(shape, dtype=torch.float16).normal_(std=0.02) for name, shape in shapes.items()}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(tensors, file))
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return total
+
+
+def split_names(shapes: dict[str, list[int]]) -> Iterator[dict[str, list[int]]]:
+    """Names and shapes, as many at a time as fit into a file."""
+    part: dict[str, list[int]] = {}
+    size = 0
+    for name, shape in shapes.items():
+        num_bytes = 2 * torch.Size(shape).numel()
+        if size + num_bytes > SHARD_BYTES:
+            yield part
+            part, size = {}, 0
+        part[name] = shape
+        size += num_bytes
+    yield part
+
+
+def timed(command: list[str], source: Path, target: Path) -> tuple[float, str]:
+    """Seconds and output of a command that writes `target`, which is removed afterwards."""
+    os.sync()
+    for path in sorted(source.iterdir()):
+        with path.open("rb") as file:
+            while file.read(2**24):
+                pass
+    start = time.perf_counter()
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    shutil.rmtree(target)
+    return seconds, result.stdout
+
+
+def measure(folder: Path, rounds: int) -> dict[str, Any]:
+    """Alternates the two and gives the figures."""
+    source, target = folder / "source", folder / "target"
+    num_bytes = write_checkpoint(source)
+    copies, conversions, peaks = [], [], []
+    for number in range(rounds):
+        seconds, _ = timed(["cp", "-r", "--reflink=never", str(source), str(target)], source, target)
+        copies.append(seconds)
+        seconds, output = timed([sys.executable, "-c", CONVERT, str(source), str(target)], source, target)
+        conversions.append(seconds)
+        peaks.append(int(output.split()[-1]))
+        print(f"round {number + 1}: cp {copies[-1]:.1f} s, conversion {conversions[-1]:.1f} s", flush=True)
+    copy, conversion = statistics.median(copies), statistics.median(conversions)
+    return {
+        "model_type": "deepseek_vl_hybrid",
+        "checkpoint_bytes": num_bytes,
+        "rounds": rounds,
+        "cp_seconds": [round(seconds, 2) for seconds in copies],
+        "conversion_seconds": [round(seconds, 2) for seconds in conversions],
+        "cp_median_seconds": round(copy, 2),
+        "conversion_median_seconds": round(conversion, 2),
+        "conversion_to_cp": round(conversion / copy, 3),
+        "peak_memory_bytes": max(peaks),
+    }
+
+
+def main() -> int:
+    """Measures, and prints or stores the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where the temporary folder goes (default: the system's)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--no-result", action="store_true", help="print the figures without writing results/*.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
+        figures = measure(Path(temporary), arguments.rounds)
+    if arguments.no_result:
+        print(json.dumps({"environment": environment(), **figures}, indent=2))
+    else:
+        print(write_result("conversion", figures).read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
