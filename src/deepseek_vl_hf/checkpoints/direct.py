@@ -33,7 +33,7 @@ from ..auto import Registrations
 from .config_fields import MODEL_TYPE, RecordedDict, section
 from .files import in_repository, read_json, split_hub_arguments
 from .formats import OriginalFormat
-from .original import CONFIG, FORMATS, OriginalFiles, find_format, read_original
+from .original import CONFIG, FORMATS, OriginalFiles, find_format, is_janus, read_original
 from .processors import PUBLISHED_TOKEN_IDS
 from .weight_mapping import ignored_on_load, weight_mapping
 
@@ -113,12 +113,16 @@ class OriginalTokenizer(PreTrainedTokenizerFast):
         """
         hub, _ = split_hub_arguments(kwargs)
         config = in_repository(pretrained_model_name_or_path, **hub)(CONFIG)
-        if config is None or read_json(config).get("model_type") != MODEL_TYPE:
+        if config is None or not _is_original(read_json(config)):
             return TokenizersBackend.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
         tokenizer = files.load_tokenizer(**settings)
         tokenizer.name_or_path = str(pretrained_model_name_or_path)
         return tokenizer
+
+
+def _is_original(config: dict[str, Any]) -> bool:
+    return config.get("model_type") == MODEL_TYPE and not is_janus(config)
 
 
 class VLMImageProcessor(BaseImageProcessor):
@@ -181,14 +185,15 @@ def register_original_checkpoints(registrations: Registrations) -> None:
         image_processor_classes={"pil": VLMImageProcessor, "torchvision": VLMImageProcessor},
         exist_ok=True,
     )
+    # AutoTokenizer goes by the original model type where AutoConfig failed; then the tokenizer tells why.
+    _register_tokenizer(MultiModalityConfig, registrations)
     for layout in FORMATS:
-        _register_tokenizer(layout, registrations)
+        _register_tokenizer(layout.family.config, registrations)
         _register_weights(layout, registrations)
 
 
-def _register_tokenizer(layout: OriginalFormat, registrations: Registrations) -> None:
+def _register_tokenizer(config: type[PreTrainedConfig], registrations: Registrations) -> None:
     """Sends `AutoTokenizer` to `OriginalTokenizer` whatever class the files name: the published name is wrong."""
-    config = layout.family.config
     registrations.remember(REGISTERED_TOKENIZER_CLASSES, OriginalTokenizer.__name__)
     registrations.remember(TOKENIZER_MAPPING._extra_content, config)
     AutoTokenizer.register(config, OriginalTokenizer, exist_ok=True)

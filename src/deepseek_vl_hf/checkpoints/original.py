@@ -20,16 +20,25 @@ DEFAULT_MAX_POSITIONS = 16384
 CONFIG, IMAGES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 
 
+# Sections of Janus, which came after DeepSeek-VL, draws pictures as well, and carries the same model type.
+GENERATION_PREFIX = "gen_"
+
+
+def is_janus(config: dict[str, Any]) -> bool:
+    """Whether a config.json is of Janus."""
+    return config.get("model_type") == MODEL_TYPE and any(key.startswith(GENERATION_PREFIX) for key in config)
+
+
 def find_format(config: dict[str, Any]) -> OriginalFormat:
     """The layout that a config.json describes.
 
     Raises:
         ValueError: none of those that are known, such as Janus, whose files carry the same model type.
     """
-    generation = sorted(key for key in config if key.startswith("gen_"))
-    if config.get("model_type") == MODEL_TYPE and generation:
+    if is_janus(config):
+        generation = ", ".join(sorted(key for key in config if key.startswith(GENERATION_PREFIX)))
         raise ValueError(
-            f"config.json is of Janus: it has the sections {', '.join(generation)}, which describe image generation. "
+            f"config.json is of Janus: it has the sections {generation}, which describe image generation. "
             f"Janus has the model_type {MODEL_TYPE!r} too, but is another model; expected DeepSeek-VL. transformers' "
             "own Janus classes read the deepseek-community Janus repositories."
         )

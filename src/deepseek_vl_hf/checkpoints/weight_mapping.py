@@ -10,11 +10,15 @@ from transformers.core_model_loading import Chunk, ConversionOps, WeightConverte
 
 from .rules import Drop, Rename, Rule, Split, Squeeze
 
-_LAYER = r"(\d+)"
+_ENDING = re.compile(r"\{(kind|rest)\}$")
 
 
 class RemoveLeadingDimension(ConversionOps):
-    """[1, ...] -> [...]."""
+    """[1, ...] -> [...].
+
+    There is no way back here: transformers cannot tell these names from others when it turns a table round. Original
+    checkpoints are written by this package's own conversion.
+    """
 
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
@@ -23,28 +27,6 @@ class RemoveLeadingDimension(ConversionOps):
         ((_, tensors),) = input_dict.items()
         tensor = tensors[0] if isinstance(tensors, list) else tensors
         return {target_patterns[0]: tensor.squeeze(0)}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        """[...] -> [1, ...], for saving in the original layout."""
-        return AddLeadingDimension()
-
-
-class AddLeadingDimension(ConversionOps):
-    """[...] -> [1, ...]."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
-    ) -> dict[str, torch.Tensor]:
-        """See `ConversionOps.convert`."""
-        ((_, tensors),) = input_dict.items()
-        tensor = tensors[0] if isinstance(tensors, list) else tensors
-        return {target_patterns[0]: tensor.unsqueeze(0)}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        """[1, ...] -> [...]."""
-        return RemoveLeadingDimension()
 
 
 def weight_mapping(rules: Sequence[Rule]) -> list[WeightRenaming | WeightConverter]:
@@ -68,30 +50,25 @@ def weight_mapping(rules: Sequence[Rule]) -> list[WeightRenaming | WeightConvert
 
 def ignored_on_load(rules: Sequence[Rule]) -> list[str]:
     """Regular expressions of the names that a table drops, which need no warning when a checkpoint holds them."""
-    return ["^" + _expression(rule.source)[0] for rule in rules if isinstance(rule, Drop)]
+    return ["^" + _expression(rule.source) for rule in rules if isinstance(rule, Drop)]
 
 
 def _renaming(source: str, target: str) -> WeightRenaming:
-    source, ending = _expression(source)
-    target, _ = _expression(target)
-    return WeightRenaming("^" + source + ("" if ending else "$"), target.replace("\\.", "."))
+    return WeightRenaming("^" + _expression(source), _expression(target).replace("\\.", "."))
 
 
-def _expression(pattern: str) -> tuple[str, bool]:
-    """A pattern as a regular expression without the field that ends it, and whether one ended it."""
-    stem = re.sub(r"\{(kind|rest)\}$", "", pattern)
-    return re.escape(stem).replace(re.escape("{layer}"), _LAYER), stem != pattern
+def _expression(pattern: str) -> str:
+    """A pattern as a regular expression, without the field that ends it."""
+    return re.escape(_ENDING.sub("", pattern)).replace(re.escape("{layer}"), r"(\d+)")
 
 
 def _split(rule: Split) -> list[WeightRenaming | WeightConverter]:
     steps = zip(*(target.split(".") for target in rule.targets), strict=False)
     stem = "".join(f"{names[0]}." for names in takewhile(lambda names: len(set(names)) == 1, steps))
-    parts = [re.sub(r"\{(kind|rest)\}$", "", target.removeprefix(stem)) for target in rule.targets]
+    parts = [_ENDING.sub("", target.removeprefix(stem)) for target in rule.targets]
     joint = "_".join(part.rstrip(".") for part in parts) + "."
-    ending = re.search(r"\{(kind|rest)\}$", rule.source)
-    between = stem + joint + (ending.group(0) if ending else "")
     return [
-        _renaming(rule.source, between),
+        _renaming(rule.source, stem + joint),
         WeightConverter(joint, parts, operations=[Chunk(dim=0)]),
     ]
 

@@ -29,6 +29,14 @@ class MultimodalPreTrainedModel(PreTrainedModel):
 
         transformers would write the names that the checkpoint was read with, such as the published
         `model.vision_model.vision_model.*`.
+
+        Raises:
+            ValueError: `save_original_format=True`, of which transformers would make names that nothing reads.
         """
-        kwargs.setdefault("save_original_format", False)
+        if kwargs.get("save_original_format"):
+            raise ValueError(
+                "Found save_original_format=True; expected it to be left out. For the original layout save the model, "
+                "then run `deepseek-vl convert --to original SRC DST`."
+            )
+        kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, *args, **kwargs)
