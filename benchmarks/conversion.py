@@ -33,10 +33,12 @@ SHARD_BYTES = 5_000_000_000
 
 # The command in a process of its own, which tells its peak memory at the end.
 CONVERT = """
-import resource, sys
+import sys
+from pathlib import Path
 from deepseek_vl_hf.cli import main
 status = main(["convert", *sys.argv[1:], "--quiet"])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+# Not ru_maxrss: that also counts the parent's memory at the time of the fork.
+print(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024)
 sys.exit(status)
 """
 

@@ -102,7 +102,29 @@ def full_size_table() -> str:
     return table(head, rows)
 
 
-TABLES = {"checkpoints": checkpoints_table, "parity": parity_table, "full size": full_size_table}
+def conversion_table() -> str:
+    """Time and memory of converting the 7B checkpoint, from benchmarks/results/conversion.json."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "conversion.json").read_text(encoding="utf-8"))
+    machine = figures["environment"]
+    row = [
+        f"`{figures['model_type']}`",
+        f"{figures['checkpoint_bytes'] / 1e9:.1f} GB",
+        f"{figures['conversion_median_seconds']:.0f} s",
+        f"{figures['cp_median_seconds']:.0f} s",
+        f"{figures['conversion_to_cp']:.2f}",
+        f"{figures['peak_memory_bytes'] / 1e9:.1f} GB",
+        f"{machine['processor']}, {machine['cores']} cores",
+    ]
+    head = ["model type", "checkpoint", "conversion", "`cp` of the same files", "ratio", "peak memory", "machine"]
+    return table(head, [row])
+
+
+TABLES = {
+    "checkpoints": checkpoints_table,
+    "parity": parity_table,
+    "conversion": conversion_table,
+    "full size": full_size_table,
+}
 
 
 def render(readme: str) -> str:

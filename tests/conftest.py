@@ -15,6 +15,9 @@ from family import FAMILIES, IMAGES, FamilyFixture, convert_family, relative_err
 
 
 def pytest_addoption(parser):
+    parser.addoption(
+        "--published", metavar="FOLDER", help='folder with published checkpoints, or "hub" to download them'
+    )
     parser.addoption("--full-size", action="store_true", help="also build models of the published sizes")
 
 

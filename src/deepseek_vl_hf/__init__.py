@@ -14,6 +14,7 @@ from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
     DeepseekVLHybridModel,
 )
 from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
+from .quantization import int4_config
 from .registration import register, unregister
 from .version import __version__
 
@@ -29,6 +30,7 @@ __all__ = [
     "DeepseekVLModel",
     "DeepseekVLProcessor",
     "__version__",
+    "int4_config",
     "register",
     "unregister",
 ]

@@ -177,7 +177,7 @@ def test_pickles(source, original):
 
 def test_weights_of_a_wrong_shape(source):
     change_all(source, lambda name, tensor: tensor[:7] if name == "aligner.layers.2.weight" else tensor)
-    with pytest.raises(RuntimeError, match=r"aligner\.linear2\.weight"):
+    with pytest.raises(RuntimeError, match="mismatched_sizes"):
         AutoModelForImageTextToText.from_pretrained(source)
 
 

@@ -1,5 +1,6 @@
 """What the README says is run, and its tables are those of their files."""
 
+import json
 import re
 import subprocess
 import sys
@@ -12,18 +13,25 @@ from deepseek_vl_hf.compat import CHUNKED_PREFILL_READS_IMAGES
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+
+
+def blocks_of_commands(text):
+    return re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+
+
+COMMANDS = blocks_of_commands(README)
 
 
 def test_there_are_snippets():
     assert len(SNIPPETS) >= 3
 
 
+@pytest.mark.parametrize("layout", ["original", "converted"])
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_python_snippets_run(converted, number):
+def test_python_snippets_run(original, converted, number, layout):
     snippet = SNIPPETS[number]
     assert "path/to/model" in snippet
-    program = snippet.replace("path/to/model", str(converted))
+    program = snippet.replace("path/to/model", str({"original": original, "converted": converted}[layout]))
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
@@ -43,15 +51,40 @@ def test_snippets_of_the_page_on_generation_run(converted):
     assert result.returncode == 0, result.stderr
 
 
-def test_conversion_command_runs(original, tmp_path):
-    (command,) = [line for block in COMMANDS for line in block.splitlines() if "convert_deepseek_vl.py" in line]
-    words = command.split()
-    assert words[0] == "python"
-    places = {"path/to/original": str(original), "path/to/model": str(tmp_path / "model")}
+def run_command(line, places):
+    """Runs a documented `deepseek-vl ...` line, with real folders in place of the named ones."""
+    words = line.split()
+    assert words[0] == "deepseek-vl"
     arguments = [places.get(word, word) for word in words[1:]]
-    assert all(place in words for place in places)
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "-m", "deepseek_vl_hf.cli", *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def commands_of(text):
+    return [
+        line for block in blocks_of_commands(text) for line in block.splitlines() if line.startswith("deepseek-vl ")
+    ]
+
+
+def test_conversion_command_runs(original, tmp_path):
+    (line,) = commands_of(README)
+    run_command(line, {"path/to/original": str(original), "path/to/model": str(tmp_path / "model")})
     assert (tmp_path / "model" / "config.json").is_file()
+
+
+def test_the_page_on_checkpoints_runs(original, tmp_path):
+    page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    convert, verify = commands_of(page)
+    run_command(convert, {"path/to/original": str(original), "path/to/model": str(tmp_path / "model")})
+    report = tmp_path / "report.json"
+    run_command(verify, {"deepseek-ai/deepseek-vl-7b-chat": str(original), "report.json": str(report)})
+    assert json.loads(report.read_text())["passed"]
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program = snippet.replace("path/to/original", str(original)).replace("path/to/model", str(tmp_path / "again"))
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "again" / "README.md").is_file()
 
 
 def test_make_targets_exist():

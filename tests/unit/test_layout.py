@@ -32,7 +32,7 @@ LAYERS = (
     ("image_processing_deepseek",),
     ("processing_deepseek", "modeling"),
     ("auto",),
-    ("checkpoints",),
+    ("checkpoints", "quantization"),
     ("registration",),
     ("cli",),
 )

@@ -3,9 +3,10 @@
 import errno
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +31,7 @@ class FileBytes:
 
     path: Path
     file: FileIO
+    lock: Lock = field(default_factory=Lock, compare=False)
 
     def read(self, start: int, length: int) -> bytearray:
         """See `ByteSource`.
@@ -39,12 +41,13 @@ class FileBytes:
         """
         buffer = bytearray(length)
         view, filled = memoryview(buffer), 0
-        self.file.seek(start)
-        while filled < length:
-            count = self.file.readinto(view[filled:])
-            if not count:
-                raise ValueError(f"{self.path} ended while it was read. Download the file again.")
-            filled += count
+        with self.lock:  # of place and reading together
+            self.file.seek(start)
+            while filled < length:
+                count = self.file.readinto(view[filled:])
+                if not count:
+                    raise ValueError(f"{self.path} ended while it was read. Download the file again.")
+                filled += count
         return buffer
 
     def copy_to(self, target: FileIO, start: int, length: int) -> None:

@@ -120,9 +120,7 @@ def local_folder(source: str | Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or ".." in str(source):
-        raise FileNotFoundError(
-            f"{source} is no folder. Expected a checkpoint's folder or the name of a Hub repository."
-        )
+        raise FileNotFoundError(f"{source} is no folder. Expected a checkpoint's folder or a Hub repository's name.")
     try:
         folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
         if not list(folder.glob("*.safetensors")):

@@ -1,11 +1,14 @@
 """Writing safetensors files tensor by tensor, each copied from where it lies."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
+from threading import Event, Lock
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
@@ -15,6 +18,7 @@ from .plan import Piece, PlannedTensor
 from .source import DTYPES, SAFETENSORS
 
 CHUNK_BYTES = 16 * 2**20
+MAX_WRITERS = 4
 ALIGNMENT = 8
 SPELLINGS = {dtype: spelling for spelling, dtype in DTYPES.items()}
 
@@ -66,11 +70,34 @@ def write_tensors(
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard_size,
     )
-    for file_name, names in split.filename_to_tensors.items():
-        _write_file(folder / file_name, [targets[name] for name in names], progress)
+    files = {
+        folder / file_name: [targets[name] for name in names] for file_name, names in split.filename_to_tensors.items()
+    }
+    _write_files(files, progress)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / SAFETENSORS[1]).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_files(files: dict[Path, list[TargetTensor]], progress: Progress) -> None:
+    """Writes files side by side: copying costs processor time, and the system lets one file have one writer only."""
+    lock, stopped = Lock(), Event()
+
+    def advance(num_bytes: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError("another file could not be written")
+        with lock:
+            progress(num_bytes)
+
+    with ThreadPoolExecutor(max_workers=min(MAX_WRITERS, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(_write_file, path, targets, advance) for path, targets in files.items()]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:  # also Ctrl-C: the other files end after their current chunk
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _write_file(path: Path, targets: list[TargetTensor], progress: Progress) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -18,10 +19,10 @@ STOPPED_BY_SIGTERM = 143
 
 def run_command(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     """Runs a command; errors that a user can mend become one message. Returns the exit status."""
-    signal.signal(signal.SIGTERM, _exit)
     logging.disable_progress_bar()
     try:
-        return run(arguments)
+        with _cleaning_up_on_sigterm():
+            return run(arguments)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -30,9 +31,21 @@ def run_command(run: Callable[[argparse.Namespace], int], arguments: argparse.Na
         return STOPPED_BY_CONTROL_C
 
 
-def _exit(*_: Any) -> NoReturn:
-    """Lets `with` blocks and `finally` clean up when the process is asked to end."""
-    sys.exit(STOPPED_BY_SIGTERM)
+@contextmanager
+def _cleaning_up_on_sigterm() -> Iterator[None]:
+    """Lets `with` blocks end when the process is asked to, as they do for Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may ask for signals
+        yield
+        return
+
+    def stop(*_: Any) -> NoReturn:
+        sys.exit(STOPPED_BY_SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -1,0 +1,59 @@
+"""4-bit weights: which layers get them, and that the model still answers."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from deepseek_vl_hf import int4_config
+
+
+def test_exactly_the_text_models_layers(family):
+    """Widths of 64 hold two groups of 32; down_proj reads 176 numbers, which 32 does not divide."""
+    model = AutoModelForImageTextToText.from_pretrained(
+        family.original, dtype=torch.bfloat16, quantization_config=int4_config(group_size=32)
+    )
+    quantized = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and type(module.weight.data) is not torch.Tensor
+    }
+    names = [f"self_attn.{part}_proj" for part in "qkvo"] + ["mlp.gate_proj", "mlp.up_proj"]
+    assert quantized == {f"model.language_model.layers.{layer}.{name}" for layer in (0, 1) for name in names}
+
+    inputs = family.inputs(0).to("cpu", dtype=torch.bfloat16)
+    whole = AutoModelForImageTextToText.from_pretrained(family.original, dtype=torch.bfloat16)
+    with torch.no_grad():
+        found, expected = model(**inputs).logits, whole(**inputs).logits
+    # In the norm 4 bits move the logits by 0.26. Scales that are 1.5 times too large move them by 0.51, two neighbouring
+    # groups in each other's place by 1.2.
+    assert 0.1 < ((found - expected).norm() / expected.norm()).item() < 0.38
+    assert model.generate(**inputs, max_new_tokens=3, min_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+def test_group_sizes():
+    with pytest.raises(ValueError, match="group_size is 100; expected one of 32, 64, 128, 256"):
+        int4_config(group_size=100)
+
+
+def test_the_device_decides_the_recipe():
+    assert type(int4_config(device="cpu").quant_type).__name__ == "PrototypeInt4WeightOnlyConfig"
+    recipe = int4_config(device="cuda:0").quant_type
+    assert (type(recipe).__name__, recipe.group_size) == ("Int4WeightOnlyConfig", 128)
+    assert recipe.int4_packing_format == "tile_packed_to_4d"
+
+
+def test_without_torchao():
+    program = """
+import sys
+sys.modules["torchao"] = None
+import deepseek_vl_hf
+try:
+    deepseek_vl_hf.int4_config()
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "pip install 'torchao>=0.18'" in result.stdout
