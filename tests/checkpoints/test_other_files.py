@@ -1,6 +1,8 @@
 """Checkpoints that are not the published ones: pickles, fine-tunes, the layout that needs no conversion."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -131,6 +133,31 @@ def test_the_published_names_of_the_transformers_layout_go_back(family, restored
     found, expected = tensors_of(tmp_path / "target"), tensors_of(restored[family.name])
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+SAVED_BY_TRANSFORMERS = """
+import sys
+from transformers import AutoModelForImageTextToText, AutoProcessor
+source, target = sys.argv[1:]
+model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
+assert type(model).__module__.startswith("transformers.")
+model.save_pretrained(target)
+AutoProcessor.from_pretrained(source).save_pretrained(target)
+"""
+
+
+def test_what_plain_transformers_saved_goes_back(family, restored, tmp_path):
+    command = [sys.executable, "-c", SAVED_BY_TRANSFORMERS, str(family.converted), str(tmp_path / "saved")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    convert_checkpoint(tmp_path / "saved", tmp_path / "target", to="original", verify=True)
+    found, expected = tensors_of(tmp_path / "target"), tensors_of(restored[family.name])
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
+        assert json.loads((tmp_path / "target" / name).read_text()) == json.loads(
+            (restored[family.name] / name).read_text()
+        )
 
 
 @pytest.mark.parametrize(

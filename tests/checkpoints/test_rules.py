@@ -1,4 +1,5 @@
 import json
+import shutil
 from math import prod
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 from deepseek_vl_hf import DeepseekVLForConditionalGeneration, DeepseekVLHybridForConditionalGeneration
 from deepseek_vl_hf.checkpoints import deepseek_vl, deepseek_vl_hybrid
 from deepseek_vl_hf.checkpoints.byte_ranges import TensorBytes
+from deepseek_vl_hf.checkpoints.files import in_folder
+from deepseek_vl_hf.checkpoints.original import read_original
 from deepseek_vl_hf.checkpoints.plan import as_sources, plan_tensors
 from deepseek_vl_hf.checkpoints.rules import Concatenate, Drop, Rename, Split, Squeeze, find_rule, invert
 from deepseek_vl_hf.checkpoints.source import StoredTensor
@@ -70,6 +73,16 @@ def test_published_config(size):
         assert found == expected, part
     assert config.dtype == torch.float16
     assert config.tie_word_embeddings is False
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nothing_in_the_published_files_is_left_unread(size, tmp_path):
+    shutil.copytree(FIXTURES / "configs" / f"deepseek-vl-{size}-chat", tmp_path / "published")
+    for path in (FIXTURES / "vl" / "checkpoint").glob("tokenizer*.json"):
+        shutil.copy(path, tmp_path / "published")
+    files = read_original(in_folder(tmp_path / "published"))
+    files.load_processor(files.load_tokenizer(), files.load_image_processor())
+    assert list(files.unread_keys()) == []
 
 
 def test_ids_of_the_tokenizer_win_over_those_of_the_file():

@@ -38,7 +38,15 @@ from .processors import PUBLISHED_TOKEN_IDS
 from .weight_mapping import ignored_on_load, weight_mapping
 
 # Arguments that the Auto classes pass on and that no tokenizer, image processor or processor takes.
-_AUTO_ARGUMENTS = ("_from_auto", "_from_pipeline", "_commit_hash", "trust_remote_code", "use_fast", "user_agent")
+_AUTO_ARGUMENTS = (
+    "_from_auto",
+    "_from_pipeline",
+    "_commit_hash",
+    "trust_remote_code",
+    "use_fast",
+    "user_agent",
+    "backend",
+)
 
 
 def open_original(name_or_path: Any, arguments: dict[str, Any]) -> tuple[OriginalFiles, dict[str, Any]]:
@@ -197,6 +205,7 @@ def _register_tokenizer(config: type[PreTrainedConfig], registrations: Registrat
     registrations.remember(REGISTERED_TOKENIZER_CLASSES, OriginalTokenizer.__name__)
     registrations.remember(TOKENIZER_MAPPING._extra_content, config)
     AutoTokenizer.register(config, OriginalTokenizer, exist_ok=True)
+    registrations.take_out(TOKENIZER_MAPPING_NAMES, config.model_type)
     registrations.remember(TOKENIZER_MAPPING_NAMES, config.model_type)
     TOKENIZER_MAPPING_NAMES[config.model_type] = OriginalTokenizer.__name__
     registrations.add(MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS, config.model_type)

@@ -16,7 +16,7 @@ from .files import in_folder, read_json, require
 from .formats import OriginalFormat
 from .original import CONFIG, FORMATS, IMAGES, PROCESSOR, read_original
 from .plan import TensorPlan, as_sources, check_shapes, plan_tensors
-from .rules import Rule, invert
+from .rules import Drop, Rule, invert
 from .source import StoredTensor, open_tensors
 
 TRANSFORMERS, ORIGINAL = "transformers", "original"
@@ -121,7 +121,7 @@ def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dt
     rules = invert(layout.rules)
     plan = plan_tensors(rules, tensors)
     check_shapes(plan_tensors(layout.rules, as_sources(plan)), _meta_model(layout, config))
-    dropped = [rule for rule in layout.rules if not hasattr(rule, "inverted")]
+    dropped = [rule for rule in layout.rules if isinstance(rule, Drop)]
     notes += [f"The result lacks {rule.source}, which the original stores: {rule.reason}" for rule in dropped]
 
     def write_files(folder: Path) -> None:
@@ -177,20 +177,21 @@ def _check_way_back(
     }
     for name, (read_back, given) in pairs.items():
         found, expected = _flat(read_back.to_dict()), _flat(given.to_dict())
-        wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        # What is unset follows from the rest, and keys that the class does not know mean nothing.
+        wrong = sorted(key for key, value in found.items() if expected.get(key) not in (None, value))
         if wrong:
             listed = ", ".join(f"{key} {expected.get(key)!r}" for key in wrong)
             raise ValueError(f"The original {name} cannot say: {listed}. Only the transformers layout keeps this.")
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted paths and values of a config, without what says nothing about the model: who wrote it, unset keys."""
-    unimportant = ("transformers_version", "_name_or_path", "architectures", "processor_class")
+    """Dotted paths and values of a config, without what says nothing about what is computed."""
+    unimportant = ("transformers_version", "_name_or_path", "architectures", "processor_class", "dtype")
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
-        elif key not in unimportant and value is not None:
+        elif key not in unimportant:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
 
