@@ -42,7 +42,7 @@ def checkpoints_table() -> str:
         ]
         for family in families
     ]
-    head = ["model", "model type", "vision", "text", "size", "original layout (convert)", "transformers layout (open)"]
+    head = ["model", "model type", "vision", "text", "size", "original layout", "transformers layout"]
     return table(head, rows)
 
 

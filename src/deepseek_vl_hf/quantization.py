@@ -5,16 +5,15 @@ from transformers import TorchAoConfig
 
 GROUP_SIZES = (32, 64, 128, 256)
 
-# Whole prefixes: only the text model's layers are quantized. Towers and aligner are small and see every detail;
+# Only the text model's layers are quantized. Towers and aligner are small and see every detail;
 # lm_head decides between neighbouring words.
-KEPT_AS_THEY_ARE = [
-    "model.vision_model",
-    "model.high_res_vision_model",
-    "model.high_res_vision_neck",
-    "model.high_res_vision_proj",
-    "model.aligner",
-    "lm_head",
-]
+KEPT_AS_THEY_ARE = (
+    "vision_model",
+    "high_res_vision_model",
+    "high_res_vision_neck",
+    "high_res_vision_proj",
+    "aligner",
+)
 
 
 def int4_config(group_size: int = 128, device: str | torch.device | None = None) -> TorchAoConfig:
@@ -49,4 +48,6 @@ def int4_config(group_size: int = 128, device: str | torch.device | None = None)
         raise ImportError(
             "4-bit weights need torchao 0.18 or newer, which is not installed here: pip install 'torchao>=0.18'"
         ) from error
-    return TorchAoConfig(recipe, modules_to_not_convert=KEPT_AS_THEY_ARE)
+    # Names are matched as whole prefixes; the model without its head (`AutoModel`) has none of its own.
+    whole = [f"model.{name}" for name in KEPT_AS_THEY_ARE]
+    return TorchAoConfig(recipe, modules_to_not_convert=[*KEPT_AS_THEY_ARE, *whole, "lm_head"])

@@ -83,6 +83,7 @@ def test_processors_are_those_of_the_converted_checkpoint(family):
     assert direct.num_image_tokens == converted.num_image_tokens
     tokenizers = (direct.tokenizer, converted.tokenizer, AutoTokenizer.from_pretrained(family.original))
     assert len({tokenizer.backend_tokenizer.to_str() for tokenizer in tokenizers}) == 1
+    assert tokenizers[0].name_or_path == tokenizers[2].name_or_path == str(family.original)
     for name in (
         "padding_side",
         "model_max_length",
@@ -220,6 +221,27 @@ def test_janus_is_refused_by_name_and_keeps_its_tokenizer(source):
     assert type(AutoTokenizer.from_pretrained(source)) is TokenizersBackend
 
 
+def test_janus_flow_keeps_its_tokenizer(source):
+    """Its config has no section of the vision tower, and other names for those of drawing."""
+
+    def change(config):
+        config.pop("vision_config")
+        config["vision_gen_enc_config"] = {}
+
+    edit(source / "config.json", change)
+    assert type(AutoTokenizer.from_pretrained(source)) is TokenizersBackend
+    with pytest.raises(ValueError, match="is of Janus"):
+        AutoConfig.from_pretrained(source)
+
+
+def test_positions_of_a_wrong_shape(source):
+    """Conversion refuses them, too."""
+    name = "vision_model.vision_tower.pos_embed"
+    change_all(source, lambda found, tensor: tensor[0].clone() if found == name else tensor)
+    with pytest.raises(RuntimeError):
+        AutoModelForImageTextToText.from_pretrained(source)
+
+
 @pytest.fixture
 def repository(original, tmp_path):
     """The original checkpoint as the Hub's cache holds it; gives the cache's folder."""
@@ -258,6 +280,32 @@ def test_arguments_of_the_hub_reach_the_files(repository):
     assert AutoTokenizer.from_pretrained("someone/deepseek-vl", **arguments)("a")["input_ids"][0] == 600
     assert AutoProcessor.from_pretrained("someone/deepseek-vl", **arguments).image_token_id == 602
     assert AutoImageProcessor.from_pretrained("someone/deepseek-vl", **arguments).min_size == 14
+
+
+def test_another_checkpoint_under_the_same_name_is_never_read(repository, hybrid):
+    """AutoConfig does not say at which revision, or in which subfolder, it found the config."""
+    folder = repository / "models--someone--deepseek-vl"
+    commit = "f" * 40
+    shutil.copytree(hybrid.original, folder / "snapshots" / commit)
+    (folder / "refs" / "v2").write_text(commit)
+    shutil.copytree(
+        hybrid.original, folder / "snapshots" / f"{0x0123456789ABCDEF0123456789ABCDEF01234567:040x}" / "sub"
+    )
+    program = """
+import json, sys
+import deepseek_vl_hf
+from transformers import AutoConfig
+for arguments in ({"revision": "v2"}, {"subfolder": "sub"}):
+    try:
+        print(type(AutoConfig.from_pretrained("someone/deepseek-vl", **arguments)).__name__)
+    except ValueError as error:
+        print("small vocabulary" if "vocabulary of 640" in str(error) else error)
+"""
+    environment = {"HF_HUB_CACHE": str(repository), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(repository)}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert result.stdout.splitlines() == ["small vocabulary"] * 2
 
 
 STATE = """

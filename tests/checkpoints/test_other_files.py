@@ -8,7 +8,7 @@ import pytest
 import torch
 from editing import change_all, content_of, edit, remove_weights, tensors_of
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from deepseek_vl_hf.checkpoints import NothingToConvertError, convert_checkpoint
 
@@ -192,3 +192,71 @@ def test_settings_of_the_processor_go_there_and_back(converted, tmp_path):
         "min_size": images.min_size,
         "image_mean": list(images.image_mean),
     }
+
+
+def test_two_names_of_one_tensor_on_the_way_back(converted, tmp_path):
+    copy = copy_with(converted, tmp_path)
+    tensors = load_file(copy / "model.safetensors")
+    name = "post_layernorm.weight"
+    tensors[f"model.vision_model.vision_model.{name}"] = tensors[f"model.vision_model.{name}"] + 1
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{name}' under two names"):
+        convert_checkpoint(copy, tmp_path / "target", to="original")
+
+
+def test_generation_settings_are_kept_there_and_back(source, tmp_path):
+    settings = {"do_sample": True, "temperature": 0.3, "eos_token_id": [601, 5], "max_new_tokens": 77}
+    (source / "generation_config.json").write_text(json.dumps(settings))
+    convert_checkpoint(source, tmp_path / "there")
+    convert_checkpoint(tmp_path / "there", tmp_path / "back", to="original")
+    for folder in (source, tmp_path / "there", tmp_path / "back"):
+        found = AutoModelForImageTextToText.from_pretrained(folder).generation_config
+        assert {name: getattr(found, name) for name in settings} == settings
+        assert found.pad_token_id == 601
+
+
+def test_a_tokenizer_without_bos_there_and_back(source, tmp_path):
+    edit(source / "tokenizer_config.json", lambda content: content.update(add_bos_token=False))
+    convert_checkpoint(source, tmp_path / "there")
+    convert_checkpoint(tmp_path / "there", tmp_path / "back", to="original")
+    ids = [AutoTokenizer.from_pretrained(folder)("a")["input_ids"] for folder in (source, *tmp_path.glob("*ck"))]
+    assert ids == [[64], [64]]
+    assert AutoTokenizer.from_pretrained(tmp_path / "there")("a")["input_ids"] == [64]
+
+
+def test_what_the_way_back_loses_is_said(converted, tmp_path):
+    copy = copy_with(converted, tmp_path)
+    (copy / "chat_template.jinja").write_text("{{ 1 }}")
+    edit(copy / "tokenizer_config.json", lambda content: content.update(padding_side="right"))
+    lines = []
+    convert_checkpoint(copy, tmp_path / "target", to="original", report=lines.append)
+    assert "Note: The chat template is not the original's, which has no place for another" in lines
+    assert "Note: The original pads on the left, not on the right" in lines
+
+
+def test_what_is_left_behind_is_said(source, tmp_path):
+    (source / "LICENSE").write_text("text")
+    (source / "pytorch_model.bin").write_bytes(b"not read")
+    edit(source / "tokenizer_config.json", lambda content: content.update(chat_template="{{ 1 }}"))
+    lines = []
+    convert_checkpoint(source, tmp_path / "target", report=lines.append)
+    assert "Note: Left behind: LICENSE, pytorch_model.bin" in lines
+    assert "Note: Nothing reads tokenizer_config.json: chat_template" in lines
+
+
+def test_the_paddings_colour_follows_the_mean(source, tmp_path):
+    """As in the original, where no colour is stored."""
+
+    def change(content):
+        content.pop("background_color")
+        content["image_mean"] = [0.1, 0.2, 0.3]
+
+    edit(source / "preprocessor_config.json", change)
+    assert list(AutoImageProcessor.from_pretrained(source).background_color) == [25, 51, 76]
+
+
+def test_positions_that_the_file_does_not_name(source):
+    edit(source / "config.json", lambda config: config["language_config"].pop("max_position_embeddings"))
+    edit(source / "tokenizer_config.json", lambda content: content.update(model_max_length=None))
+    assert AutoConfig.from_pretrained(source).text_config.max_position_embeddings == 2048
+    assert AutoTokenizer.from_pretrained(source).model_max_length == 2048

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -78,7 +79,9 @@ def test_there_and_back(converted, original, tmp_path, capsys):
 
 
 def test_dry_run(original, tmp_path, capsys):
-    assert main(["convert", str(original), "--dry-run"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in original.iterdir()}
+    assert main(["convert", str(original), str(tmp_path / "target"), "--dry-run"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in original.iterdir()} == before
     output = capsys.readouterr().out
     assert "language_model.lm_head.weight -> lm_head.weight [640, 64] float16, 81920 bytes" in output
     assert "nothing was written" in output
@@ -86,8 +89,8 @@ def test_dry_run(original, tmp_path, capsys):
 
 
 def test_nothing_to_convert(converted, tmp_path, capsys):
-    assert main(["convert", str(converted), str(tmp_path / "target")]) == 0
-    assert "there is nothing to convert" in capsys.readouterr().out
+    assert main(["convert", str(converted), str(tmp_path / "target"), "--quiet"]) == 0
+    assert "there is nothing to convert" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,7 +140,7 @@ def test_a_missing_login_is_noticed_before_the_work(original, tmp_path, capsys, 
 
     monkeypatch.setattr(HfApi, "whoami", refuse)
     assert main(["convert", str(original), str(tmp_path / "target"), "--push-to-hub", "me/model"]) == 1
-    assert "Invalid user token" in capsys.readouterr().err
+    assert "The Hub did not take part: Invalid user token" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -202,6 +205,24 @@ def test_verify_real(families, tmp_path, capsys):
     assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
 
 
+def test_verify_real_of_a_damaged_checkpoint(original, tmp_path, capsys):
+    source = shutil.copytree(original, tmp_path / "source")
+    shard = next(source.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    report = tmp_path / "report.json"
+    assert main(["verify-real", str(source), "--report", str(report)]) == 1
+    assert "cannot be read as safetensors" in json.loads(report.read_text())["error"]
+    assert main(["verify-real", str(source), "--report", str(tmp_path / "no" / "report.json")]) == 1
+    assert "is no folder. Name a --report in one that exists" in capsys.readouterr().err
+
+
+def test_a_folder_named_with_a_slash_is_no_origin(original, tmp_path):
+    assert main(["convert", f"{original}/", str(tmp_path / "target"), "--quiet"]) == 0
+    text = (tmp_path / "target" / "README.md").read_text()
+    assert "base_model" not in text
+    assert "# checkpoint, transformers layout" in text
+
+
 def test_verify_real_sees_a_difference(original, tmp_path, capsys, monkeypatch):
     """Guards the check: another answer in one of the layouts must not pass."""
     compare = real.compare_models
@@ -233,5 +254,6 @@ def test_help(capsys):
             main(arguments)
         assert stop.value.code == 0
         assert "usage: deepseek-vl" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         convert.main(["--help"])
+    assert stop.value.code == 0

@@ -5,9 +5,17 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModel, AutoModelForImageTextToText
 
 from deepseek_vl_hf import int4_config
+
+
+def quantized_layers(model):
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and type(module.weight.data) is not torch.Tensor
+    }
 
 
 def test_exactly_the_text_models_layers(family):
@@ -15,13 +23,10 @@ def test_exactly_the_text_models_layers(family):
     model = AutoModelForImageTextToText.from_pretrained(
         family.original, dtype=torch.bfloat16, quantization_config=int4_config(group_size=32)
     )
-    quantized = {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and type(module.weight.data) is not torch.Tensor
-    }
     names = [f"self_attn.{part}_proj" for part in "qkvo"] + ["mlp.gate_proj", "mlp.up_proj"]
-    assert quantized == {f"model.language_model.layers.{layer}.{name}" for layer in (0, 1) for name in names}
+    assert quantized_layers(model) == {
+        f"model.language_model.layers.{layer}.{name}" for layer in (0, 1) for name in names
+    }
 
     inputs = family.inputs(0).to("cpu", dtype=torch.bfloat16)
     whole = AutoModelForImageTextToText.from_pretrained(family.original, dtype=torch.bfloat16)
@@ -31,6 +36,16 @@ def test_exactly_the_text_models_layers(family):
     # groups in each other's place by 1.2.
     assert 0.1 < ((found - expected).norm() / expected.norm()).item() < 0.38
     assert model.generate(**inputs, max_new_tokens=3, min_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+def test_the_model_without_its_head(family):
+    """Its names have no prefix; the same layers are chosen."""
+    model = AutoModel.from_pretrained(
+        family.original, dtype=torch.bfloat16, quantization_config=int4_config(group_size=32)
+    )
+    parts = {name.partition(".")[0] for name in quantized_layers(model)}
+    assert parts == {"language_model"}
+    assert len(quantized_layers(model)) == 12
 
 
 def test_group_sizes():

@@ -1,10 +1,12 @@
 """Parts of an original config.json that the DeepSeek-VL layouts have in common."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, PreTrainedConfig
 
 MODEL_TYPE = "multi_modality"
@@ -22,17 +24,33 @@ WITHOUT_MEANING = {
     "image_std": "the towers normalise, with the values of config.json",
     "image_processor_type": "the class is known from the vision class",
     "processor_class": "the class is known from the vision class",
+    "legacy": "of the wrong tokenizer class that the file names",
+    "sp_model_kwargs": "of the wrong tokenizer class that the file names",
+    "tokenizer_class": "wrong for these files",
+    "use_default_system_prompt": "of the wrong tokenizer class that the file names",
+    "unk_token": "byte-level tokenizers know every text",
+    "clean_up_tokenization_spaces": "decoding changes nothing",
+    "additional_special_tokens": "stand in tokenizer.json",
+    "__type": "a trace of the writer",
     "ignore_id": "a setting of the training",
     "mask_prompt": "a setting of the training",
 }
 
 
 class RecordedDict(dict[str, Any]):
-    """A JSON object that knows which of its keys were read, so that those that nothing reads can be named."""
+    """A JSON object that knows which of its keys were read, so that those that nothing reads can be named.
 
-    def __init__(self, content: dict[str, Any]) -> None:
+    Args:
+        content: the object.
+        nested: whether the objects in it are to know that as well.
+    """
+
+    def __init__(self, content: dict[str, Any], nested: bool = True) -> None:
         super().__init__(
-            {key: RecordedDict(value) if isinstance(value, dict) else value for key, value in content.items()}
+            {
+                key: RecordedDict(value) if nested and isinstance(value, dict) else value
+                for key, value in content.items()
+            }
         )
         self._read: set[str] = set()
 
@@ -53,6 +71,18 @@ class RecordedDict(dict[str, Any]):
                     yield key
             elif isinstance(value, RecordedDict):
                 yield from (f"{key}.{rest}" for rest in value.unread())
+
+
+@contextmanager
+def naming_bad_values(place: str) -> Iterator[None]:
+    """Turns what a value of a wrong kind leads to (a text for a number, null for a section) into a ValueError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, StrictDataclassError) as error:
+        raise ValueError(
+            f"{place} holds a value of another kind than every DeepSeek-VL checkpoint has ({error}). Download the file "
+            "again, or mend the value."
+        ) from error
 
 
 def has_vision_class(config: dict[str, Any], name: str) -> bool:
@@ -83,12 +113,37 @@ def text_config(language: dict[str, Any], token_ids: dict[str, int]) -> dict[str
     """
     known = {field.name for field in fields(LlamaConfig)} | {"rope_theta", "rope_scaling"}
     check_values(language, {"model_type": "llama"}, "language_config")
-    dtype = language.get("torch_dtype")
-    if dtype is not None and not isinstance(getattr(torch, str(dtype), None), torch.dtype):
-        raise ValueError(f"language_config.torch_dtype is {dtype!r}; expected a type of torch, such as 'float16'.")
+    dtype = checked_dtype(language, "language_config.")
     kept = {key: language[key] for key in language if key in known and not key.startswith("_")}
     special = {key: token_ids[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {"model_type": "llama", **kept, **special, "dtype": dtype}
+
+
+def checked_dtype(part: dict[str, Any], prefix: str = "") -> str | None:
+    """The `torch_dtype` of a part of the file; None if it says none.
+
+    Raises:
+        ValueError: torch has no such type.
+    """
+    dtype = part.get("torch_dtype")
+    if dtype is not None and not isinstance(getattr(torch, str(dtype), None), torch.dtype):
+        raise ValueError(f"{prefix}torch_dtype is {dtype!r}; expected a type of torch, such as 'float16'.")
+    return dtype
+
+
+def pixel_statistics(part: dict[str, Any], place: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, of pixels in [0, 1].
+
+    Raises:
+        ValueError: not three numbers each, or a deviation that is not positive.
+    """
+    mean, std = section(part, "pixel_mean"), section(part, "pixel_std")
+    for name, values in (("pixel_mean", mean), ("pixel_std", std)):
+        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
+            raise ValueError(f"{place}.{name} is {values!r}; expected three numbers.")
+    if min(std) <= 0:
+        raise ValueError(f"{place}.pixel_std is {std}; expected positive numbers.")
+    return mean, std
 
 
 def check_values(section: dict[str, Any], expected: dict[str, Any], place: str) -> None:
@@ -108,9 +163,9 @@ def check_projector(original: dict[str, Any], projector_type: str, vision_width:
         "input_dim": vision_width,
         "n_embed": config.text_config.hidden_size,
     }
-    check_values(
-        section(original, "aligner_config"), {"model_type": "aligner", "cls": "MlpProjector"}, "aligner_config"
-    )
+    section(original, "aligner_config.params.projector_type")  # may not be left out, unlike the others
+    names = {"model_type": "aligner", "cls": "MlpProjector"}
+    check_values(section(original, "aligner_config"), names, "aligner_config")
     check_values(section(original, "aligner_config.params"), expected, "aligner_config.params")
     check_values(section(original, "vision_config"), {"model_type": "vision"}, "vision_config")
 

@@ -88,13 +88,13 @@ def convert_checkpoint(
         OSError: the disk is full.
         ValueError: a file is damaged, the checkpoint is of another family, or the verification found a difference.
     """
-    source, destination = Path(source), Path(destination)
+    source, destination = Path(source), Path(destination).resolve()
     with open_job(source, to, dtype) as job:
         check_destination(source, destination, overwrite)
         total = sum(target.num_bytes for target in target_tensors(job.plan.tensors, dtype))
         check_space(destination, total)
         _report_job(job, report)
-        with new_folder(destination, report) as folder:
+        with new_folder(destination, overwrite, report) as folder:
             with progress("Writing", total) as advance:
                 write_tensors(job.plan.tensors, folder, dtype, max_shard_size, advance)
             job.write_files(folder)

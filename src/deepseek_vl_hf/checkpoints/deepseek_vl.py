@@ -11,8 +11,10 @@ from ..models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImagePro
 from .config_fields import (
     MODEL_TYPE,
     check_projector,
+    checked_dtype,
     has_vision_class,
     model_section,
+    pixel_statistics,
     projector_section,
     section,
     text_config,
@@ -49,7 +51,7 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
         text_config=text,
         vision_config=siglip_config(section(config, "vision_config.params"), "vision_config.params"),
         image_token_id=token_ids["image_token_id"],
-        dtype=config.get("torch_dtype") or text["dtype"],
+        dtype=checked_dtype(config) or text["dtype"],
         tie_word_embeddings=text.get("tie_word_embeddings", False),
         architectures=["DeepseekVLForConditionalGeneration"],
     )
@@ -60,11 +62,12 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
 def image_processor_from_original(stored: dict[str, Any], config: dict[str, Any]) -> DeepseekVLImageProcessor:
     """The image processor of preprocessor_config.json (`stored`), normalising as the tower of `config` does."""
     side = siglip_config(section(config, "vision_config.params"), "vision_config.params")["image_size"]
+    mean, std = pixel_statistics(section(config, "vision_config.params"), "vision_config.params")
     return DeepseekVLImageProcessor(
         **image_settings(stored, side, background_color="background_color"),
         size={"height": side, "width": side},
-        image_mean=section(config, "vision_config.params.pixel_mean"),
-        image_std=section(config, "vision_config.params.pixel_std"),
+        image_mean=mean,
+        image_std=std,
     )
 
 

@@ -12,8 +12,10 @@ from .config_fields import (
     MODEL_TYPE,
     check_projector,
     check_values,
+    checked_dtype,
     has_vision_class,
     model_section,
+    pixel_statistics,
     projector_section,
     section,
     text_config,
@@ -124,7 +126,7 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
         vision_config=siglip_config(section(config, LOW), LOW),
         high_res_vision_config=sam_config(section(config, HIGH), HIGH),
         image_token_id=token_ids["image_token_id"],
-        dtype=config.get("torch_dtype") or text["dtype"],
+        dtype=checked_dtype(config) or text["dtype"],
         tie_word_embeddings=text.get("tie_word_embeddings", False),
         architectures=["DeepseekVLHybridForConditionalGeneration"],
     )
@@ -137,14 +139,15 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
 def image_processor_from_original(stored: dict[str, Any], config: dict[str, Any]) -> DeepseekVLHybridImageProcessor:
     """The image processor of preprocessor_config.json (`stored`), normalising as the towers of `config` do."""
     high_side, low_side = sam_config(section(config, HIGH), HIGH)["image_size"], section(config, f"{LOW}.image_size")
+    (mean, std), (high_mean, high_std) = (pixel_statistics(section(config, place), place) for place in (LOW, HIGH))
     return DeepseekVLHybridImageProcessor(
         **image_settings(stored, high_side, background_color="high_res_background_color"),
         size={"height": low_side, "width": low_side},
-        image_mean=section(config, f"{LOW}.pixel_mean"),
-        image_std=section(config, f"{LOW}.pixel_std"),
+        image_mean=mean,
+        image_std=std,
         high_res_size={"height": high_side, "width": high_side},
-        high_res_image_mean=section(config, f"{HIGH}.pixel_mean"),
-        high_res_image_std=section(config, f"{HIGH}.pixel_std"),
+        high_res_image_mean=high_mean,
+        high_res_image_std=high_std,
     )
 
 

@@ -15,15 +15,24 @@ def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
 
     Args:
         source: the folder that is read.
-        destination: the folder to write.
+        destination: the folder to write, resolved.
         overwrite: whether a checkpoint that is there may be replaced.
     """
-    there, read = destination.resolve(), source.resolve()
-    if there == read or there.is_relative_to(read) or read.is_relative_to(there):
+    read = source.resolve()
+    if destination == read or destination.is_relative_to(read) or read.is_relative_to(destination):
         raise ValueError(
             f"{destination} and the source {source} are the same folder or one lies inside the other; the source is "
             "never written to. Name a folder elsewhere."
         )
+    linked = [path for path in source.iterdir() if path.resolve().is_relative_to(destination)]
+    if linked:
+        raise ValueError(f"The source's {linked[0].name} is a link into {destination}. Name a folder elsewhere.")
+    if destination == Path.cwd() or destination.is_mount():
+        raise ValueError(f"{destination} cannot be replaced as a whole. Name a new folder inside it.")
+    _check_content(destination, overwrite)
+
+
+def _check_content(destination: Path, overwrite: bool) -> None:
     if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
         return
     if not overwrite:
@@ -31,29 +40,41 @@ def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
             f"{destination} exists and is not empty. Name a new folder, remove this one first, or pass --overwrite "
             "(overwrite=True) to replace the checkpoint in it."
         )
-    if not (destination / "config.json").is_file():
+    if not (destination / "config.json").is_file() or any(path.is_dir() for path in destination.iterdir()):
         raise FileExistsError(
-            f"{destination} holds no config.json, so it does not look like a checkpoint and is not replaced. Remove it "
-            "yourself, or name another folder."
+            f"{destination} holds no config.json, or holds folders, so it is more than a checkpoint and is not "
+            "replaced. Remove it yourself, or name another folder."
         )
 
 
 def check_space(destination: Path, num_bytes: int) -> None:
     """Raises OSError if the disk has less room than the tensors need."""
-    free = shutil.disk_usage(_nearest_folder(destination)).free
+    folder = next(folder for folder in destination.parents if folder.is_dir())
+    free = shutil.disk_usage(folder).free
     if free < num_bytes + SPARE_BYTES:
         raise OSError(
-            f"The result takes {num_bytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free at {destination}. Free "
-            "some space, or name a folder on another disk."
+            f"The result takes {num_bytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {folder}. Free some "
+            "space, or name a folder on another disk."
         )
 
 
 @contextmanager
-def new_folder(destination: Path, report: Callable[[str], None]) -> Iterator[Path]:
-    """Gives a folder beside `destination` that takes its place when the `with` block ends without an error."""
+def new_folder(destination: Path, overwrite: bool, report: Callable[[str], None]) -> Iterator[Path]:
+    """Gives a folder beside `destination` that takes its place when the `with` block ends without an error.
+
+    Args:
+        destination: the folder to write, resolved.
+        overwrite: whether a checkpoint that is there may be replaced.
+        report: told of what earlier conversions left.
+
+    Raises:
+        FileExistsError: meanwhile something else was put at `destination`.
+    """
     destination.parent.mkdir(parents=True, exist_ok=True)
     for leftover in sorted(destination.parent.glob(f".{destination.name}.*.partial")):
         report(f"Found {leftover}: a conversion still runs, or one was killed and left it; then remove it")
+    for leftover in sorted(destination.parent.glob(f".{destination.name}.*.replaced")):
+        report(f"Found {leftover}: a checkpoint that was being replaced when the conversion was killed")
     with tempfile.TemporaryDirectory(
         prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent, ignore_cleanup_errors=True
     ) as temporary:
@@ -61,21 +82,22 @@ def new_folder(destination: Path, report: Callable[[str], None]) -> Iterator[Pat
         target = Path(temporary) / "checkpoint"
         target.mkdir()
         yield target
-        _put_in_place(target, destination, Path(temporary) / "replaced")
+        _check_content(destination, overwrite)
+        _put_in_place(target, destination, Path(temporary).with_suffix(".replaced"))
 
 
 def _put_in_place(target: Path, destination: Path, replaced: Path) -> None:
-    """Two renames; what was there is removed with the temporary folder."""
-    if not destination.exists():
+    """Moves the result to the destination; what was there stays beside it until that is done."""
+    if not destination.exists() or not any(destination.iterdir()):
+        if destination.exists():
+            destination.rmdir()  # fails, and harms nothing, if something was put there just now
         target.rename(destination)
         return
-    destination.rename(replaced)
     try:
+        destination.rename(replaced)
         target.rename(destination)
-    except OSError:
-        replaced.rename(destination)
+    except BaseException:  # also Ctrl-C between the two
+        if replaced.exists() and not destination.exists():
+            replaced.rename(destination)
         raise
-
-
-def _nearest_folder(path: Path) -> Path:
-    return next(folder for folder in (path, *path.resolve().parents) if folder.is_dir())
+    shutil.rmtree(replaced)

@@ -77,19 +77,32 @@ class MultiModalityConfig(PreTrainedConfig):
             A `DeepseekVLConfig` or `DeepseekVLHybridConfig`.
 
         Raises:
-            ValueError: another family, such as Janus, or a model smaller than the published vocabulary without its
-                tokenizer's files.
+            ValueError: another family, such as Janus; a value that no checkpoint has; or a vocabulary smaller than the
+                published one without the tokenizer's files.
         """
-        layout = find_format(config_dict)
-        name_or_path = kwargs.get("name_or_path")
-        find = None if name_or_path is None else in_repository(name_or_path)
-        if find is not None and find("tokenizer.json") is not None:
-            files = read_original(find)
+        files = _files_of(config_dict, kwargs.get("name_or_path"))
+        if files is not None:
             config = files.load_config(files.load_tokenizer())
         else:
+            layout = find_format(config_dict)
             _check_published_vocabulary(config_dict)
             config = layout.read_config(RecordedDict(config_dict), PUBLISHED_TOKEN_IDS)
         return type(config).from_dict(config.to_dict(), **kwargs)
+
+
+def _files_of(config: dict[str, Any], name_or_path: Any) -> OriginalFiles | None:
+    """The checkpoint's files, if those found by its name alone are the ones that the config came with.
+
+    `AutoConfig` keeps revision, subfolder and cache to itself, so another checkpoint's may be found.
+    """
+    if name_or_path is None:
+        return None
+    find = in_repository(name_or_path)
+    stored = find(CONFIG)
+    if stored is None or find("tokenizer.json") is None:
+        return None
+    same = all(config.get(key) == value for key, value in read_json(stored).items())
+    return read_original(find) if same else None
 
 
 def _check_published_vocabulary(config: dict[str, Any]) -> None:
@@ -124,9 +137,7 @@ class OriginalTokenizer(PreTrainedTokenizerFast):
         if config is None or not _is_original(read_json(config)):
             return TokenizersBackend.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
-        tokenizer = files.load_tokenizer(**settings)
-        tokenizer.name_or_path = str(pretrained_model_name_or_path)
-        return tokenizer
+        return files.load_tokenizer(name_or_path=str(pretrained_model_name_or_path), **settings)
 
 
 def _is_original(config: dict[str, Any]) -> bool:
@@ -176,7 +187,7 @@ class VLChatProcessor(ProcessorMixin):
         image_class = files.layout.family.image_processor
         of_processor = {name: settings.pop(name) for name in ("chat_template",) if name in settings}
         of_images = {name: settings.pop(name) for name in list(settings) if hasattr(image_class, name)}
-        tokenizer = files.load_tokenizer(**settings)
+        tokenizer = files.load_tokenizer(name_or_path=str(pretrained_model_name_or_path), **settings)
         images = image_class.from_dict(files.load_image_processor().to_dict(), **of_images)
         return files.load_processor(tokenizer, images, **of_processor)
 

@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_duplicates)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}). Download the file again.") from error
     except DuplicateNameError as error:
         raise ValueError(f"{path} names {error} twice. Download the file again.") from error

@@ -11,15 +11,31 @@ import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedConfig, ProcessorMixin
 
 from ..auto import FAMILIES
-from .config_fields import MODEL_TYPE
+from ..chat_templates import DEEPSEEK_VL
+from .config_fields import MODEL_TYPE, naming_bad_values
 from .files import in_folder, read_json, require
 from .formats import OriginalFormat
-from .original import CONFIG, FORMATS, IMAGES, PROCESSOR, read_original
+from .original import CONFIG, FORMATS, IMAGES, PROCESSOR, TOKENIZER, read_original
 from .plan import TensorPlan, as_sources, check_shapes, plan_tensors
 from .rules import Drop, Rule, invert
-from .source import StoredTensor, open_tensors
+from .source import PICKLES, SAFETENSORS, StoredTensor, find_shards, open_tensors
 
 TRANSFORMERS, ORIGINAL = "transformers", "original"
+GENERATION = "generation_config.json"
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+# What is read, or written anew, beside the weights.
+SMALL_FILES = (
+    CONFIG,
+    IMAGES,
+    PROCESSOR,
+    TOKENIZER,
+    GENERATION,
+    "README.md",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "tokenizer.json",
+)
 
 
 class NothingToConvertError(ValueError):
@@ -33,6 +49,7 @@ class Job:
     Attributes:
         to: the layout that is written, "transformers" or "original".
         config: the model's config in the transformers layout, its dtype that of the result.
+        dtype: the type that was asked for; None keeps the source's.
         rules: the table that was applied.
         sources: the source's tensors.
         plan: what becomes of them.
@@ -42,6 +59,7 @@ class Job:
 
     to: str
     config: PreTrainedConfig
+    dtype: torch.dtype | None
     rules: tuple[Rule, ...]
     sources: dict[str, StoredTensor]
     plan: TensorPlan
@@ -61,7 +79,7 @@ def open_job(source: Path, to: str, dtype: torch.dtype | None) -> Iterator[Job]:
     Raises:
         FileNotFoundError: a file is missing.
         NothingToConvertError: the checkpoint has that layout already.
-        ValueError: a file is damaged, or the checkpoint is of another family.
+        ValueError: a file is damaged, holds a value of a wrong kind, or the checkpoint is of another family.
     """
     if to not in (TRANSFORMERS, ORIGINAL):
         raise ValueError(f"Found the layout {to!r}; expected {TRANSFORMERS!r} or {ORIGINAL!r}.")
@@ -70,7 +88,9 @@ def open_job(source: Path, to: str, dtype: torch.dtype | None) -> Iterator[Job]:
     check_layout(read_json(require(in_folder(source), CONFIG)), source, to)
     prepare = _to_transformers if to == TRANSFORMERS else _to_original
     with open_tensors(source) as tensors:
-        yield prepare(source, tensors, dtype)
+        with naming_bad_values(f"A JSON file of {source}"):
+            job = prepare(source, tensors, dtype)
+        yield job
 
 
 def check_layout(config: dict[str, Any], source: Path, to: str) -> None:
@@ -95,29 +115,58 @@ def _to_transformers(source: Path, tensors: dict[str, StoredTensor], dtype: torc
     tokenizer = files.load_tokenizer()
     config, image_processor = files.load_config(tokenizer), files.load_image_processor()
     processor = files.load_processor(tokenizer, image_processor)
+    generation = _generation_config(source, config)
     notes = _set_dtype(config, tensors, dtype)
     notes += [f"Nothing reads {key}" for key in files.unread_keys()]
+    notes += _files_left_behind(source)
     plan = plan_tensors(files.layout.rules, tensors)
     check_shapes(plan, _meta_model(files.layout, config))
 
     def write_files(folder: Path) -> None:
         config.save_pretrained(folder)
-        # Greedy decoding that stops at this tokenizer's EOS; the original repositories have no such file.
-        ids = {name: getattr(config.text_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        GenerationConfig(**ids).save_pretrained(folder)
+        generation.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    return Job(TRANSFORMERS, config, files.layout.rules, tensors, plan, notes, write_files)
+    return Job(TRANSFORMERS, config, dtype, files.layout.rules, tensors, plan, notes, write_files)
+
+
+def _generation_config(source: Path, config: PreTrainedConfig) -> GenerationConfig:
+    """The source's settings, and the tokenizer's special ids where it has none: published originals have no such file.
+
+    Without more it decodes greedily and stops at EOS.
+    """
+    generation = GenerationConfig()
+    if (source / GENERATION).is_file():
+        generation = GenerationConfig.from_dict(read_json(source / GENERATION))
+    for name in SPECIAL_IDS:
+        if getattr(generation, name) is None:
+            setattr(generation, name, getattr(config.text_config, name))
+    return generation
+
+
+def _files_left_behind(source: Path) -> list[str]:
+    """Notes on what stands in the source's folder and has no counterpart in the result."""
+    _, shards = find_shards(source)
+    read = {*SMALL_FILES, *shards, *(index for _, index in (SAFETENSORS, PICKLES))}
+    left = sorted(path.name for path in source.iterdir() if path.name not in read and not path.name.startswith("."))
+    return [f"Left behind: {', '.join(left)}"] if left else []
 
 
 def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dtype | None) -> Job:
     config, processor = AutoConfig.from_pretrained(source), AutoProcessor.from_pretrained(source)
-    layout = next(layout for layout in FORMATS if layout.family.config is type(config))
-    notes = _set_dtype(config, tensors, dtype)
+    layout = next((layout for layout in FORMATS if layout.family.config is type(config)), None)
+    if layout is None:
+        raise ValueError(f"Found {type(config)} instead of this package's. Call deepseek_vl_hf.register() first.")
+    generation = _generation_config(source, config)
+    notes = _set_dtype(config, tensors, dtype) + _settings_lost(processor) + _files_left_behind(source)
     model_json = layout.write_config(config, processor.image_processor)
     images_json = layout.write_image_processor(processor.image_processor)
     _check_way_back(layout, config, processor, model_json, images_json)
-    tensors = {_short_name(name): tensor for name, tensor in tensors.items()}
+    short = {_short_name(name): tensor for name, tensor in tensors.items()}
+    if len(short) < len(tensors):
+        twice = next(name for name, tensor in tensors.items() if short[_short_name(name)] is not tensor)
+        raise ValueError(f"{source} holds the tensor {twice!r} under two names. Remove the one that is out of date.")
+    tensors = short
     rules = invert(layout.rules)
     plan = plan_tensors(rules, tensors)
     check_shapes(plan_tensors(layout.rules, as_sources(plan)), _meta_model(layout, config))
@@ -135,8 +184,20 @@ def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dt
         for name, content in ((CONFIG, model_json), (IMAGES, images_json), (PROCESSOR, processor_json)):
             _write_json(folder / name, content)
         _write_original_tokenizer(processor, folder)
+        if generation.to_diff_dict().keys() - set(SPECIAL_IDS) - {"transformers_version"}:
+            generation.save_pretrained(folder)
 
-    return Job(ORIGINAL, config, rules, tensors, plan, notes, write_files)
+    return Job(ORIGINAL, config, dtype, rules, tensors, plan, notes, write_files)
+
+
+def _settings_lost(processor: ProcessorMixin) -> list[str]:
+    """Notes on settings for which the original files have no place."""
+    lost = []
+    if processor.chat_template != DEEPSEEK_VL:
+        lost.append("The chat template is not the original's, which has no place for another")
+    if processor.tokenizer.padding_side != "left":
+        lost.append(f"The original pads on the left, not on the {processor.tokenizer.padding_side}")
+    return lost
 
 
 def _set_dtype(config: PreTrainedConfig, tensors: dict[str, StoredTensor], dtype: torch.dtype | None) -> list[str]:
@@ -169,8 +230,8 @@ def _check_way_back(
     images_json: dict[str, Any],
 ) -> None:
     """Raises ValueError if the original's files cannot say what this config and image processor say."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    ids = {"image_token_id": config.image_token_id, **{name: getattr(config.text_config, name) for name in names}}
+    ids = {name: getattr(config.text_config, name) for name in SPECIAL_IDS}
+    ids["image_token_id"] = config.image_token_id
     pairs = {
         CONFIG: (layout.read_config(model_json, ids), config),
         IMAGES: (layout.read_image_processor(images_json, model_json), processor.image_processor),
@@ -201,7 +262,7 @@ def _write_original_tokenizer(processor: ProcessorMixin, folder: Path) -> None:
     tokens = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token")}
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
-        "add_bos_token": True,
+        "add_bos_token": tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id],
         "add_eos_token": False,
         **tokens,
         "model_max_length": tokenizer.model_max_length,

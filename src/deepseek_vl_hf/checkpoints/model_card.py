@@ -47,6 +47,8 @@ def write_model_card(
         tags=["deepseek-vl", "deepseek_vl_hf", job.config.model_type.replace("_", "-"), "vision", "multimodal"],
         ignore_metadata_errors=False,
     )
+    stored = {tensor.dtype for tensor in job.plan.tensors}
+    written = stored if job.dtype is None else {job.dtype}
     template = files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8")
     card = ModelCard.from_template(
         data,
@@ -57,7 +59,8 @@ def write_model_card(
         is_original=job.to == ORIGINAL,
         towers=_towers(job),
         text=job.config.text_config,
-        dtype=str(job.config.dtype).removeprefix("torch."),
+        dtype=" and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in written)),
+        rounded=written != stored,
         num_tensors=len(job.plan.tensors),
         dropped={reason: len(tensors) for reason, tensors in job.plan.dropped.items()},
         verification=verification,

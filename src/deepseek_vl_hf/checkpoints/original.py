@@ -4,29 +4,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..chat_templates import IMAGE_PLACEHOLDER
 from ..images import num_image_tokens
 from . import deepseek_vl, deepseek_vl_hybrid
-from .config_fields import MODEL_TYPE, RecordedDict, check_values, section
+from .config_fields import MODEL_TYPE, RecordedDict, check_values, naming_bad_values, section
 from .files import FileFinder, read_json, require
 from .formats import OriginalFormat
 from .processors import load_original_tokenizer, optional_json, special_token_ids
 
 FORMATS: tuple[OriginalFormat, ...] = (deepseek_vl.FORMAT, deepseek_vl_hybrid.FORMAT)
-DEFAULT_MAX_POSITIONS = 16384
-CONFIG, IMAGES, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+LLAMA_MAX_POSITIONS = LlamaConfig().max_position_embeddings  # what a file without the number means
+CONFIG, IMAGES = "config.json", "preprocessor_config.json"
+PROCESSOR, TOKENIZER = "processor_config.json", "tokenizer_config.json"
 
 
-# Sections of Janus, which came after DeepSeek-VL, draws pictures as well, and carries the same model type.
-GENERATION_PREFIX = "gen_"
+# In the names of sections of Janus, which came after DeepSeek-VL, draws pictures too, and has the same model type.
+GENERATION = "gen_"
 
 
 def is_janus(config: dict[str, Any]) -> bool:
     """Whether a config.json is of Janus."""
-    return config.get("model_type") == MODEL_TYPE and any(key.startswith(GENERATION_PREFIX) for key in config)
+    return config.get("model_type") == MODEL_TYPE and any(GENERATION in key for key in config)
 
 
 def find_format(config: dict[str, Any]) -> OriginalFormat:
@@ -36,7 +37,7 @@ def find_format(config: dict[str, Any]) -> OriginalFormat:
         ValueError: none of those that are known, such as Janus, whose files carry the same model type.
     """
     if is_janus(config):
-        generation = ", ".join(sorted(key for key in config if key.startswith(GENERATION_PREFIX)))
+        generation = ", ".join(sorted(key for key in config if GENERATION in key))
         raise ValueError(
             f"config.json is of Janus: it has the sections {generation}, which describe image generation. "
             f"Janus has the model_type {MODEL_TYPE!r} too, but is another model; expected DeepSeek-VL. transformers' "
@@ -64,6 +65,7 @@ class OriginalFiles:
         config: config.json.
         images: preprocessor_config.json.
         processor: processor_config.json; empty if there is none.
+        tokenizer: tokenizer_config.json; empty if there is none.
     """
 
     find: FileFinder
@@ -71,12 +73,14 @@ class OriginalFiles:
     config: RecordedDict
     images: RecordedDict
     processor: RecordedDict
+    tokenizer: RecordedDict
 
     def load_tokenizer(self, **overrides: Any) -> PreTrainedTokenizerFast:
         """See `load_original_tokenizer`."""
-        positions = section(self.config, "language_config").get("max_position_embeddings", DEFAULT_MAX_POSITIONS)
-        image_token = self.processor.get("image_tag", IMAGE_PLACEHOLDER)
-        return load_original_tokenizer(self.find, positions, image_token, **overrides)
+        with naming_bad_values("tokenizer_config.json"):
+            positions = section(self.config, "language_config").get("max_position_embeddings", LLAMA_MAX_POSITIONS)
+            image_token = self.processor.get("image_tag", IMAGE_PLACEHOLDER)
+            return load_original_tokenizer(self.find, self.tokenizer, positions, image_token, **overrides)
 
     def load_config(self, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
         """The model's config; the special ids are the tokenizer's.
@@ -84,7 +88,8 @@ class OriginalFiles:
         Raises:
             ValueError: config.json is not understood, or the tokenizer has more tokens than the model.
         """
-        config = self.layout.read_config(self.config, special_token_ids(tokenizer))
+        with naming_bad_values(CONFIG):
+            config = self.layout.read_config(self.config, special_token_ids(tokenizer))
         largest, size = max(tokenizer.get_vocab().values()), config.text_config.vocab_size
         if largest >= size:
             raise ValueError(
@@ -100,7 +105,8 @@ class OriginalFiles:
             ValueError: processor and towers do not fit together.
         """
         check_values(self.images, {"do_normalize": False}, IMAGES)
-        return self.layout.read_image_processor(self.images, self.config)
+        with naming_bad_values(f"{IMAGES} or {CONFIG}"):
+            return self.layout.read_image_processor(self.images, self.config)
 
     def load_processor(
         self, tokenizer: PreTrainedTokenizerFast, image_processor: BaseImageProcessor, **overrides: Any
@@ -117,8 +123,9 @@ class OriginalFiles:
         return self.layout.family.processor(image_processor, tokenizer, **{"num_image_tokens": tokens, **overrides})
 
     def unread_keys(self) -> Iterator[str]:
-        """The keys of config.json, preprocessor_config.json and processor_config.json that nothing has read."""
-        for name, content in ((CONFIG, self.config), (IMAGES, self.images), (PROCESSOR, self.processor)):
+        """The keys of the JSON files that nothing has read and that have a meaning."""
+        files = {CONFIG: self.config, IMAGES: self.images, PROCESSOR: self.processor, TOKENIZER: self.tokenizer}
+        for name, content in files.items():
             yield from (f"{name}: {key}" for key in content.unread())
 
 
@@ -132,4 +139,6 @@ def read_original(find: FileFinder) -> OriginalFiles:
     config = RecordedDict(read_json(require(find, CONFIG)))
     layout = find_format(config)
     images = RecordedDict(read_json(require(find, IMAGES)))
-    return OriginalFiles(find, layout, config, images, RecordedDict(optional_json(find, PROCESSOR)))
+    processor = RecordedDict(optional_json(find, PROCESSOR))
+    tokenizer = RecordedDict(optional_json(find, TOKENIZER), nested=False)  # whole tokens are read
+    return OriginalFiles(find, layout, config, images, processor, tokenizer)

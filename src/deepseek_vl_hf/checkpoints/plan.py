@@ -131,13 +131,14 @@ def check_shapes(plan: TensorPlan, model: torch.nn.Module) -> None:
     """Compares the result's names and shapes with those of the model that the config describes.
 
     Raises:
-        ValueError: a tensor is missing, is not part of the model, or has another shape.
+        ValueError: a tensor is missing, is not part of the model, has another shape, or holds no floating point.
     """
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = plan.shapes()
     problems = [f"{name}: missing" for name in expected if name not in found and name not in tied]
     problems += [f"{name}: not in the model" for name in found if name not in expected]
+    problems += [f"{t.name}: type {t.dtype}, expected numbers" for t in plan.tensors if not t.dtype.is_floating_point]
     problems += [
         f"{name}: shape {list(found[name])}, expected {list(shape)}"
         for name, shape in expected.items()

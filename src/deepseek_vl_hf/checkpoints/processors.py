@@ -6,7 +6,9 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from ..chat_templates import IMAGE_PLACEHOLDER
+from ..chat_templates import DEEPSEEK_VL, IMAGE_PLACEHOLDER
+from ..images import padding_color
+from .config_fields import check_values
 from .files import FileFinder, read_json, require
 
 # Ids of the published checkpoints, for a config that comes without files.
@@ -25,7 +27,7 @@ def optional_json(find: FileFinder, name: str) -> dict[str, Any]:
 
 
 def load_original_tokenizer(
-    find: FileFinder, max_length: int, image_token: str = IMAGE_PLACEHOLDER, **overrides: Any
+    find: FileFinder, config: dict[str, Any], max_length: int, image_token: str = IMAGE_PLACEHOLDER, **overrides: Any
 ) -> PreTrainedTokenizerFast:
     """The tokenizer of an original checkpoint, adding the BOS that the original's tokenizer class added.
 
@@ -34,16 +36,18 @@ def load_original_tokenizer(
 
     Args:
         find: the checkpoint's files.
+        config: tokenizer_config.json; empty if there is none.
         max_length: positions of the language model, where the files do not say.
         image_token: the token that stands for an image.
         **overrides: arguments of the tokenizer in place of the checkpoint's, such as `padding_side`.
 
     Raises:
         FileNotFoundError: no `tokenizer.json`.
-        ValueError: BOS, EOS or the image token is not in the vocabulary.
+        ValueError: BOS, EOS or the image token is not in the vocabulary, or texts are to end with EOS, which the
+            original's prompts do not.
     """
     path = require(find, "tokenizer.json")
-    config = optional_json(find, "tokenizer_config.json")
+    check_values(config, {"add_eos_token": False}, "tokenizer_config.json")
     tokens = {**_special_tokens(config, find), "image_token": image_token}
     try:
         backend = Tokenizer.from_file(str(path))
@@ -66,7 +70,8 @@ def load_original_tokenizer(
         "eos_token": tokens["eos_token"],
         "pad_token": tokens["pad_token"],
         "extra_special_tokens": {"image_token": tokens["image_token"]},
-        "model_max_length": min(config.get("model_max_length", max_length), max_length),
+        "model_max_length": min(config.get("model_max_length") or max_length, max_length),
+        "chat_template": DEEPSEEK_VL,
         "model_input_names": ["input_ids", "attention_mask"],
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
@@ -133,7 +138,7 @@ def image_settings(stored: dict[str, Any], image_size: int, background_color: st
         background_color: name of the image processor's argument for the padding's colour.
 
     Raises:
-        ValueError: processor and tower disagree on the image size.
+        ValueError: processor and tower disagree on the image size, or a value is no number.
     """
     if stored.get("image_size", image_size) != image_size:
         raise ValueError(
@@ -141,7 +146,16 @@ def image_settings(stored: dict[str, Any], image_size: int, background_color: st
             f"{image_size} pixels. The files belong to different checkpoints; download them again."
         )
     names = {"min_size": "min_size", "rescale_factor": "rescale_factor", "background_color": background_color}
-    return {argument: stored[key] for key, argument in names.items() if key in stored}
+    settings = {argument: stored[key] for key, argument in names.items() if key in stored}
+    for argument, value in settings.items():
+        numbers = value if isinstance(value, list) and argument == background_color else [value]
+        if not numbers or not all(isinstance(number, (int, float)) and number >= 0 for number in numbers):
+            raise ValueError(
+                f"preprocessor_config.json has {argument} {value!r}; expected numbers that are not negative."
+            )
+    if background_color not in settings and stored.get("image_mean") is not None:
+        settings[background_color] = padding_color(stored["image_mean"])  # as the original derives it
+    return settings
 
 
 def image_section(images: Any, image_size: int, background_color: Any, mean: Any, std: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ DTYPES = {
 }
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
-# Weight files that a folder may hold, the preferred first: the file alone, or an index of several.
+# Weight files that a folder may hold, the preferred format first: one file alone, or an index of several.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -90,9 +90,14 @@ def find_shards(folder: Path) -> tuple[str, dict[str, set[str] | None]]:
 
     Raises:
         FileNotFoundError: there are no weights, or the index names a file that is absent.
-        ValueError: the index names a file outside the folder.
+        ValueError: the index names a file outside the folder, or there are both an index and one file of all tensors.
     """
     for single, index_name in (SAFETENSORS, PICKLES):
+        if (folder / index_name).is_file() and (folder / single).is_file():
+            raise ValueError(
+                f"{folder} holds both {single} and {index_name}, and they may be of different checkpoints. Remove the "
+                "one that is out of date."
+            )
         if (folder / index_name).is_file():
             return index_name, _indexed_shards(folder, index_name)
         if (folder / single).is_file():
@@ -142,7 +147,7 @@ def _open_safetensors(path: Path, file: FileIO) -> dict[str, StoredTensor]:
             raise ValueError(f"it has {size} bytes, but its header describes {end}")
     except DuplicateNameError as error:
         raise ValueError(f"{path} holds the tensor {error} twice. Download the file again.") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}). Download the file again.") from error
     return tensors
 
@@ -151,6 +156,8 @@ def _read_entry(name: str, entry: dict[str, Any], data: FileBytes, data_start: i
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"the tensor {name!r} has the type {entry['dtype']!r}; expected one of {', '.join(DTYPES)}")
     begin, end = entry["data_offsets"]
+    if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *entry["shape"])):
+        raise ValueError(f"the tensor {name!r} has a size or a place that is no whole number")
     tensor = StoredTensor(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), data, data_start + begin)
     if end - begin != tensor.num_bytes:
         raise ValueError(f"the tensor {name!r} has {end - begin} bytes; its shape needs {tensor.num_bytes}")
@@ -168,9 +175,16 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
             f"{path} cannot be read as tensors and nothing else ({reason}). Such a file may hold code that would run "
             "when it is loaded; get the checkpoint as safetensors from its author."
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds something else than named tensors. Expected a state dict.")
+    if not isinstance(content, dict) or not all(_is_plain_tensor(*item) for item in content.items()):
+        raise ValueError(
+            f"{path} holds something else than named, dense tensors of real numbers. Expected a state dict."
+        )
     return {
         name: StoredTensor(name, tensor.dtype, tuple(tensor.shape), TensorBytes(tensor.detach()))
         for name, tensor in content.items()
     }
+
+
+def _is_plain_tensor(name: Any, value: Any) -> bool:
+    is_dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
+    return isinstance(name, str) and is_dense and value.dtype in DTYPES.values()

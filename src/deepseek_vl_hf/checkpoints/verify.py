@@ -17,6 +17,7 @@ from .source import StoredTensor, open_tensors
 from .writer import Progress, chunks, read_values
 
 NEW_TOKENS = 8
+HEADROOM = 1.25  # memory for running a model, per memory of its weights
 # Of the prompts; both checkpoints are rounded alike. CPUs compute the published float16 many times slower.
 DTYPE = torch.bfloat16
 
@@ -115,8 +116,9 @@ def _check_equal(source: Piece, written: Piece, start: int, length: int) -> None
     dtype = written.tensor.dtype
     found = read_values(written, start, length, dtype)
     wanted = read_values(source, source.tensor.start + source.start, source.num_bytes, dtype)
-    if dtype.is_floating_point and not bool(wanted.isfinite().all()):
-        count = int((~wanted.isfinite()).sum())
+    finite = wanted.float().isfinite()
+    if not bool(finite.all()):
+        count = int((~finite).sum())
         raise ValueError(
             f"The source tensor {source.tensor.name!r} holds NaN or infinity ({count} values or more). The checkpoint "
             "is damaged, or its training diverged; download it again, or convert it without verifying it."
@@ -132,7 +134,7 @@ def fits_in_memory(num_bytes: int) -> bool:
         available = int(rest.split()[0]) * 1024
     except (OSError, IndexError):
         return False  # another system than Linux
-    return num_bytes * 1.25 < available
+    return num_bytes * HEADROOM < available
 
 
 def compare_models(first: Path, second: Path, prompts: Sequence[Prompt] | None = None) -> list[ModelComparison]:
@@ -163,8 +165,9 @@ def _compare(one: dict[str, Any], two: dict[str, Any]) -> ModelComparison:
 def run_prompts(folder: Path, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
     """Ids, pixels, last logits [vocabulary], greedy tokens and answer of each prompt, run in bfloat16."""
     processor = AutoProcessor.from_pretrained(folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPE).to(device).eval()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPE).eval()
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > HEADROOM * model.get_memory_footprint():
+        model.to("cuda")
     results = [{"question": prompt.question, **_run(model, processor, prompt)} for prompt in prompts]
     del model
     gc.collect()  # before another one is loaded

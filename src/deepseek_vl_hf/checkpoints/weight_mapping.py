@@ -23,9 +23,15 @@ class RemoveLeadingDimension(ConversionOps):
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
     ) -> dict[str, torch.Tensor]:
-        """See `ConversionOps.convert`."""
+        """See `ConversionOps.convert`.
+
+        Raises:
+            ValueError: the first dimension is not 1; transformers puts it into its report and raises a RuntimeError.
+        """
         ((_, tensors),) = input_dict.items()
         tensor = tensors[0] if isinstance(tensors, list) else tensors
+        if tensor.shape[:1] != (1,):
+            raise ValueError(f"Expected the shape [1, ...], found {list(tensor.shape)}.")
         return {target_patterns[0]: tensor.squeeze(0)}
 
 

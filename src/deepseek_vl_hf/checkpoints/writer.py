@@ -62,6 +62,8 @@ def write_tensors(
         ValueError: a finite value is infinite in `dtype`.
         OSError: the disk is full.
     """
+    if max_shard_size in (0, "0") or (isinstance(max_shard_size, int) and max_shard_size < 0):
+        raise ValueError(f"max_shard_size is {max_shard_size!r}; expected a size such as '5GB'.")
     targets = {target.planned.name: target for target in target_tensors(tensors, dtype)}
     split = split_state_dict_into_shards_factory(
         targets,
@@ -128,7 +130,7 @@ def read_values(piece: Piece, start: int, length: int, dtype: torch.dtype) -> to
     """
     values = torch.frombuffer(piece.tensor.data.read(start, length), dtype=piece.tensor.dtype)
     converted = values.to(dtype)
-    if converted.isinf().sum() > values.isinf().sum():
+    if int(converted.float().isinf().sum()) > int(values.float().isinf().sum()):
         raise ValueError(
             f"The tensor {piece.tensor.name!r} has values that are too large for {dtype} (up to "
             f"{values[values.isfinite()].abs().max():.3g}). Convert to another --dtype."

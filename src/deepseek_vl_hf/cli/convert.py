@@ -1,8 +1,11 @@
 """`deepseek-vl convert`: a checkpoint in the other layout."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             describe_conversion(source, to=arguments.to, dtype=dtype, report=print)
             return 0
         if arguments.push_to_hub:
-            HfApi().whoami()  # asks for a login before the work, not after it
+            _on_hub(lambda api: api.whoami())  # asks for a login before the work, not after it
         convert_checkpoint(
             source,
             arguments.destination,
@@ -67,12 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
             max_shard_size=arguments.max_shard_size,
             overwrite=arguments.overwrite,
             verify=arguments.verify,
-            base_model=arguments.base_model or (arguments.source if arguments.source != str(source) else None),
+            base_model=arguments.base_model or (None if Path(arguments.source).is_dir() else arguments.source),
             report=report,
             progress=no_progress if arguments.quiet else byte_bar,
         )
     except NothingToConvertError as nothing:
-        report(str(nothing))
+        print(f"{nothing} Nothing was written or uploaded.", file=sys.stderr)
         return 0
     if arguments.push_to_hub:
         address = _push(arguments.destination, arguments.push_to_hub)
@@ -88,10 +91,20 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _push(folder: str, repository: str) -> str:
-    api = HfApi()
-    address = api.create_repo(repository, exist_ok=True)
-    api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Convert the checkpoint")
+    address = _on_hub(lambda api: api.create_repo(repository, exist_ok=True))
+    message = "Convert the checkpoint"
+    _on_hub(lambda api: api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message))
     return str(address)
+
+
+def _on_hub(action: Callable[[HfApi], Any]) -> Any:
+    """Does something on the Hub; its client raises errors of several libraries."""
+    try:
+        return action(HfApi())
+    except Exception as error:
+        raise OSError(
+            f"The Hub did not take part: {error}. Log in with `hf auth login`, or try again later."
+        ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,11 +3,13 @@
 import argparse
 import json
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 from ..checkpoints.files import local_folder
 from ..checkpoints.real import verify_checkpoint
+from ..version import __version__
 from .console import byte_bar
 
 SUMMARY = "check a published checkpoint: names, shapes, both layouts, answers"
@@ -16,7 +18,7 @@ DESCRIPTION = """Checks a checkpoint with its real weights and writes a report.
 Every tensor's name and shape is checked. The checkpoint is converted to the other layout in a temporary folder, which
 takes as much disk as the checkpoint, and every tensor is compared. Fixed prompts are run through both layouts, if the
 model fits in memory."""
-PACKAGES = ("deepseek-vl-hf", "transformers", "torch", "tokenizers", "pillow")
+PACKAGES = ("transformers", "torch", "tokenizers", "pillow")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +34,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 0 if nothing differs.
 
     Raises:
-        OSError, ValueError: see `verify_checkpoint`.
+        OSError: a file is missing, or the disk is full.
     """
+    if not arguments.report.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{arguments.report.parent} is no folder. Name a --report in one that exists.")
     folder = local_folder(arguments.model)
-    figures = verify_checkpoint(folder, arguments.work_dir, report=print, progress=byte_bar)
+    try:
+        figures = verify_checkpoint(folder, arguments.work_dir, report=print, progress=byte_bar)
+    except ValueError as error:  # the checkpoint fails: that is a result, too
+        figures = {"passed": False, "error": str(error)}
+        print(f"error: {error}", file=sys.stderr)
     content = {
         "model": arguments.model,
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {"deepseek_vl_hf": __version__, **{package: version(package) for package in PACKAGES}},
         **figures,
     }
     arguments.report.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
