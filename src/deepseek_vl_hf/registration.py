@@ -1,7 +1,7 @@
 """Putting this package's classes in force in transformers, and taking them back."""
 
 from .auto import FAMILIES, Registrations, register_family
-from .checkpoints.direct import register_original_checkpoints
+from .checkpoints.loading.direct import register_original_checkpoints
 
 _registrations = Registrations()
 

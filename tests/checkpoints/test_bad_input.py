@@ -10,7 +10,9 @@ import pytest
 import torch
 from editing import INDEX, SHARDS, change_all, content_of, edit, edit_shard, remove_weights, tensors_of
 
-from deepseek_vl_hf.checkpoints import convert_checkpoint, destination, writer
+from deepseek_vl_hf.checkpoints import convert_checkpoint
+from deepseek_vl_hf.checkpoints.conversion import destination
+from deepseek_vl_hf.checkpoints.tensors import writer
 
 NORM = "language_model.model.norm.weight"
 
@@ -321,7 +323,7 @@ def test_verification_sees_a_changed_byte(original, tmp_path, monkeypatch):
         data[-1] ^= 1
         path.write_bytes(data)
 
-    monkeypatch.setattr("deepseek_vl_hf.checkpoints.convert.write_tensors", write_and_damage)
+    monkeypatch.setattr("deepseek_vl_hf.checkpoints.conversion.convert.write_tensors", write_and_damage)
     with pytest.raises(ValueError, match="differs from what was written for it"):
         convert_checkpoint(original, tmp_path / "target", verify=True)
     assert list(tmp_path.iterdir()) == []
@@ -366,7 +368,8 @@ except OSError as error:
 KILLED_AT_RANDOM = """
 import os, random, signal, sys, time
 from pathlib import Path
-from deepseek_vl_hf.checkpoints import convert_checkpoint, writer
+from deepseek_vl_hf.checkpoints import convert_checkpoint
+from deepseek_vl_hf.checkpoints.tensors import writer
 
 source, folder = sys.argv[1:]
 copy = writer._write_piece

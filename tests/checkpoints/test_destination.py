@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from editing import content_of
 
-from deepseek_vl_hf.checkpoints import convert, convert_checkpoint
+from deepseek_vl_hf.checkpoints import convert_checkpoint
+from deepseek_vl_hf.checkpoints.conversion import convert
 
 
 @pytest.mark.parametrize("place", [".", "inside", ".."])

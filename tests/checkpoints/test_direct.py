@@ -22,9 +22,9 @@ from transformers import (
 
 import deepseek_vl_hf
 from deepseek_vl_hf import DeepseekVLConfig, DeepseekVLForConditionalGeneration
-from deepseek_vl_hf.checkpoints.direct import MultiModalityConfig
-from deepseek_vl_hf.checkpoints.rules import Concatenate
-from deepseek_vl_hf.checkpoints.weight_mapping import weight_mapping
+from deepseek_vl_hf.checkpoints.layouts.rules import Concatenate
+from deepseek_vl_hf.checkpoints.loading.direct import MultiModalityConfig
+from deepseek_vl_hf.checkpoints.loading.weight_mapping import weight_mapping
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint
-from deepseek_vl_hf.checkpoints.model_card import PUBLISHED
+from deepseek_vl_hf.checkpoints.conversion.model_card import PUBLISHED
 
 PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 NUM_SNIPPETS = 3

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from deepseek_vl_hf import DeepseekVLForConditionalGeneration, DeepseekVLHybridForConditionalGeneration
-from deepseek_vl_hf.checkpoints import deepseek_vl, deepseek_vl_hybrid
-from deepseek_vl_hf.checkpoints.byte_ranges import TensorBytes
-from deepseek_vl_hf.checkpoints.files import in_folder
-from deepseek_vl_hf.checkpoints.original import read_original
-from deepseek_vl_hf.checkpoints.plan import as_sources, plan_tensors
-from deepseek_vl_hf.checkpoints.rules import Concatenate, Drop, Rename, Split, Squeeze, find_rule, invert
-from deepseek_vl_hf.checkpoints.source import StoredTensor
+from deepseek_vl_hf.checkpoints.layouts import deepseek_vl, deepseek_vl_hybrid
+from deepseek_vl_hf.checkpoints.layouts.files import in_folder
+from deepseek_vl_hf.checkpoints.layouts.original import read_original
+from deepseek_vl_hf.checkpoints.layouts.rules import Concatenate, Drop, Rename, Split, Squeeze, find_rule, invert
+from deepseek_vl_hf.checkpoints.tensors.byte_ranges import TensorBytes
+from deepseek_vl_hf.checkpoints.tensors.plan import as_sources, plan_tensors
+from deepseek_vl_hf.checkpoints.tensors.source import StoredTensor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOKEN_IDS = {"image_token_id": 100015, "bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001}

@@ -17,7 +17,8 @@ import pytest
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
-from deepseek_vl_hf.checkpoints import files, real
+from deepseek_vl_hf.checkpoints.conversion import real
+from deepseek_vl_hf.checkpoints.layouts import files
 from deepseek_vl_hf.cli import convert, main
 
 SCRIPT = Path(__file__).parents[2] / "convert" / "convert_deepseek_vl.py"
@@ -165,7 +166,7 @@ def test_progress_is_shown_in_bytes_on_a_terminal(original, tmp_path):
 
 SLOW = """
 import sys, time
-from deepseek_vl_hf.checkpoints import writer
+from deepseek_vl_hf.checkpoints.tensors import writer
 from deepseek_vl_hf.cli import main
 copy = writer._write_piece
 def slow(*arguments):
@@ -241,7 +242,7 @@ def test_verify_real_sees_a_difference(original, tmp_path, capsys, monkeypatch):
 
 def test_a_model_larger_than_the_memory_runs_no_prompt(original, tmp_path, capsys, monkeypatch):
     for module in ("convert", "real"):
-        monkeypatch.setattr(f"deepseek_vl_hf.checkpoints.{module}.fits_in_memory", lambda num_bytes: False)
+        monkeypatch.setattr(f"deepseek_vl_hf.checkpoints.conversion.{module}.fits_in_memory", lambda num_bytes: False)
     report = tmp_path / "report.json"
     assert main(["verify-real", str(original), "--report", str(report)]) == 0
     assert "does not fit in memory, so no prompt was run" in capsys.readouterr().out

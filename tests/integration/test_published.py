@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_vl_hf.checkpoints.files import local_folder
-from deepseek_vl_hf.checkpoints.real import verify_checkpoint
+from deepseek_vl_hf.checkpoints.conversion.real import verify_checkpoint
+from deepseek_vl_hf.checkpoints.layouts.files import local_folder
 
 REPOSITORIES = [
     name

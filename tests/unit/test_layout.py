@@ -32,7 +32,10 @@ LAYERS = (
     ("image_processing_deepseek",),
     ("processing_deepseek", "modeling"),
     ("auto",),
-    ("checkpoints", "quantization"),
+    ("checkpoints.layouts.files", "checkpoints.layouts.rules", "quantization"),
+    ("checkpoints.tensors", "checkpoints.layouts"),
+    ("checkpoints.loading", "checkpoints.conversion"),
+    ("checkpoints",),
     ("registration",),
     ("cli",),
 )

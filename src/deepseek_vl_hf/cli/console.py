@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..checkpoints.writer import Progress
+from ..checkpoints.tensors.writer import Progress
 
 STOPPED_BY_CONTROL_C = 130
 STOPPED_BY_SIGTERM = 143

@@ -11,9 +11,9 @@ import torch
 from huggingface_hub import HfApi
 
 from ..checkpoints import NothingToConvertError, convert_checkpoint, describe_conversion
-from ..checkpoints.convert import DEFAULT_SHARD_SIZE, no_progress, no_report
-from ..checkpoints.files import local_folder
-from ..checkpoints.jobs import ORIGINAL, TRANSFORMERS
+from ..checkpoints.conversion.convert import DEFAULT_SHARD_SIZE, no_progress, no_report
+from ..checkpoints.conversion.jobs import ORIGINAL, TRANSFORMERS
+from ..checkpoints.layouts.files import local_folder
 from .console import byte_bar, run_command
 
 SUMMARY = "convert a checkpoint to the transformers layout, or back"

@@ -7,8 +7,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from ..checkpoints.files import local_folder
-from ..checkpoints.real import verify_checkpoint
+from ..checkpoints.conversion.real import verify_checkpoint
+from ..checkpoints.layouts.files import local_folder
 from ..version import __version__
 from .console import byte_bar
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from ..layouts.files import DuplicateNameError, read_json, without_duplicates
+from ..layouts.rules import Shape
 from .byte_ranges import ByteSource, FileBytes, TensorBytes
-from .files import DuplicateNameError, read_json, without_duplicates
-from .rules import Shape
 
 # How safetensors spells the types that checkpoints have.
 DTYPES = {

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from ..tensors.writer import Progress, target_tensors, write_tensors
 from .destination import check_destination, check_space, new_folder
 from .jobs import TRANSFORMERS, Job, open_job
 from .model_card import write_model_card
 from .verify import compare_models, compare_tensors, figures, fits_in_memory
-from .writer import Progress, target_tensors, write_tensors
 
 Report = Callable[[str], None]
 DEFAULT_SHARD_SIZE = "5GB"

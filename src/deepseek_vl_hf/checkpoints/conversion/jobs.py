@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedConfig, ProcessorMixin
 
-from ..auto import FAMILIES
-from ..chat_templates import DEEPSEEK_VL
-from .config_fields import MODEL_TYPE, naming_bad_values
-from .files import in_folder, read_json, require
-from .formats import OriginalFormat
-from .original import CONFIG, FORMATS, IMAGES, PROCESSOR, TOKENIZER, read_original
-from .plan import TensorPlan, as_sources, check_shapes, plan_tensors
-from .rules import Drop, Rule, invert
-from .source import PICKLES, SAFETENSORS, StoredTensor, find_shards, open_tensors
+from ...auto import FAMILIES
+from ...chat_templates import DEEPSEEK_VL
+from ..layouts.config_fields import MODEL_TYPE, naming_bad_values
+from ..layouts.files import in_folder, read_json, require
+from ..layouts.formats import OriginalFormat
+from ..layouts.original import CONFIG, FORMATS, IMAGES, PROCESSOR, TOKENIZER, read_original
+from ..layouts.rules import Drop, Rule, invert
+from ..tensors.plan import TensorPlan, as_sources, check_shapes, plan_tensors
+from ..tensors.source import PICKLES, SAFETENSORS, StoredTensor, find_shards, open_tensors
 
 TRANSFORMERS, ORIGINAL = "transformers", "original"
 GENERATION = "generation_config.json"

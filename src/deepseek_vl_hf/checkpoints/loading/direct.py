@@ -29,12 +29,12 @@ from transformers.models.auto.tokenization_auto import (
     TOKENIZER_MAPPING_NAMES,
 )
 
-from ..auto import Registrations
-from .config_fields import MODEL_TYPE, RecordedDict, section
-from .files import in_repository, read_json, split_hub_arguments
-from .formats import OriginalFormat
-from .original import CONFIG, FORMATS, OriginalFiles, find_format, is_janus, read_original
-from .processors import PUBLISHED_TOKEN_IDS
+from ...auto import Registrations
+from ..layouts.config_fields import MODEL_TYPE, RecordedDict, section
+from ..layouts.files import in_repository, read_json, split_hub_arguments
+from ..layouts.formats import OriginalFormat
+from ..layouts.original import CONFIG, FORMATS, OriginalFiles, find_format, is_janus, read_original
+from ..layouts.processors import PUBLISHED_TOKEN_IDS
 from .weight_mapping import ignored_on_load, weight_mapping
 
 # Arguments that the Auto classes pass on and that no tokenizer, image processor or processor takes.

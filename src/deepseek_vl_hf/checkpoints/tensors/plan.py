@@ -6,7 +6,7 @@ from math import prod
 
 import torch
 
-from .rules import Drop, MovingRule, Rule, Shape, find_rule
+from ..layouts.rules import Drop, MovingRule, Rule, Shape, find_rule
 from .source import StoredTensor
 
 

@@ -6,8 +6,8 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from ..chat_templates import DEEPSEEK_VL, IMAGE_PLACEHOLDER
-from ..images import padding_color
+from ...chat_templates import DEEPSEEK_VL, IMAGE_PLACEHOLDER
+from ...images import padding_color
 from .config_fields import check_values
 from .files import FileFinder, read_json, require
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..version import __version__
+from ...version import __version__
 from .jobs import ORIGINAL, Job
 
 # The published repositories, by the folder name that a download has.

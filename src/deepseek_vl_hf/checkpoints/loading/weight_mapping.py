@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 
-from .rules import Drop, Rename, Rule, Split, Squeeze
+from ..layouts.rules import Drop, Rename, Rule, Split, Squeeze
 
 _ENDING = re.compile(r"\{(kind|rest)\}$")
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..layouts.rules import invert
+from ..tensors.plan import Piece, PlannedTensor, plan_tensors
+from ..tensors.source import StoredTensor, open_tensors
+from ..tensors.writer import Progress, chunks, read_values
 from .jobs import Job
-from .plan import Piece, PlannedTensor, plan_tensors
-from .rules import invert
-from .source import StoredTensor, open_tensors
-from .writer import Progress, chunks, read_values
 
 NEW_TOKENS = 8
 HEADROOM = 1.25  # memory for running a model, per memory of its weights

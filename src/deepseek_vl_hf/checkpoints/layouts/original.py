@@ -7,8 +7,8 @@ from typing import Any
 from transformers import LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..chat_templates import IMAGE_PLACEHOLDER
-from ..images import num_image_tokens
+from ...chat_templates import IMAGE_PLACEHOLDER
+from ...images import num_image_tokens
 from . import deepseek_vl, deepseek_vl_hybrid
 from .config_fields import MODEL_TYPE, RecordedDict, check_values, naming_bad_values, section
 from .files import FileFinder, read_json, require

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..auto import Family
+from ...auto import Family
 from .rules import Rule
 
 JsonObject = dict[str, Any]

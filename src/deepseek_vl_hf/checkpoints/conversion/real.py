@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .config_fields import MODEL_TYPE
+from ..layouts.config_fields import MODEL_TYPE
+from ..layouts.files import in_folder, read_json, require
+from ..layouts.original import CONFIG
 from .convert import ProgressBar, Report, convert_checkpoint, no_progress, no_report
-from .files import in_folder, read_json, require
 from .jobs import ORIGINAL, TRANSFORMERS
-from .original import CONFIG
 from .verify import ModelComparison, Prompt, compare_models, fits_in_memory
 
 PROMPTS = (

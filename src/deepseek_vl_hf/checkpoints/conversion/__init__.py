@@ -1,0 +1,1 @@
+"""Conversion between the layouts: planned, written, verified."""

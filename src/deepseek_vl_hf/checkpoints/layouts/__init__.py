@@ -1,0 +1,1 @@
+"""The original layouts: tables of their tensors, and their small files."""

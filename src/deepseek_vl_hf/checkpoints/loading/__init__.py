@@ -1,0 +1,1 @@
+"""Original checkpoints in transformers' Auto classes."""

@@ -1,0 +1,1 @@
+"""Tensors in files: where they lie, what becomes of them, and writing them."""
