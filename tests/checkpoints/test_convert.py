@@ -1,5 +1,6 @@
 """Converting a checkpoint folder: what is written."""
 
+import errno
 import json
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint, describe_conversion
+from deepseek_vl_hf.checkpoints.tensors import byte_ranges
 
 
 def test_tensors_are_taken_over_bit_for_bit(original, converted):
@@ -239,3 +241,20 @@ def test_tied_weights(source, tmp_path):
     save_file(tensors, source / "model.safetensors")
     result = convert_checkpoint(source, tmp_path / "target", verify=True)
     assert result.verification["models"]["largest_logit_difference"] == 0
+
+
+def test_where_the_system_cannot_copy_between_files(original, converted, tmp_path, monkeypatch):
+    """Some file systems refuse, and some systems do not know sendfile for files."""
+
+    def refuse(*arguments):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(byte_ranges.os, "sendfile", refuse)
+    convert_checkpoint(original, tmp_path / "refused")
+    monkeypatch.setattr(byte_ranges.sys, "platform", "darwin")
+    monkeypatch.delattr(byte_ranges.os, "sendfile")
+    convert_checkpoint(original, tmp_path / "unknown")
+    monkeypatch.undo()
+    expected = (converted / "model.safetensors").read_bytes()
+    assert (tmp_path / "refused" / "model.safetensors").read_bytes() == expected
+    assert (tmp_path / "unknown" / "model.safetensors").read_bytes() == expected

@@ -23,19 +23,9 @@ from ..tensors.source import PICKLES, SAFETENSORS, StoredTensor, find_shards, op
 TRANSFORMERS, ORIGINAL = "transformers", "original"
 GENERATION = "generation_config.json"
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# What is read, or written anew, beside the weights.
-SMALL_FILES = (
-    CONFIG,
-    IMAGES,
-    PROCESSOR,
-    TOKENIZER,
-    GENERATION,
-    "README.md",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "tokenizer.json",
-)
+# What is read beside the weights.
+SMALL_FILES = (CONFIG, IMAGES, PROCESSOR, TOKENIZER, GENERATION, "special_tokens_map.json", "tokenizer.json")
+CHAT_TEMPLATE = "chat_template.jinja"
 
 
 class NothingToConvertError(ValueError):
@@ -144,10 +134,10 @@ def _generation_config(source: Path, config: PreTrainedConfig) -> GenerationConf
     return generation
 
 
-def _files_left_behind(source: Path) -> list[str]:
-    """Notes on what stands in the source's folder and has no counterpart in the result."""
+def _files_left_behind(source: Path, also_read: str | None = None) -> list[str]:
+    """Notes on what stands in the source's folder and was not read."""
     _, shards = find_shards(source)
-    read = {*SMALL_FILES, *shards, *(index for _, index in (SAFETENSORS, PICKLES))}
+    read = {*SMALL_FILES, also_read, *shards, *(index for _, index in (SAFETENSORS, PICKLES))}
     left = sorted(path.name for path in source.iterdir() if path.name not in read and not path.name.startswith("."))
     return [f"Left behind: {', '.join(left)}"] if left else []
 
@@ -158,7 +148,7 @@ def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dt
     if layout is None:
         raise ValueError(f"Found {type(config)} instead of this package's. Call deepseek_vl_hf.register() first.")
     generation = _generation_config(source, config)
-    notes = _set_dtype(config, tensors, dtype) + _settings_lost(processor) + _files_left_behind(source)
+    notes = _set_dtype(config, tensors, dtype) + _settings_lost(processor) + _files_left_behind(source, CHAT_TEMPLATE)
     model_json = layout.write_config(config, processor.image_processor)
     images_json = layout.write_image_processor(processor.image_processor)
     _check_way_back(layout, config, processor, model_json, images_json)

@@ -34,6 +34,9 @@ def write_model_card(
         source: the folder that was converted; its name is recognised if it is a published repository's.
         verification: figures of the verification; None if there was none.
         base_model: the origin's Hub repository, in place of the recognised one.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     origin = base_model or PUBLISHED.get(source.resolve().name)
     data = ModelCardData(

@@ -144,6 +144,9 @@ def compare_models(first: Path, second: Path, prompts: Sequence[Prompt] | None =
         first: a checkpoint's folder.
         second: another's.
         prompts: what to ask; by default one question about one picture.
+
+    Raises:
+        OSError, RuntimeError, ValueError: transformers cannot load one of them.
     """
     prompts = prompts or [Prompt(1, "What is in this picture?")]
     return [_compare(*pair) for pair in zip(run_prompts(first, prompts), run_prompts(second, prompts), strict=True)]
@@ -163,7 +166,11 @@ def _compare(one: dict[str, Any], two: dict[str, Any]) -> ModelComparison:
 
 @torch.no_grad()
 def run_prompts(folder: Path, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """Ids, pixels, last logits [vocabulary], greedy tokens and answer of each prompt, run in bfloat16."""
+    """Ids, pixels, last logits [vocabulary], greedy tokens and answer of each prompt, run in bfloat16.
+
+    Raises:
+        OSError, RuntimeError, ValueError: transformers cannot load the checkpoint.
+    """
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPE).eval()
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > HEADROOM * model.get_memory_footprint():
