@@ -203,6 +203,20 @@ def test_small_vocabulary_without_files(source):
         AutoTokenizer.from_pretrained(source)
 
 
+def test_the_model_needs_no_files_of_the_processor(source):
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (source / name).unlink()
+    assert AutoModelForImageTextToText.from_pretrained(source).config.image_token_id == 602
+    assert AutoTokenizer.from_pretrained(source)("a")["input_ids"][0] == 600
+
+
+def test_a_value_of_a_wrong_kind_without_files():
+    config = json.loads((FIXTURES / "configs" / "deepseek-vl-7b-chat" / "config.json").read_text())
+    config["language_config"]["vocab_size"] = None
+    with pytest.raises(ValueError, match=r"config\.json holds a value of another kind"):
+        MultiModalityConfig.from_dict(config)
+
+
 def test_damaged_files_are_not_hidden_by_a_bare_tokenizer(source):
     edit(source / "processor_config.json", lambda content: content.update(num_image_tokens=100))
     with pytest.raises(ValueError, match="num_image_tokens is 100; expected 576"):

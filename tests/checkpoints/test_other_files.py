@@ -200,7 +200,7 @@ def test_two_names_of_one_tensor_on_the_way_back(converted, tmp_path):
     name = "post_layernorm.weight"
     tensors[f"model.vision_model.vision_model.{name}"] = tensors[f"model.vision_model.{name}"] + 1
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"{name}' under two names"):
+    with pytest.raises(ValueError, match=f"{name}', which are two names of one tensor"):
         convert_checkpoint(copy, tmp_path / "target", to="original")
 
 

@@ -152,26 +152,14 @@ def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dt
     model_json = layout.write_config(config, processor.image_processor)
     images_json = layout.write_image_processor(processor.image_processor)
     _check_way_back(layout, config, processor, model_json, images_json)
-    short = {_short_name(name): tensor for name, tensor in tensors.items()}
-    if len(short) < len(tensors):
-        twice = next(name for name, tensor in tensors.items() if short[_short_name(name)] is not tensor)
-        raise ValueError(f"{source} holds the tensor {twice!r} under two names. Remove the one that is out of date.")
-    tensors = short
-    rules = invert(layout.rules)
+    tensors, rules = _short_names(tensors), invert(layout.rules)
     plan = plan_tensors(rules, tensors)
     check_shapes(plan_tensors(layout.rules, as_sources(plan)), _meta_model(layout, config))
     dropped = [rule for rule in layout.rules if isinstance(rule, Drop)]
     notes += [f"The result lacks {rule.source}, which the original stores: {rule.reason}" for rule in dropped]
 
     def write_files(folder: Path) -> None:
-        processor_json = {
-            "add_special_token": False,
-            "image_tag": processor.image_token,
-            "num_image_tokens": processor.num_image_tokens,
-            "processor_class": "VLChatProcessor",
-            "sft_format": "deepseek",
-        }
-        for name, content in ((CONFIG, model_json), (IMAGES, images_json), (PROCESSOR, processor_json)):
+        for name, content in ((CONFIG, model_json), (IMAGES, images_json), (PROCESSOR, _processor_json(processor))):
             _write_json(folder / name, content)
         _write_original_tokenizer(processor, folder)
         if generation.to_diff_dict().keys() - set(SPECIAL_IDS) - {"transformers_version"}:
@@ -207,9 +195,22 @@ def _meta_model(layout: OriginalFormat, config: PreTrainedConfig) -> torch.nn.Mo
         return layout.family.generation_model(config)
 
 
-def _short_name(name: str) -> str:
-    """The published transformers-layout files name the tower twice."""
-    return name.replace("model.vision_model.vision_model.", "model.vision_model.", 1)
+def _short_names(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors under the names that are written here: the published transformers-layout files name the tower twice.
+
+    Raises:
+        ValueError: a tensor is there under both names.
+    """
+    short: dict[str, StoredTensor] = {}
+    for name, tensor in tensors.items():
+        key = name.replace("model.vision_model.vision_model.", "model.vision_model.", 1)
+        if key in short:
+            raise ValueError(
+                f"The checkpoint holds {short[key].name!r} and {name!r}, which are two names of one tensor. Remove the "
+                "one that is out of date."
+            )
+        short[key] = tensor
+    return short
 
 
 def _check_way_back(
@@ -245,6 +246,17 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif key not in unimportant:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _processor_json(processor: ProcessorMixin) -> dict[str, Any]:
+    """The original's processor_config.json."""
+    return {
+        "add_special_token": False,
+        "image_tag": processor.image_token,
+        "num_image_tokens": processor.num_image_tokens,
+        "processor_class": "VLChatProcessor",
+        "sft_format": "deepseek",
+    }
 
 
 def _write_original_tokenizer(processor: ProcessorMixin, folder: Path) -> None:

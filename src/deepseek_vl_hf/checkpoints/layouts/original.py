@@ -63,7 +63,7 @@ class OriginalFiles:
         find: gives a file's path.
         layout: the checkpoint's layout.
         config: config.json.
-        images: preprocessor_config.json.
+        images: preprocessor_config.json; empty if there is none.
         processor: processor_config.json; empty if there is none.
         tokenizer: tokenizer_config.json; empty if there is none.
     """
@@ -102,8 +102,10 @@ class OriginalFiles:
         """The image processor, with the towers' normalisation.
 
         Raises:
+            FileNotFoundError: no preprocessor_config.json.
             ValueError: processor and towers do not fit together.
         """
+        require(self.find, IMAGES)
         check_values(self.images, {"do_normalize": False}, IMAGES)
         with naming_bad_values(f"{IMAGES} or {CONFIG}"):
             return self.layout.read_image_processor(self.images, self.config)
@@ -133,12 +135,12 @@ def read_original(find: FileFinder) -> OriginalFiles:
     """Opens the small files of an original checkpoint.
 
     Raises:
-        FileNotFoundError: config.json or preprocessor_config.json is absent.
+        FileNotFoundError: config.json is absent.
         ValueError: a file is damaged, or the checkpoint is of another family.
     """
     config = RecordedDict(read_json(require(find, CONFIG)))
     layout = find_format(config)
-    images = RecordedDict(read_json(require(find, IMAGES)))
+    images = RecordedDict(optional_json(find, IMAGES))
     processor = RecordedDict(optional_json(find, PROCESSOR))
     tokenizer = RecordedDict(optional_json(find, TOKENIZER), nested=False)  # whole tokens are read
     return OriginalFiles(find, layout, config, images, processor, tokenizer)

@@ -30,7 +30,7 @@ from transformers.models.auto.tokenization_auto import (
 )
 
 from ...auto import Registrations
-from ..layouts.config_fields import MODEL_TYPE, RecordedDict, section
+from ..layouts.config_fields import MODEL_TYPE, RecordedDict, naming_bad_values, section
 from ..layouts.files import in_repository, read_json, split_hub_arguments
 from ..layouts.formats import OriginalFormat
 from ..layouts.original import CONFIG, FORMATS, OriginalFiles, find_format, is_janus, read_original
@@ -85,8 +85,9 @@ class MultiModalityConfig(PreTrainedConfig):
             config = files.load_config(files.load_tokenizer())
         else:
             layout = find_format(config_dict)
-            _check_published_vocabulary(config_dict)
-            config = layout.read_config(RecordedDict(config_dict), PUBLISHED_TOKEN_IDS)
+            with naming_bad_values(CONFIG):
+                _check_published_vocabulary(config_dict)
+                config = layout.read_config(RecordedDict(config_dict), PUBLISHED_TOKEN_IDS)
         return type(config).from_dict(config.to_dict(), **kwargs)
 
 
