@@ -365,6 +365,7 @@ except OSError as error:
 
 
 # Converts again and again; each conversion is slowed down, so that most of it is writing, and killed at some moment.
+# The first is not killed: it tells how long one takes.
 KILLED_AT_RANDOM = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -378,16 +379,20 @@ def slow(*arguments):
     copy(*arguments)
 writer._write_piece = slow
 random.seed(0)
+seconds = None
 for number in range(24):
+    start = time.monotonic()
     child = os.fork()
     if child == 0:
         try:
             convert_checkpoint(source, Path(folder, str(number)))
         finally:
             os._exit(0)
-    time.sleep(random.uniform(0, 0.7))
-    os.kill(child, signal.SIGKILL)
+    if seconds is not None:
+        time.sleep(random.uniform(0, 1.1 * seconds))
+        os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    seconds = seconds or time.monotonic() - start
 """
 
 
@@ -399,11 +404,13 @@ def test_killed_at_random_moments(original, converted, tmp_path):
         assert content_of(folder).keys() == content_of(converted).keys()
         found, expected = tensors_of(folder), tensors_of(converted)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert complete, "not even the first conversion, which was not killed, is there"
     half_way = [path for path in partial if list(path.glob("checkpoint/*.safetensors"))]
     assert half_way, "no conversion was killed while it wrote; the test shows nothing"
     assert len(complete) + len(partial) <= 24
 
     lines = []
     number = half_way[0].name.split(".")[1]
+    assert not (tmp_path / number).exists()
     convert_checkpoint(original, tmp_path / number, report=lines.append)
     assert any("one was killed and left it" in line and half_way[0].name in line for line in lines)

@@ -182,7 +182,7 @@ def run_prompts(folder: Path, prompts: Sequence[Prompt]) -> list[dict[str, Any]]
 
 
 def _run(model: Any, processor: Any, prompt: Prompt) -> dict[str, Any]:
-    pictures = [{"type": "image", "image": test_picture(angle)} for angle in range(0, 90 * prompt.num_pictures, 90)]
+    pictures = [{"type": "image", "image": drawn_picture(angle)} for angle in range(0, 90 * prompt.num_pictures, 90)]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": [*pictures, {"type": "text", "text": prompt.question}]}],
         add_generation_prompt=True,
@@ -197,7 +197,7 @@ def _run(model: Any, processor: Any, prompt: Prompt) -> dict[str, Any]:
     return {"input_ids": ids, "pixels": pixels, "logits": logits, "tokens": tokens, "answer": answer}
 
 
-def test_picture(angle: int) -> Image.Image:
+def drawn_picture(angle: int) -> Image.Image:
     """A picture of gradients, wider than high before it is turned, so that every step of the preprocessing acts."""
     horizontal = Image.linear_gradient("L").rotate(90).resize((500, 333))
     vertical = Image.linear_gradient("L").resize((500, 333))
