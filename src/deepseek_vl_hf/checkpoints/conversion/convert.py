@@ -12,7 +12,7 @@ from ..tensors.writer import Progress, target_tensors, write_tensors
 from .destination import check_destination, check_space, new_folder
 from .jobs import TRANSFORMERS, Job, open_job
 from .model_card import write_model_card
-from .verify import compare_models, compare_tensors, figures, fits_in_memory
+from .verify import PROMPT, Prompt, compare_models, compare_tensors, figures, fits_in_memory
 
 Report = Callable[[str], None]
 DEFAULT_SHARD_SIZE = "5GB"
@@ -58,6 +58,7 @@ def convert_checkpoint(
     max_shard_size: str | int = DEFAULT_SHARD_SIZE,
     overwrite: bool = False,
     verify: bool = False,
+    prompt: Prompt | None = PROMPT,
     base_model: str | None = None,
     report: Report = no_report,
     progress: ProgressBar = no_progress,
@@ -75,8 +76,9 @@ def convert_checkpoint(
         dtype: type of the floating-point tensors; None keeps the source's.
         max_shard_size: largest size of a weight file, in bytes or as "5GB".
         overwrite: replace a checkpoint that is at the destination.
-        verify: read the result again, compare every tensor with its source, and run one prompt through both where the
+        verify: read the result again, compare every tensor with its source, and run a prompt through both where the
             model fits in memory.
+        prompt: what to ask in order to verify; None to compare the tensors alone.
         base_model: Hub repository that the model card names as the origin; guessed from the source's name by default.
         report: receives a line of text for each step.
         progress: makes the progress bars.
@@ -98,7 +100,7 @@ def convert_checkpoint(
             with progress("Writing", total) as advance:
                 write_tensors(job.plan.tensors, folder, dtype, max_shard_size, advance)
             job.write_files(folder)
-            verification = _verify(job, source, folder, total, report, progress) if verify else None
+            verification = _verify(job, source, folder, total, prompt, report, progress) if verify else None
             write_model_card(folder, job, source, verification, base_model)
     report(f"Wrote {destination}")
     dropped = {reason: len(tensors) for reason, tensors in job.plan.dropped.items()}
@@ -144,15 +146,25 @@ def _report_job(job: Job, report: Report) -> None:
         report(f"Dropped {len(tensors)} tensors: {reason}")
 
 
-def _verify(job: Job, source: Path, folder: Path, total: int, report: Report, progress: ProgressBar) -> dict[str, Any]:
+def _verify(
+    job: Job,
+    source: Path,
+    folder: Path,
+    total: int,
+    prompt: Prompt | None,
+    report: Report,
+    progress: ProgressBar,
+) -> dict[str, Any]:
     with progress("Verifying", total) as advance:
         tensors = compare_tensors(job, folder, advance)
     rounded = f", after rounding to {tensors.converted_to}" if tensors.converted_to else ""
     report(f"Verified {tensors.tensors} tensors: equal to the source{rounded}")
+    if prompt is None:
+        return figures(tensors, None)
     if not fits_in_memory(max(total, tensors.num_bytes)):
         report("The model does not fit in memory, so no prompt was run")
         return figures(tensors, None)
-    (models,) = compare_models(source, folder)
+    (models,) = compare_models(source, folder, [prompt])
     if not models.identical:
         raise ValueError(f"Source and result answer a prompt differently: {models}.")
     report("Verified a prompt with a picture, run in bfloat16: ids, pixels, logits and greedy tokens are equal")

@@ -13,7 +13,7 @@ from .convert import ProgressBar, Report, convert_checkpoint, no_progress, no_re
 from .jobs import ORIGINAL, TRANSFORMERS
 from .verify import ModelComparison, Prompt, compare_models, fits_in_memory
 
-PROMPTS = (
+REAL_PROMPTS = (
     Prompt(1, "Describe this image."),
     Prompt(1, "这张图片里有什么？"),
     Prompt(2, "What is the difference between the two pictures?"),
@@ -24,7 +24,7 @@ PROMPTS = (
 def verify_checkpoint(
     folder: Path,
     work_folder: Path | None = None,
-    prompts: Sequence[Prompt] = PROMPTS,
+    prompts: Sequence[Prompt] = REAL_PROMPTS,
     report: Report = no_report,
     progress: ProgressBar = no_progress,
 ) -> dict[str, Any]:
@@ -50,11 +50,13 @@ def verify_checkpoint(
     to = TRANSFORMERS if is_original else ORIGINAL
     with tempfile.TemporaryDirectory(dir=work_folder) as temporary:
         result = convert_checkpoint(
-            folder, Path(temporary) / "converted", to=to, verify=True, report=report, progress=progress
+            folder, Path(temporary) / "converted", to=to, verify=True, prompt=None, report=report, progress=progress
         )
         models: list[ModelComparison] = []
         if fits_in_memory(result.num_bytes):
             models = compare_models(folder, result.folder, prompts)
+        else:
+            report("The model does not fit in memory, so no prompt was run")
     for comparison in models:
         report(f"{comparison.question!r} -> {comparison.answer!r}, identical in both layouts: {comparison.identical}")
     return {

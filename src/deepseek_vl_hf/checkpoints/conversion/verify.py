@@ -35,6 +35,9 @@ class Prompt:
     question: str
 
 
+PROMPT = Prompt(1, "What is in this picture?")
+
+
 @dataclass(frozen=True)
 class TensorComparison:
     """What comparing all tensors gave: they are equal, or there would have been an error.
@@ -137,18 +140,17 @@ def fits_in_memory(num_bytes: int) -> bool:
     return num_bytes * HEADROOM < available
 
 
-def compare_models(first: Path, second: Path, prompts: Sequence[Prompt] | None = None) -> list[ModelComparison]:
+def compare_models(first: Path, second: Path, prompts: Sequence[Prompt]) -> list[ModelComparison]:
     """Runs prompts through two checkpoints, one loaded after the other.
 
     Args:
         first: a checkpoint's folder.
         second: another's.
-        prompts: what to ask; by default one question about one picture.
+        prompts: what to ask.
 
     Raises:
         OSError, RuntimeError, ValueError: transformers cannot load one of them.
     """
-    prompts = prompts or [Prompt(1, "What is in this picture?")]
     return [_compare(*pair) for pair in zip(run_prompts(first, prompts), run_prompts(second, prompts), strict=True)]
 
 

@@ -20,14 +20,13 @@ LLAMA_MAX_POSITIONS = LlamaConfig().max_position_embeddings  # what a file witho
 CONFIG, IMAGES = "config.json", "preprocessor_config.json"
 PROCESSOR, TOKENIZER = "processor_config.json", "tokenizer_config.json"
 
-
 # In the names of sections of Janus, which came after DeepSeek-VL, draws pictures too, and has the same model type.
-GENERATION = "gen_"
+DRAWING_SECTION = "gen_"
 
 
 def is_janus(config: dict[str, Any]) -> bool:
     """Whether a config.json is of Janus."""
-    return config.get("model_type") == MODEL_TYPE and any(GENERATION in key for key in config)
+    return config.get("model_type") == MODEL_TYPE and any(DRAWING_SECTION in key for key in config)
 
 
 def find_format(config: dict[str, Any]) -> OriginalFormat:
@@ -37,7 +36,7 @@ def find_format(config: dict[str, Any]) -> OriginalFormat:
         ValueError: none of those that are known, such as Janus, whose files carry the same model type.
     """
     if is_janus(config):
-        generation = ", ".join(sorted(key for key in config if GENERATION in key))
+        generation = ", ".join(sorted(key for key in config if DRAWING_SECTION in key))
         raise ValueError(
             f"config.json is of Janus: it has the sections {generation}, which describe image generation. "
             f"Janus has the model_type {MODEL_TYPE!r} too, but is another model; expected DeepSeek-VL. transformers' "

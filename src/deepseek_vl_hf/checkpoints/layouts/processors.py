@@ -129,8 +129,8 @@ def _text(token: Any) -> str | None:
 def image_settings(stored: dict[str, Any], image_size: int, background_color: str) -> dict[str, Any]:
     """What preprocessor_config.json says of resizing, padding and rescaling.
 
-    Its mean and standard deviation are not used: the original stores `do_normalize: false` because its towers
-    normalise, with values that config.json names.
+    Its mean gives the padding's colour where none is stored. It does not normalise: the original stores
+    `do_normalize: false` because its towers do that, with values that config.json names.
 
     Args:
         stored: the file's content.
