@@ -14,11 +14,14 @@ from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
     DeepseekVLHybridModel,
 )
 from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
+from .nano import nano_path
 from .quantization import int4_config
 from .registration import register, unregister
+from .training import ConversationCollator, load_conversations
 from .version import __version__
 
 __all__ = [
+    "ConversationCollator",
     "DeepseekVLConfig",
     "DeepseekVLForConditionalGeneration",
     "DeepseekVLHybridConfig",
@@ -31,6 +34,8 @@ __all__ = [
     "DeepseekVLProcessor",
     "__version__",
     "int4_config",
+    "load_conversations",
+    "nano_path",
     "register",
     "unregister",
 ]

@@ -14,7 +14,7 @@ REPOSITORY = ROOT.parent.parent
 
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
-    ("version", "compat", "chat_templates"),
+    ("version", "compat", "chat_templates", "nano"),
     (
         "images",
         "fusion",
@@ -32,7 +32,7 @@ LAYERS = (
     ("image_processing_deepseek",),
     ("processing_deepseek", "modeling"),
     ("auto",),
-    ("checkpoints.layouts.files", "checkpoints.layouts.rules", "quantization"),
+    ("checkpoints.layouts.files", "checkpoints.layouts.rules", "quantization", "training"),
     ("checkpoints.tensors", "checkpoints.layouts"),
     ("checkpoints.loading", "checkpoints.conversion"),
     ("checkpoints",),

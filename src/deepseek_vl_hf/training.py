@@ -1,0 +1,262 @@
+"""From conversations with pictures to training batches: labels, truncation, padding.
+
+rows: conversations whose last assistant turn is an answer
+  --chat template, image processor--> ids, which of them the assistant wrote, pixel tensors
+  --cut at max_length, never inside an image-->
+  --pad on the right--> input_ids, attention_mask, labels [batch, sequence], pixel tensors, one row per image
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchFeature
+
+from .chat_templates import IMAGE_PLACEHOLDER
+from .images import open_image, to_rgb
+from .messages import IMAGE_KEYS, Conversation, normalize_conversations
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One encoded conversation: ids [sequence], labels [sequence], and per picture the place where it ends."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    image_ends: list[int]
+
+
+class ConversationCollator:
+    """Makes batches for transformers' `Trainer`, or any other loop, out of conversations with pictures.
+
+    The loss falls on what the assistant says, its EOS included; the system prompt, questions, image places and padding
+    are -100 (DeepSeek-VL paper, arXiv 2403.05525, section 3.2: "responses and special tokens"; the original's
+    `mask_prompt`). `Trainer` needs `remove_unused_columns=False`, since rows have no columns that a model reads.
+
+    Args:
+        processor: a DeepSeek-VL processor.
+        max_length: tokens that a sequence may have, image places included; None takes the tokenizer's
+            `model_max_length`.
+        truncation: cut longer sequences at their end instead of refusing them. An image of which not all places fit is
+            left out with everything behind it.
+        pad_to_multiple_of: pads the batch's length up to a multiple, which compiled models like.
+
+    Raises:
+        ValueError: `max_length` or `pad_to_multiple_of` is below 1.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
+        for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected None or a number of tokens of at least 1.")
+        self.processor = processor
+        self.max_length = max_length or processor.tokenizer.model_max_length
+        self.truncation = truncation
+        self.pad_to_multiple_of = pad_to_multiple_of or 1
+
+    def __call__(self, rows: Sequence[Any]) -> BatchFeature:
+        """Makes one batch.
+
+        Args:
+            rows: conversations, each a list of messages or a dict with such a list as `messages`. Pictures stand in
+                the messages: a path, a URL or a Pillow image in an image part, or the original's `images`.
+
+        Returns:
+            `input_ids`, `attention_mask`, `labels` [batch, sequence], padded on the right, and the image processor's
+            tensors, one row per picture of the batch in the order of their places; without pictures there are none.
+
+        Raises:
+            ValueError, TypeError: no rows; a row that is no conversation, has no assistant answer, names a picture that
+                is missing or broken, or is too long. The error names the row.
+        """
+        if not rows:
+            raise ValueError("The batch is empty; expected at least one conversation.")
+        conversations = [self._conversation(row, _place(row, number)) for number, row in enumerate(rows)]
+        encoded = self.processor.apply_chat_template(
+            conversations,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            return_tensors=None,
+            processor_kwargs={"padding": False},
+        )
+        kept = [
+            self._cut(self._row(ids, mask), _place(row, number))
+            for number, (row, ids, mask) in enumerate(
+                zip(rows, encoded["input_ids"], encoded["assistant_masks"], strict=True)
+            )
+        ]
+        pictures = self._pictures(encoded, conversations, [len(row.image_ends) for row in kept])
+        return BatchFeature({**self._pad(kept), **pictures})
+
+    def _conversation(self, row: Any, place: str) -> Conversation:
+        """The messages of a row, with every picture opened so that a broken one is named with its row."""
+        messages = row.get("messages") if isinstance(row, Mapping) else row
+        messages = _checked_messages(messages, place, self.processor.image_token)
+        for part in _image_parts(messages):
+            source = next((part.pop(key) for key in IMAGE_KEYS if key in part), None)
+            try:
+                part["image"] = to_rgb(open_image(source))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{place}: {error}") from error
+        return messages
+
+    def _row(self, ids: list[int], mask: list[int]) -> _Row:
+        input_ids = torch.tensor(ids)
+        labels = torch.where(torch.tensor(mask, dtype=torch.bool), input_ids, IGNORED)
+        places = (input_ids == self.processor.image_token_id).nonzero().flatten().tolist()
+        tokens = self.processor.num_image_tokens
+        return _Row(input_ids, labels, [place + 1 for place in places[tokens - 1 :: tokens]])
+
+    def _cut(self, row: _Row, place: str) -> _Row:
+        length = len(row.input_ids)
+        if length <= self.max_length:
+            return row
+        if not self.truncation:
+            raise ValueError(
+                f"{place} has {length} tokens, {len(row.image_ends)} images included; at most "
+                f"{self.max_length} are allowed. Shorten the conversation, raise max_length, or pass truncation=True."
+            )
+        end = self.max_length
+        for image_end in row.image_ends:
+            start = image_end - self.processor.num_image_tokens
+            if start < end < image_end:
+                end = start
+        cut = _Row(row.input_ids[:end], row.labels[:end], [place for place in row.image_ends if place <= end])
+        if (cut.labels == IGNORED).all():
+            raise ValueError(
+                f"{place} has {length} tokens, and cut to {self.max_length} no answer is left to "
+                "learn from. Raise max_length, shorten the conversation, or leave the row out."
+            )
+        return cut
+
+    def _pictures(self, encoded: Any, conversations: list[Conversation], kept: list[int]) -> dict[str, torch.Tensor]:
+        """The pixel tensors without the pictures that were cut off; `kept` counts the others by row."""
+        total = [sum(1 for _ in _image_parts(messages)) for messages in conversations]
+        rows = [first < count for count, images in zip(kept, total, strict=True) for first in range(images)]
+        names = [name for name in self.processor.image_processor.model_input_names if name in encoded]
+        if not any(rows):
+            return {}
+        return {
+            name: torch.stack(
+                [torch.as_tensor(pixels) for pixels, keep in zip(encoded[name], rows, strict=True) if keep]
+            )
+            for name in names
+        }
+
+    def _pad(self, rows: list[_Row]) -> dict[str, torch.Tensor]:
+        longest = max(len(row.input_ids) for row in rows)
+        length = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+
+        def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
+            batch = pad_sequence(tensors, batch_first=True, padding_value=value)
+            return torch.nn.functional.pad(batch, (0, length - batch.shape[1]), value=value)
+
+        return {
+            "input_ids": padded([row.input_ids for row in rows], self.processor.tokenizer.pad_token_id),
+            "attention_mask": padded([torch.ones_like(row.input_ids) for row in rows], 0),
+            "labels": padded([row.labels for row in rows], IGNORED),
+        }
+
+
+def _place(row: Any, number: int) -> str:
+    """How errors name a row: by where it was read from, else by its number."""
+    place = row.get("place") if isinstance(row, Mapping) else None
+    return str(place or f"Row {number} of the batch")
+
+
+def _checked_messages(messages: Any, place: str, image_token: str) -> Conversation:
+    """The messages in one shape, as copies.
+
+    Raises:
+        ValueError, TypeError: they are no conversation, or nothing in them is an assistant's answer.
+    """
+    try:
+        (conversation,) = normalize_conversations([messages], image_token)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{place}: {error}") from error
+    if not any(message["role"] == "assistant" and _says_something(message) for message in conversation):
+        raise ValueError(
+            f"{place} has no assistant answer, so there is nothing to learn from it. End the conversation with "
+            '{"role": "assistant", "content": ...}.'
+        )
+    return conversation
+
+
+def _says_something(message: dict[str, Any]) -> bool:
+    content = message["content"]
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return bool(text.strip())
+
+
+def _image_parts(messages: Conversation) -> Iterator[dict[str, Any]]:
+    for message in messages:
+        if not isinstance(message["content"], str):
+            yield from (part for part in message["content"] if part["type"] == "image")
+
+
+def load_conversations(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads conversations from a file of JSON lines, for `ConversationCollator`.
+
+    A line is an object with `messages`, in any shape that the processors read. Paths of pictures are taken relative to
+    the file's folder. Every message is checked, and whether each picture is there; pictures are opened when they are
+    used.
+
+    Returns:
+        One row per line: `messages`, and as `place` where the line stands, for errors.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError, TypeError: no conversation in it, a line that is no such object, a conversation without an assistant
+            answer, a picture that is missing. The error names the line.
+    """
+    path = Path(path)
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            rows.append(_load_row(line, f"{path}, line {number}", path.parent))
+    if not rows:
+        raise ValueError(f"{path} holds no conversation; expected one JSON object with `messages` per line.")
+    return rows
+
+
+def _load_row(line: str, place: str, folder: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{place} is no JSON: {error}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+        raise ValueError(f'{place} is no object with a list of messages; expected {{"messages": [...]}}.')
+    messages = _checked_messages(row["messages"], place, IMAGE_PLACEHOLDER)
+    for part in _image_parts(messages):
+        _resolve_path(part, place, folder)
+    return {"messages": messages, "place": place}
+
+
+def _resolve_path(part: dict[str, Any], place: str, folder: Path) -> None:
+    """Makes the picture's path absolute, if it has one that is relative to `folder`."""
+    key = next((key for key in IMAGE_KEYS if key in part), None)
+    source = part.get(key) if key else None
+    if key is None or not isinstance(source, str) or source.startswith(("http://", "https://", "data:")):
+        return
+    if key == "base64":
+        return
+    if not (folder / source).is_file():
+        raise ValueError(
+            f"{place} names the picture {source}, and there is no file {folder / source}. Paths are relative to the "
+            "folder of the file of conversations."
+        )
+    part[key] = str(folder / source)

@@ -1,0 +1,308 @@
+"""Batches for training: what is learnt from, what is cut, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import Trainer, TrainingArguments
+
+from conversations import text
+from deepseek_vl_hf import ConversationCollator, load_conversations
+
+TOKENS = 576
+PICTURE = Image.new("RGB", (40, 30), "red")
+IMAGE = {"type": "image", "image": PICTURE}
+
+
+def turn(role, *content):
+    return {"role": role, "content": list(content)}
+
+
+def dialogue(*answers, images=1):
+    """Questions with their answers, the pictures in front of the first question."""
+    messages = []
+    for number, answer in enumerate(answers):
+        pictures = [IMAGE] * images if number == 0 else []
+        messages += [turn("user", *pictures, text(f"Question {number}?")), turn("assistant", text(answer))]
+    return messages
+
+
+@pytest.fixture(scope="module")
+def processor(family):
+    return family.processor
+
+
+@pytest.fixture(scope="module")
+def collate(processor):
+    return ConversationCollator(processor)
+
+
+def learnt(processor, batch, row):
+    """The texts that labels stand for, one per run of them."""
+    runs, before = [], -100
+    for label in batch["labels"][row].tolist():
+        if label != -100 and before == -100:
+            runs.append([])
+        if label != -100:
+            runs[-1].append(label)
+        before = label
+    return [processor.tokenizer.decode(run) for run in runs]
+
+
+def test_answers_and_their_eos_are_learnt_and_nothing_else(processor, collate):
+    rows = [dialogue("Red.", "No, just one."), dialogue("A longer answer than that of the first row.", images=2)]
+    batch = collate([{"messages": rows[0]}, rows[1]])
+    eos = processor.tokenizer.eos_token
+    assert learnt(processor, batch, 0) == [f" Red.{eos}", f" No, just one.{eos}"]
+    assert learnt(processor, batch, 1) == [f" A longer answer than that of the first row.{eos}"]
+    kept = batch["labels"] != -100
+    assert torch.equal(batch["labels"][kept], batch["input_ids"][kept])
+
+
+def test_the_ids_are_those_of_the_chat_template(processor, collate):
+    rows = [
+        dialogue("Red.", "Yes."),
+        dialogue("Blue.", images=2),
+        [turn("user", text("Hi")), turn("assistant", text("Ho"))],
+    ]
+    batch = collate(rows)
+    for number, row in enumerate(rows):
+        alone = processor.apply_chat_template(row, tokenize=True, return_dict=True, return_tensors="pt")["input_ids"][0]
+        assert batch["input_ids"][number, : len(alone)].tolist() == alone.tolist()
+        assert (batch["input_ids"][number, len(alone) :] == processor.tokenizer.pad_token_id).all()
+        assert batch["attention_mask"][number].sum() == len(alone)
+        assert (batch["labels"][number, len(alone) :] == -100).all()
+
+
+def test_pixels_are_those_of_the_processor(family, collate, images):
+    names = ["wide.png", "tall.png"]
+    rows = [
+        [turn("user", {"type": "image", "path": str(images / name)}, text("?")), turn("assistant", text("!"))]
+        for name in names
+    ]
+    batch = collate(rows)
+    expected = family.processor.image_processor([Image.open(images / name) for name in names], return_tensors="pt")
+    assert set(expected) == {name for name in batch if "pixel" in name}
+    for name, pixels in expected.items():
+        assert torch.equal(batch[name], pixels)
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_answers(family, collate):
+    rows = [dialogue("Red."), dialogue("Two things.", "And a third one.")]
+    sums = counts = 0
+    with torch.no_grad():
+        for row in rows:
+            batch = collate([row])
+            count = (batch["labels"][:, 1:] != -100).sum()
+            sums, counts = sums + family.model(**batch).loss * count, counts + count
+        together = family.model(**collate(rows)).loss
+    assert torch.allclose(together, sums / counts, rtol=1e-4)
+
+
+def test_the_originals_messages(processor, collate):
+    row = [
+        {"role": "User", "content": "<image_placeholder>What?", "images": [PICTURE]},
+        {"role": "Assistant", "content": "That."},
+    ]
+    assert learnt(processor, collate([row]), 0) == [f" That.{processor.tokenizer.eos_token}"]
+
+
+def test_a_batch_without_pictures(collate):
+    batch = collate([[turn("user", text("Hi")), turn("assistant", text("Ho"))]])
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+
+
+def test_control_tokens_in_typed_text_are_text(processor, collate):
+    answer = f"Say {processor.image_token}{processor.tokenizer.eos_token} twice."
+    batch = collate([dialogue(answer)])
+    assert (batch["input_ids"] == processor.image_token_id).sum() == TOKENS
+    assert (batch["labels"] == processor.tokenizer.eos_token_id).sum() == 1
+
+
+def test_lengths_can_be_multiples(processor):
+    batch = ConversationCollator(processor, pad_to_multiple_of=64)([dialogue("Red.")])
+    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
+    assert batch["input_ids"].shape[1] % 64 == 0
+
+
+# Truncation
+
+
+def two_pictures_apart():
+    """An answer, then a second picture and an answer about it."""
+    first = dialogue("Red.")
+    return [*first, turn("user", text("And here?"), IMAGE, text("Well?")), turn("assistant", text("Blue."))]
+
+
+def ends_of_images(processor, batch):
+    places = (batch["input_ids"][0] == processor.image_token_id).nonzero().flatten()
+    return [int(places[end]) + 1 for end in range(TOKENS - 1, len(places), TOKENS)]
+
+
+@pytest.mark.parametrize("inside", [1, 300, 575])
+def test_a_cut_through_an_image_leaves_the_image_out(processor, collate, inside):
+    row = two_pictures_apart()
+    whole = collate([row])
+    start = ends_of_images(processor, whole)[1] - TOKENS
+    batch = ConversationCollator(processor, max_length=start + inside, truncation=True)([row])
+    assert batch["input_ids"].tolist() == whole["input_ids"][:, :start].tolist()
+    assert learnt(processor, batch, 0) == [f" Red.{processor.tokenizer.eos_token}"]
+    for name in (name for name in whole if "pixel" in name):
+        assert torch.equal(batch[name], whole[name][:1])
+
+
+def test_a_cut_behind_an_image_keeps_it(processor, collate):
+    row = two_pictures_apart()
+    whole = collate([row])
+    end = ends_of_images(processor, whole)[1]
+    batch = ConversationCollator(processor, max_length=end, truncation=True)([row])
+    assert batch["input_ids"].shape[1] == end
+    assert len(batch["pixel_values"]) == 2
+
+
+def test_pictures_of_other_rows_stay_when_one_is_cut_off(processor, collate):
+    short, long = dialogue("Green."), two_pictures_apart()
+    end = ends_of_images(processor, collate([long]))[1]
+    batch = ConversationCollator(processor, max_length=end - 1, truncation=True)([long, short])
+    assert len(batch["pixel_values"]) == 2
+    assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [TOKENS, TOKENS]
+
+
+def test_a_sequence_over_the_limit_is_refused(processor):
+    with pytest.raises(ValueError, match=r"Row 1 of the batch has \d+ tokens, 1 images included; at most 100"):
+        ConversationCollator(processor, max_length=100)([[*dialogue("Yes.", images=0)], dialogue("No.")])
+
+
+def test_the_tokenizers_limit_holds(processor, monkeypatch):
+    monkeypatch.setattr(processor.tokenizer, "model_max_length", 600)
+    with pytest.raises(ValueError, match="at most 600 are allowed"):
+        ConversationCollator(processor)([dialogue("No.")])
+
+
+def test_a_cut_that_leaves_no_answer_is_refused(processor):
+    with pytest.raises(ValueError, match="no answer is left"):
+        ConversationCollator(processor, max_length=300, truncation=True)([dialogue("No.")])
+
+
+@pytest.mark.parametrize("name", ["max_length", "pad_to_multiple_of"])
+def test_lengths_below_one_are_refused(processor, name):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        ConversationCollator(processor, **{name: 0})
+
+
+# Bad rows
+
+
+def test_no_rows(collate):
+    with pytest.raises(ValueError, match="batch is empty"):
+        collate([])
+
+
+@pytest.mark.parametrize("answers", [[], [turn("assistant", text("  "))]], ids=["none", "blank"])
+def test_a_conversation_without_an_answer(collate, answers):
+    with pytest.raises(ValueError, match="Row 1 of the batch has no assistant answer"):
+        collate([dialogue("Yes."), [turn("user", text("Hi")), *answers]])
+
+
+def test_a_row_that_is_no_conversation(collate):
+    with pytest.raises(TypeError, match=r"Row 0 of the batch: .*expected a list of messages"):
+        collate([{"text": "Hi"}])
+
+
+def test_a_picture_that_is_missing_or_broken(collate, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    for name, message in (("absent.png", "There is no file"), ("broken.png", "No image could be read")):
+        path = str(tmp_path / name)
+        row = [turn("user", {"type": "image", "path": path}, text("?")), turn("assistant", text("!"))]
+        with pytest.raises(ValueError, match=rf"Row 1 of the batch: {message}.*{name}"):
+            collate([dialogue("Yes."), row])
+
+
+# Files of conversations
+
+
+def write_lines(path, *rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def row_about(picture):
+    return {"messages": [turn("user", {"type": "image", "path": picture}, text("?")), turn("assistant", text("Red."))]}
+
+
+def test_pictures_lie_beside_the_file(processor, collate, tmp_path):
+    PICTURE.save(tmp_path / "red.png")
+    rows = load_conversations(write_lines(tmp_path / "rows.jsonl", row_about("red.png"), "", row_about("red.png")))
+    assert [row["place"] for row in rows] == [f"{tmp_path / 'rows.jsonl'}, line {number}" for number in (1, 3)]
+    batch = collate(rows)
+    assert len(batch["pixel_values"]) == 2
+    assert learnt(processor, batch, 1) == [f" Red.{processor.tokenizer.eos_token}"]
+
+
+def test_the_originals_messages_in_a_file(collate, tmp_path):
+    PICTURE.save(tmp_path / "red.png")
+    messages = [
+        {"role": "User", "content": "<image_placeholder>What?", "images": ["red.png"]},
+        {"role": "Assistant", "content": "That."},
+    ]
+    rows = load_conversations(write_lines(tmp_path / "rows.jsonl", {"messages": messages}))
+    assert len(collate(rows)["pixel_values"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is no JSON"),
+        ("[]", "line 2 is no object with a list of messages"),
+        ('{"messages": "Hi"}', "line 2 is no object with a list of messages"),
+        ('{"messages": []}', "line 2: .*is empty"),
+        ('{"messages": [{"role": "user", "content": "Hi"}]}', "line 2 has no assistant answer"),
+        (json.dumps(row_about("absent.png")), "line 2 names the picture absent.png, and there is no file"),
+    ],
+)
+def test_lines_that_are_refused(tmp_path, line, message):
+    PICTURE.save(tmp_path / "red.png")
+    with pytest.raises(ValueError, match=message):
+        load_conversations(write_lines(tmp_path / "rows.jsonl", row_about("red.png"), line))
+
+
+def test_a_file_without_conversations(tmp_path):
+    with pytest.raises(ValueError, match="holds no conversation"):
+        load_conversations(write_lines(tmp_path / "rows.jsonl", "", "  "))
+
+
+def test_a_broken_picture_is_named_with_its_line(collate, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    rows = load_conversations(write_lines(tmp_path / "rows.jsonl", row_about("broken.png")))
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: No image could be read.*broken\.png"):
+        collate(rows)
+
+
+# Training
+
+
+def test_the_trainer_learns(family, collate, tmp_path):
+    model = family.load()
+    rows = [dialogue("Red."), [turn("user", text("Hi")), turn("assistant", text("Ho"))]]
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=4,
+            per_device_train_batch_size=2,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            remove_unused_columns=False,
+            use_cpu=True,
+            disable_tqdm=True,
+        ),
+        data_collator=collate,
+        train_dataset=rows,
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
