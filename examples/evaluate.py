@@ -1,0 +1,196 @@
+"""Measures a nano model on held-out scenes: the share of exact answers by kind of question, as JSON.
+
+Every question is asked by itself, as the only turn of a conversation, and answered greedily. Measured are float32,
+bfloat16, and float32 with the high-resolution path (SAM) zeroed, which shows what that path is for.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from deepseek_vl_hf.checkpoints import convert_checkpoint
+from deepseek_vl_hf.checkpoints.layouts.files import local_folder
+from deepseek_vl_hf.training import IGNORED, ConversationCollator
+from nano.dataset import Example, conversation, example
+from nano.drawing import draw_scene
+
+BATCH = 32
+LONGEST_ANSWER = 60
+PACKAGES = ("transformers", "torch", "pillow")
+
+Answers = list[list[str]]
+
+
+def evaluate(source: str, pictures: int) -> dict[str, Any]:
+    """All figures of a model.
+
+    Args:
+        source: nano, or a checkpoint's folder in the original or the transformers layout.
+        pictures: how many held-out pictures to ask about.
+
+    Raises:
+        ValueError: fewer than one picture.
+    """
+    if pictures < 1:
+        raise ValueError(f"pictures is {pictures}; expected at least 1.")
+    folder = local_folder(source)
+    examples = [example("held-out", number) for number in range(pictures)]
+    processor = AutoProcessor.from_pretrained(folder)
+    exact = _load(folder, torch.float32)
+    with without_sam(exact):
+        blind = answers(exact, processor, examples, "SAM zeroed")
+    direct = answers(exact, processor, examples, "float32")
+    lower = _load(folder, torch.bfloat16)
+    figures = {
+        "float32": accuracy(examples, direct),
+        "bfloat16": accuracy(examples, answers(lower, processor, examples, "bfloat16")),
+        "float32, SAM zeroed": accuracy(examples, blind),
+    }
+    return {
+        "model": source,
+        "weights_sha256": fingerprint(folder),
+        "parameters": sum(parameter.numel() for parameter in exact.parameters()),
+        "held_out_pictures": pictures,
+        "questions": count(examples),
+        "accuracy": figures,
+        "bfloat16_top1_agreement": agreement(exact, lower, processor, examples),
+        "converted_answers_equal": direct == _converted_answers(folder, examples),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the weight files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Any:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(device).eval()
+
+
+@torch.no_grad()
+def answers(model: Any, processor: Any, examples: list[Example], label: str) -> Answers:
+    """The model's answer to every turn of every example."""
+    prompts = [
+        [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": f"\n{question}"}]}]
+        for picture, question in _questions(examples)
+    ]
+    texts: list[str] = []
+    for start in tqdm(range(0, len(prompts), BATCH), desc=label, disable=None):
+        inputs = processor.apply_chat_template(
+            prompts[start : start + BATCH],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        ).to(model.device, model.dtype)
+        ids = model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        texts += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+    remaining = iter(texts)
+    return [[next(remaining) for _ in one.turns] for one in examples]
+
+
+def _questions(examples: list[Example]) -> Iterator[tuple[Any, str]]:
+    for one in examples:
+        picture = draw_scene(one.scene, one.view)
+        for turn in one.turns:
+            yield picture, turn.question
+
+
+def accuracy(examples: list[Example], given: Answers) -> dict[str, float]:
+    """Share of exact answers by kind of question."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for one, texts in zip(examples, given, strict=True):
+        for turn, text in zip(one.turns, texts, strict=True):
+            right[turn.kind].append(text == turn.answer)
+    return {kind: round(sum(values) / len(values), 4) for kind, values in sorted(right.items())}
+
+
+def count(examples: list[Example]) -> dict[str, int]:
+    """Number of questions by kind."""
+    counts: dict[str, int] = defaultdict(int)
+    for one in examples:
+        for turn in one.turns:
+            counts[turn.kind] += 1
+    return dict(sorted(counts.items()))
+
+
+@contextmanager
+def without_sam(model: Any) -> Iterator[None]:
+    """Lets the high-resolution path give zeros."""
+
+    def zeros(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(output)
+
+    hook = model.model.high_res_vision_proj.register_forward_hook(zeros)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def agreement(one: Any, other: Any, processor: Any, examples: list[Example]) -> float:
+    """Share of answer tokens whose most likely value is the same for both models, given the right tokens before."""
+    collate = ConversationCollator(processor)
+    same = total = 0
+    for start in range(0, len(examples), BATCH):
+        batch = collate([conversation(each) for each in examples[start : start + BATCH]]).to(one.device)
+        predicted = [_predictions(model, batch) for model in (one, other)]
+        kept = batch["labels"][:, 1:] != IGNORED
+        same += int((predicted[0] == predicted[1])[kept].sum())
+        total += int(kept.sum())
+    return round(same / total, 5)
+
+
+def _predictions(model: Any, batch: Any) -> torch.Tensor:
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return model(**inputs).logits[:, :-1].argmax(-1)
+
+
+def _converted_answers(folder: Path, examples: list[Example]) -> Answers:
+    """The answers of the same checkpoint in the transformers layout."""
+    with tempfile.TemporaryDirectory() as scratch:
+        convert_checkpoint(folder, Path(scratch) / "model")
+        processor = AutoProcessor.from_pretrained(Path(scratch) / "model")
+        return answers(_load(Path(scratch) / "model", torch.float32), processor, examples, "converted")
+
+
+def main(report: Callable[[str], None] = print) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL", nargs="?", default="nano", help="(default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=600, help="held-out pictures (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where the JSON goes (default: it is printed)")
+    options = parser.parse_args()
+    try:
+        text = json.dumps(evaluate(options.model, options.pictures), indent=2) + "\n"
+        if options.output:
+            options.output.write_text(text, encoding="utf-8")
+        report(text)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

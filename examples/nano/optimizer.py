@@ -1,0 +1,77 @@
+"""Muon for the matrices, AdamW for everything else, as one optimizer.
+
+Muon (Jordan et al. 2024; `torch.optim.Muon`) orthogonalises the update of each matrix. In the size study it reached a
+given loss in fewer steps than AdamW alone, and a step costs little more.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+MUON_FACTOR = 14  # Muon's learning rate over AdamW's
+WEIGHT_DECAY = 0.05
+MOMENTUM = 0.95
+BETAS = (0.9, 0.98)
+# Tables of vectors: their rows are no linear map, so they stay with AdamW.
+TABLES = ("embed_tokens", "position_embedding", "pos_embed", "lm_head", "rel_pos")
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Two optimizers that step together; a scheduler sees the parameter groups of both.
+
+    Args:
+        parameters: names and parameters of the model.
+        learning_rate: AdamW's; Muon's is MUON_FACTOR times as large.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float) -> None:
+        named = list(parameters)
+        self.matrices = [weight for name, weight in named if _is_matrix(name, weight)]
+        others = [weight for name, weight in named if not _is_matrix(name, weight)]
+        super().__init__([{"params": self.matrices}, {"params": others}], {"lr": learning_rate})
+        # Muon takes matrices alone: a convolution is one with a row per output channel, in the same memory.
+        self.views = [nn.Parameter(weight.data.flatten(1)) for weight in self.matrices]
+        self.parts: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(
+                self.views,
+                lr=MUON_FACTOR * learning_rate,
+                weight_decay=WEIGHT_DECAY,
+                momentum=MOMENTUM,
+                adjust_lr_fn="original",
+            ),
+            torch.optim.AdamW(others, lr=learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY),
+        )
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        """One step of both."""
+        for weight, view in zip(self.matrices, self.views, strict=True):
+            view.grad = None if weight.grad is None else weight.grad.flatten(1)
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clears the gradients of the model's own parameters; the views get theirs anew at each step."""
+        for weight in self.matrices:
+            weight.grad = None
+        self.parts[1].zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores `state_dict`."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share_groups()
+
+
+def _is_matrix(name: str, weight: nn.Parameter) -> bool:
+    return weight.ndim in (2, 4) and not any(table in name for table in TABLES)

@@ -1,0 +1,224 @@
+"""Questions about scenes and their answers, in English and Chinese. Answers are short and exact."""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from .scenes import SMALL_TEXT, Bar, ChartScene, PageScene, Scene, Shape, ShapeScene, Text, TextScene
+
+CHINESE_SHARE = 0.2
+MOST_TURNS = 6
+# Difference of the distances between two centres, in pixels, from which on one direction is plainly the larger one.
+CLEAR_DIRECTION = 24
+KINDS = (
+    "color",
+    "shape",
+    "count",
+    "relation",
+    "describe",
+    "read_small",
+    "read_large",
+    "read_all",
+    "read_line",
+    "chart",
+)
+
+CHINESE = {
+    "red": "红色",
+    "green": "绿色",
+    "blue": "蓝色",
+    "yellow": "黄色",
+    "orange": "橙色",
+    "purple": "紫色",
+    "black": "黑色",
+    "pink": "粉色",
+    "circle": "圆形",
+    "square": "正方形",
+    "triangle": "三角形",
+    "star": "星形",
+    "diamond": "菱形",
+    "cross": "十字形",
+    "left": "左边",
+    "right": "右边",
+    "above": "上面",
+    "below": "下面",
+}
+
+# Wordings that ask the same.
+Wordings = tuple[str, ...]
+WRITTEN: Wordings = ("What is written?", "What does it say?", "Read the text.", "What is written in the picture?")
+ALL_TEXT: Wordings = ("Read all the text.", "Read the text.", "What is written in the picture?")
+FIRST_LINE: Wordings = ("What does the first line say?", "Read the first line.")
+LAST_LINE: Wordings = ("What does the last line say?", "Read the last line.")
+LINES: Wordings = ("How many lines of text are there?", "How many lines are written?")
+TALLEST: Wordings = ("Which bar is the tallest?", "Which bar is the highest?")
+SHORTEST: Wordings = ("Which bar is the shortest?", "Which bar is the lowest?")
+TITLE: Wordings = ("What is the title?", "What is the title of the chart?")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, its answer, and what kind of question it is."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+def ask(scene: Scene, rng: random.Random, most_turns: int = MOST_TURNS) -> list[Turn]:
+    """Up to `most_turns` different questions about a scene, in random order; at least one."""
+    if isinstance(scene, ShapeScene):
+        turns = _about_shapes(scene, rng)
+    elif isinstance(scene, TextScene):
+        turns = _about_texts(scene, rng)
+    elif isinstance(scene, PageScene):
+        turns = _about_page(scene, rng)
+    else:
+        turns = _about_chart(scene, rng)
+    rng.shuffle(turns)
+    return turns[:most_turns]
+
+
+def _turn(rng: random.Random, kind: str, english: Wordings, chinese: str, answer: str) -> Turn:
+    """A turn in one of the two languages; an answer with a Chinese name is given in the question's language."""
+    if rng.random() < CHINESE_SHARE:
+        return Turn(kind, chinese, CHINESE.get(answer, answer))
+    return Turn(kind, rng.choice(english), answer)
+
+
+def _about_shapes(scene: ShapeScene, rng: random.Random) -> list[Turn]:
+    turns = [*_colors_and_shapes(scene, rng), *_counts(scene, rng)[:2], *_relations(scene, rng)[:2]]
+    if rng.random() < 0.4:
+        turns.append(_description(scene, rng))
+    if scene.caption:
+        turns.append(_turn(rng, _reading(scene.caption), WRITTEN, "图中写着什么？", scene.caption.text))
+    return turns
+
+
+def _colors_and_shapes(scene: ShapeScene, rng: random.Random) -> list[Turn]:
+    kinds, colors = Counter(s.shape for s in scene.shapes), Counter(s.color for s in scene.shapes)
+    turns = []
+    for shape in scene.shapes:
+        if kinds[shape.shape] == 1:
+            english = tuple(f"What {word} is the {shape.shape}?" for word in ("color", "colour"))
+            turns.append(_turn(rng, "color", english, f"{CHINESE[shape.shape]}是什么颜色？", shape.color))
+        if colors[shape.color] == 1:
+            english = (f"What shape is {shape.color}?", f"What is the {shape.color} shape?")
+            turns.append(_turn(rng, "shape", english, f"{CHINESE[shape.color]}的是什么形状？", shape.shape))
+    return turns
+
+
+def _counts(scene: ShapeScene, rng: random.Random) -> list[Turn]:
+    english = ("How many shapes are there?", "How many shapes are in the picture?")
+    turns = [_turn(rng, "count", english, "图中有几个形状？", str(len(scene.shapes)))]
+    for kind, number in Counter(shape.shape for shape in scene.shapes).items():
+        plural = _plural(kind)
+        english = (f"How many {plural} are there?", f"How many {plural} do you see?")
+        turns.append(_turn(rng, "count", english, f"图中有几个{CHINESE[kind]}？", str(number)))
+    for color, number in Counter(shape.color for shape in scene.shapes).items():
+        english = (f"How many {color} shapes are there?", f"How many shapes are {color}?")
+        turns.append(_turn(rng, "count", english, f"图中有几个{CHINESE[color]}的形状？", str(number)))
+    rng.shuffle(turns)
+    return turns
+
+
+def _plural(kind: str) -> str:
+    return "crosses" if kind == "cross" else f"{kind}s"
+
+
+def _relations(scene: ShapeScene, rng: random.Random) -> list[Turn]:
+    names = Counter((shape.color, shape.shape) for shape in scene.shapes)
+    unique = [shape for shape in scene.shapes if names[shape.color, shape.shape] == 1]
+    pairs = [(one, other) for one in unique for other in unique if one != other and direction(one, other)]
+    rng.shuffle(pairs)
+    turns = []
+    for one, other in pairs[:2]:
+        first, second = f"the {one.color} {one.shape}", f"the {other.color} {other.shape}"
+        english = (f"Where is {first} relative to {second}?", f"Seen from {second}, where is {first}?")
+        one_chinese, other_chinese = (f"{CHINESE[shape.color]}的{CHINESE[shape.shape]}" for shape in (one, other))
+        chinese = f"{one_chinese}在{other_chinese}的哪一边？"
+        turns.append(_turn(rng, "relation", english, chinese, direction(one, other) or ""))
+    return turns
+
+
+def direction(one: Shape, other: Shape) -> str | None:
+    """Where `one` lies, seen from `other`: left, right, above or below; None where that is not plain to see."""
+    across, down = one.x - other.x, one.y - other.y
+    if abs(abs(across) - abs(down)) < CLEAR_DIRECTION:
+        return None
+    if abs(across) > abs(down):
+        return "left" if across < 0 else "right"
+    return "above" if down < 0 else "below"
+
+
+def _description(scene: ShapeScene, rng: random.Random) -> Turn:
+    """Names the shapes in reading order: by thirds of the picture from the top, then from the left."""
+    ordered = sorted(scene.shapes, key=lambda shape: (shape.y // 80, shape.x))
+    if rng.random() < CHINESE_SHARE:
+        names = [f"{CHINESE[shape.color]}的{CHINESE[shape.shape]}" for shape in ordered]
+        return Turn("describe", "描述这张图片。", "、".join(names))
+    names = [f"{'an' if shape.color == 'orange' else 'a'} {shape.color} {shape.shape}" for shape in ordered]
+    question = rng.choice(("Describe the picture.", "Describe this image.", "What is in the picture?"))
+    return Turn("describe", question, ", ".join(names))
+
+
+def _reading(text: Text) -> str:
+    return "read_small" if text.size < SMALL_TEXT else "read_large"
+
+
+def _about_texts(scene: TextScene, rng: random.Random) -> list[Turn]:
+    if len(scene.texts) > 1 and rng.random() < 0.3:
+        # By itself: beside it, the answers about single lines could be copied instead of read.
+        return [_turn(rng, "read_all", ALL_TEXT, "读出所有文字。", ", ".join(text.text for text in scene.texts))]
+    turns = [_about_text(scene, number, rng) for number in range(len(scene.texts))]
+    if rng.random() < 0.3:
+        turns.append(_turn(rng, "count", LINES, "图中有几行文字？", str(len(scene.texts))))
+    return turns
+
+
+def _about_page(scene: PageScene, rng: random.Random) -> list[Turn]:
+    first, last = (" ".join(text.text for text in line) for line in (scene.lines[0], scene.lines[-1]))
+    return [
+        _turn(rng, "read_line", FIRST_LINE, "第一行写着什么？", first),
+        _turn(rng, "read_line", LAST_LINE, "最后一行写着什么？", last),
+    ]
+
+
+def _about_text(scene: TextScene, number: int, rng: random.Random) -> Turn:
+    text = scene.texts[number]
+    kind = _reading(text)
+    if len(scene.texts) == 1:
+        return _turn(rng, kind, WRITTEN, "图中写着什么？", text.text)
+    if number == 0 and rng.random() < 0.5:
+        return _turn(rng, kind, ("What is written at the top?", *FIRST_LINE), "最上面写着什么？", text.text)
+    if number == len(scene.texts) - 1 and rng.random() < 0.5:
+        return _turn(rng, kind, ("What is written at the bottom?", *LAST_LINE), "最下面写着什么？", text.text)
+    english = (f"What does the {text.color} text say?", f"What is written in {text.color}?")
+    return _turn(rng, kind, english, f"{CHINESE[text.color]}的文字是什么？", text.text)
+
+
+def _about_chart(scene: ChartScene, rng: random.Random) -> list[Turn]:
+    tallest, shortest = (choose(scene.bars, key=lambda bar: bar.value) for choose in (max, min))
+    number = str(len(scene.bars))
+    turns = [
+        _turn(rng, "chart", TALLEST, "哪个柱子最高？", tallest.label),
+        _turn(rng, "chart", SHORTEST, "哪个柱子最低？", shortest.label),
+        _turn(rng, "chart", ("How many bars are there?",), "图中有几个柱子？", number),
+        _turn(rng, "read_large", TITLE, "标题是什么？", scene.title),
+    ]
+    for bar in rng.sample(scene.bars, 3):
+        turns.append(_about_bar(bar, rng))
+    return turns
+
+
+def _about_bar(bar: Bar, rng: random.Random) -> Turn:
+    label, value, color, chinese = bar.label, str(bar.value), bar.color, CHINESE[bar.color]
+    english, in_chinese, answer = rng.choice(
+        (
+            (f"What is the value of {label}?", f"{label}的值是多少？", value),
+            (f"What is the value of the {color} bar?", f"{chinese}柱子的值是多少？", value),
+            (f"What color is the bar {label}?", f"{label}是什么颜色？", color),
+            (f"What is the label of the {color} bar?", f"{chinese}柱子的标签是什么？", label),
+        )
+    )
+    return _turn(rng, "chart", (english,), in_chinese, answer)

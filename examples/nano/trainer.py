@@ -1,0 +1,46 @@
+"""transformers' `Trainer` with the second task of `cells` beside the answers."""
+
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+CELL_WEIGHT = 1.0  # of the labels beside the answers
+
+
+class NanoTrainer(Trainer):
+    """A `Trainer` whose model has a `cell_head` and whose batches may have `cells`; both losses are logged."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The loss of the answers, plus that of the cells."""
+        cells = inputs.pop("cells")
+        if "labels" not in inputs:
+            return self._looking_loss(model, inputs, cells)
+        answers, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        cell_loss = model.cell_head.loss(outputs.image_hidden_states, cells)
+        self._add_up("answer_loss", answers)
+        self._add_up("cell_loss", cell_loss)
+        loss = answers + CELL_WEIGHT * cell_loss
+        return (loss, outputs) if return_outputs else loss
+
+    def _looking_loss(self, model: Any, pixels: dict[str, Any], cells: torch.Tensor) -> torch.Tensor:
+        """The loss of the cells alone, of pictures without questions."""
+        with self.compute_loss_context_manager():
+            loss = model.cell_head.loss(model.get_image_features(**pixels).pooler_output, cells)
+        self._add_up("cell_loss", loss)
+        return CELL_WEIGHT * loss
+
+    def _add_up(self, name: str, value: torch.Tensor) -> None:
+        sums: dict[str, list[float]] = self.__dict__.setdefault("loss_parts", {})
+        sums.setdefault(name, []).append(value.item())
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs the means of the parts since the last time, too."""
+        parts = self.__dict__.pop("loss_parts", {})
+        super().log({**logs, **{name: sum(values) / len(values) for name, values in parts.items()}}, *args, **kwargs)

@@ -1,0 +1,165 @@
+"""Trains the nano model from scratch on drawn scenes, or a checkpoint on your own conversations.
+
+A run that was stopped goes on from its last checkpoint when it is called again. Half-way through the last quarter of a
+run the learning rate falls; to lengthen a finished run, name a checkpoint from before that with --resume-from and a
+larger number of --pictures.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, set_seed
+
+from deepseek_vl_hf.checkpoints import convert_checkpoint
+from deepseek_vl_hf.checkpoints.layouts.files import local_folder
+from deepseek_vl_hf.training import ConversationCollator, load_conversations
+from nano.cells import CellCollator, CellHead
+from nano.checkpoints import check_recipe, checkpoint_to_resume
+from nano.curves import write_curves
+from nano.dataset import SceneDataset
+from nano.model import SIZES, build_model, build_processor
+from nano.optimizer import MuonWithAdamW
+from nano.trainer import NanoTrainer
+
+CARD = Path(__file__).parent / "nano" / "card.md"
+DECAY_SHARE = 0.25
+CHECKPOINTS = 20  # per run; the ones before the decay are where a longer run can go on
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("build/nano"), help="(default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=160_000, help="pictures to see (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="AdamW's (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="conversations as JSON lines; without it, drawn scenes are learnt"
+    )
+    parser.add_argument(
+        "--model", metavar="MODEL", help="start from nano or from a folder (default: fresh weights; with --data: nano)"
+    )
+    parser.add_argument("--resume-from", type=Path, metavar="CHECKPOINT", help="(default: the last one in --output)")
+    parsed = parser.parse_args(arguments)
+    if parsed.data and parsed.model is None:
+        parsed.model = "nano"
+    return parsed
+
+
+def training_arguments(options: argparse.Namespace, steps: int) -> TrainingArguments:
+    """Settings of transformers' `Trainer`: bfloat16 autocast; warm-up, a constant rate, and a linear decay."""
+    return TrainingArguments(
+        output_dir=str(options.output / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": int(DECAY_SHARE * steps), "decay_type": "linear"},
+        warmup_steps=min(100, steps // 10),
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        train_sampling_strategy="random" if options.data else "sequential",  # scenes grow harder row by row
+        remove_unused_columns=False,
+        label_names=["labels"],
+        logging_steps=10,
+        save_steps=max(1, steps // CHECKPOINTS),
+        seed=options.seed,
+        report_to=[],
+    )
+
+
+def build_trainer(options: argparse.Namespace, model: Any, processor: Any, rows: list[Any] | None) -> Trainer:
+    """A trainer on conversations, or without them on drawn scenes: answers, and what stands where."""
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # before the optimizer looks at the weights' memory
+    settings = {
+        "model": model,
+        "args": training_arguments(options, options.pictures // options.batch_size),
+        "optimizers": (MuonWithAdamW(model.named_parameters(), options.learning_rate), None),
+    }
+    if rows is not None:
+        return Trainer(train_dataset=rows, data_collator=ConversationCollator(processor), **settings)
+    scenes = SceneDataset(options.pictures, grid=math.isqrt(processor.num_image_tokens))
+    return NanoTrainer(train_dataset=scenes, data_collator=CellCollator(processor), **settings)
+
+
+def load(name: str | None) -> tuple[Any, Any]:
+    """Model and processor of a checkpoint, or fresh ones."""
+    if name is None:
+        processor = build_processor()
+        return build_model(processor), processor
+    folder = local_folder(name)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    return model, AutoProcessor.from_pretrained(folder)
+
+
+def export(model: Any, processor: Any, folder: Path, fresh: bool) -> None:
+    """Writes the model in float16 and the original layout, in which it also loads directly.
+
+    Args:
+        model: the trained model.
+        processor: its processor.
+        folder: where they go.
+        fresh: whether it was trained from fresh weights, so that the nano model's own card describes it.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        model.to(torch.float16).save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+        convert_checkpoint(scratch, folder, to="original", overwrite=folder.exists())
+    if fresh:
+        (folder / "README.md").write_text(CARD.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def recipe(options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the run's course; a run goes on only with the same."""
+    return {
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "data": str(options.data or "scenes"),
+        "model": options.model or SIZES,
+    }
+
+
+def train(options: argparse.Namespace) -> None:
+    """Runs or continues a training run and writes model, loss curve and recipe to `options.output`.
+
+    Raises:
+        ValueError: unusable data, or a checkpoint that is damaged or of another run.
+    """
+    if not 0 < options.batch_size <= options.pictures:
+        raise ValueError(f"Found {options.pictures} pictures in batches of {options.batch_size}; that makes no batch.")
+    rows = load_conversations(options.data) if options.data else None
+    set_seed(options.seed)
+    model, processor = load(options.model)
+    if rows is None:
+        model.add_module("cell_head", CellHead(model.config.text_config.hidden_size))
+    options.output.mkdir(parents=True, exist_ok=True)
+    check_recipe(options.output, recipe(options))
+    checkpoint = checkpoint_to_resume(options.output / "checkpoints", options.resume_from, model)
+    trainer = build_trainer(options, model, processor, rows)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    write_curves(trainer.state.log_history, options.output)
+    if rows is None:
+        del model.cell_head
+    export(model, processor, options.output / "model", fresh=options.model is None)
+
+
+def main() -> int:
+    """Runs the command; returns the exit status."""
+    try:
+        train(parse())
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

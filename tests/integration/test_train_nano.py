@@ -1,0 +1,187 @@
+"""The training script: it learns, goes on where it was stopped, and refuses what it cannot use."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+import nano.dataset
+import nano.model
+import train_nano
+from conversations import text
+from deepseek_vl_hf import nano_path
+
+ROOT = Path(__file__).parents[2]
+BATCH = 4
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A fraction of the nano model, and few pictures without questions."""
+    for part, sizes in {
+        "vision": {"num_hidden_layers": 1},
+        "high_res": {"hidden_size": 32, "num_hidden_layers": 2, "global_attn_indexes": [1]},
+        "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
+    }.items():
+        for name, value in sizes.items():
+            monkeypatch.setitem(nano.model.SIZES[part], name, value)
+    monkeypatch.setattr(nano.dataset, "LOOKING_PICTURES", 5 * BATCH)
+
+
+def options(folder, *arguments, pictures=20 * BATCH):
+    general = ["--output", str(folder), "--pictures", str(pictures), "--batch-size", str(BATCH)]
+    return train_nano.parse([*general, *map(str, arguments)])
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run on scenes; later tests only read it."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        small.__wrapped__(patch)
+        train_nano.train(options(folder))
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_the_loss_falls(finished):
+    points = json.loads((finished / "loss.json").read_text())
+    assert points[-1]["step"] == 20
+    assert points[-1]["cell_loss"] < points[0]["cell_loss"]
+    assert points[-1]["answer_loss"] < 6  # 6.6 is what a guess among all tokens costs
+    with Image.open(finished / "loss.png") as curve:
+        assert curve.size[0] > 500
+
+
+def test_the_result_opens(finished):
+    model, info = AutoModelForImageTextToText.from_pretrained(finished / "model", output_loading_info=True)
+    assert model.dtype == torch.float16
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]  # the layer of the second task is gone
+    assert json.loads((finished / "model" / "config.json").read_text())["model_type"] == "multi_modality"
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, run):
+    for checkpoint in (run / "checkpoints").iterdir():
+        if int(checkpoint.name.rpartition("-")[2]) > 12:
+            shutil.rmtree(checkpoint)
+    shutil.rmtree(run / "model")
+    train_nano.train(options(run))
+    expected = weights(finished)
+    for name, weight in weights(run).items():
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_a_finished_run_can_be_lengthened(run):
+    chosen = run / "checkpoints" / "checkpoint-14"
+    train_nano.train(options(run, "--resume-from", chosen, pictures=24 * BATCH))
+    steps = [point["step"] for point in json.loads((run / "loss.json").read_text())]
+    assert steps[-1] == 20  # the log has every tenth step
+    assert (run / "checkpoints" / "checkpoint-24").is_dir()
+
+
+def damage_weights(checkpoint):
+    path = checkpoint / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def damage_optimizer(checkpoint):
+    path = checkpoint / "optimizer.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def damage_state(checkpoint):
+    (checkpoint / "trainer_state.json").write_text("{")
+
+
+def remove_optimizer(checkpoint):
+    (checkpoint / "optimizer.pt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_weights, "checkpoint-20 is damaged"),
+        (damage_optimizer, "checkpoint-20 is damaged"),
+        (damage_state, "checkpoint-20 is damaged"),
+        (remove_optimizer, "checkpoint-20 is no complete checkpoint: optimizer.pt missing"),
+    ],
+)
+def test_damaged_checkpoints(run, damage, message):
+    damage(run / "checkpoints" / "checkpoint-20")
+    with pytest.raises(ValueError, match=message):
+        train_nano.train(options(run))
+
+
+def test_a_checkpoint_of_another_model(finished, tmp_path, monkeypatch):
+    monkeypatch.setitem(nano.model.SIZES["text"], "num_hidden_layers", 3)
+    foreign = finished / "checkpoints" / "checkpoint-20"
+    with pytest.raises(ValueError, match="checkpoint-20 is of another model: 9 tensors differ"):
+        train_nano.train(options(tmp_path / "other", "--resume-from", foreign))
+
+
+def test_a_folder_with_another_recipe(run):
+    with pytest.raises(ValueError, match=r"another recipe .*seed: 0 there, 1 now"):
+        train_nano.train(options(run, "--seed", 1))
+
+
+def test_too_few_pictures(tmp_path):
+    with pytest.raises(ValueError, match="3 pictures in batches of 4; that makes no batch"):
+        train_nano.train(options(tmp_path, pictures=3))
+
+
+# Own pictures
+
+
+def write_rows(folder):
+    """Two flags and what they are called."""
+    folder.mkdir()
+    rows = []
+    for color in ("red", "blue"):
+        Image.new("RGB", (60, 40), color).save(folder / f"{color}.png")
+        question = [{"type": "image", "path": f"{color}.png"}, text("\nWhich flag is this?")]
+        rows.append(
+            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": f"{color} flag"}]}
+        )
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_own_pictures_are_learnt_from_nano(tmp_path):
+    data = write_rows(tmp_path / "data")
+    train_nano.train(options(tmp_path / "run", "--data", data, "--learning-rate", 3e-4, pictures=20 * BATCH))
+    losses = [point["loss"] for point in json.loads((tmp_path / "run" / "loss.json").read_text())]
+    assert losses[-1] < 0.5 * losses[0]
+    assert weights(tmp_path / "run").keys() == load_file(nano_path() / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("", "holds no conversation"), ('{"messages": []}', "line 1"), (None, "No such file")]
+)
+def test_the_command_refuses_bad_data(tmp_path, content, message):
+    path = tmp_path / "rows.jsonl"
+    if content is not None:
+        path.write_text(content)
+    command = [sys.executable, ROOT / "examples" / "train_nano.py", "--data", path, "--output", tmp_path / "run"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
