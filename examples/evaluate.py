@@ -27,7 +27,7 @@ from nano.dataset import Example, conversation, example
 from nano.drawing import draw_scene
 
 BATCH = 32
-LONGEST_ANSWER = 60
+LONGEST_ANSWER = 200
 PACKAGES = ("transformers", "torch", "pillow")
 
 Answers = list[list[str]]
@@ -37,7 +37,7 @@ def evaluate(source: str, pictures: int) -> dict[str, Any]:
     """All figures of a model.
 
     Args:
-        source: nano, or a checkpoint's folder in the original or the transformers layout.
+        source: a checkpoint's folder in the original or the transformers layout.
         pictures: how many held-out pictures to ask about.
 
     Raises:
@@ -177,7 +177,7 @@ def _converted_answers(folder: Path, examples: list[Example]) -> Answers:
 def main(report: Callable[[str], None] = print) -> int:
     """Runs the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", nargs="?", default="nano", help="(default: %(default)s)")
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint's folder")
     parser.add_argument("--pictures", type=int, default=600, help="held-out pictures (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the JSON goes (default: it is printed)")
     options = parser.parse_args()

@@ -1,18 +1,20 @@
 """Trains the nano model from scratch on drawn scenes, or a checkpoint on your own conversations.
 
-A run that was stopped goes on from its last checkpoint when it is called again. Half-way through the last quarter of a
-run the learning rate falls; to lengthen a finished run, name a checkpoint from before that with --resume-from and a
-larger number of --pictures.
+A run that was stopped goes on from its last checkpoint when it is called again. Towards its end the learning rate
+falls; to lengthen a finished run, name a checkpoint from before that with --resume-from and a larger number of
+--pictures.
 """
 
 import argparse
 import math
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, set_seed
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint
@@ -21,13 +23,12 @@ from deepseek_vl_hf.training import ConversationCollator, load_conversations
 from nano.cells import CellCollator, CellHead
 from nano.checkpoints import check_recipe, checkpoint_to_resume
 from nano.curves import write_curves
-from nano.dataset import SceneDataset
+from nano.dataset import LOOKING_PICTURES, SceneDataset
 from nano.model import SIZES, build_model, build_processor
-from nano.optimizer import MuonWithAdamW
+from nano.optimizer import MuonWithAdamW, rate
 from nano.trainer import NanoTrainer
 
 CARD = Path(__file__).parent / "nano" / "card.md"
-DECAY_SHARE = 0.25
 CHECKPOINTS = 20  # per run; the ones before the decay are where a longer run can go on
 
 
@@ -35,7 +36,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("build/nano"), help="(default: %(default)s)")
-    parser.add_argument("--pictures", type=int, default=160_000, help="pictures to see (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=240_000, help="pictures to see (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="AdamW's (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
@@ -43,25 +44,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--data", type=Path, metavar="FILE", help="conversations as JSON lines; without it, drawn scenes are learnt"
     )
     parser.add_argument(
-        "--model", metavar="MODEL", help="start from nano or from a folder (default: fresh weights; with --data: nano)"
+        "--model", metavar="MODEL", help="checkpoint to start from (default: fresh weights, for drawn scenes)"
     )
     parser.add_argument("--resume-from", type=Path, metavar="CHECKPOINT", help="(default: the last one in --output)")
-    parsed = parser.parse_args(arguments)
-    if parsed.data and parsed.model is None:
-        parsed.model = "nano"
-    return parsed
+    return parser.parse_args(arguments)
 
 
 def training_arguments(options: argparse.Namespace, steps: int) -> TrainingArguments:
-    """Settings of transformers' `Trainer`: bfloat16 autocast; warm-up, a constant rate, and a linear decay."""
+    """Settings of transformers' `Trainer`."""
     return TrainingArguments(
         output_dir=str(options.output / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=options.batch_size,
         learning_rate=options.learning_rate,
-        lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={"num_decay_steps": int(DECAY_SHARE * steps), "decay_type": "linear"},
-        warmup_steps=min(100, steps // 10),
         max_grad_norm=1.0,
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
@@ -78,10 +73,14 @@ def training_arguments(options: argparse.Namespace, steps: int) -> TrainingArgum
 def build_trainer(options: argparse.Namespace, model: Any, processor: Any, rows: list[Any] | None) -> Trainer:
     """A trainer on conversations, or without them on drawn scenes: answers, and what stands where."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # before the optimizer looks at the weights' memory
+    steps = options.pictures // options.batch_size
+    looking_steps = steps if rows else LOOKING_PICTURES // options.batch_size
+    optimizer = MuonWithAdamW(model.named_parameters(), options.learning_rate)
+    scheduler = LambdaLR(optimizer, partial(rate, looking_steps=looking_steps, steps=steps))
     settings = {
         "model": model,
-        "args": training_arguments(options, options.pictures // options.batch_size),
-        "optimizers": (MuonWithAdamW(model.named_parameters(), options.learning_rate), None),
+        "args": training_arguments(options, steps),
+        "optimizers": (optimizer, scheduler),
     }
     if rows is not None:
         return Trainer(train_dataset=rows, data_collator=ConversationCollator(processor), **settings)
@@ -89,14 +88,16 @@ def build_trainer(options: argparse.Namespace, model: Any, processor: Any, rows:
     return NanoTrainer(train_dataset=scenes, data_collator=CellCollator(processor), **settings)
 
 
-def load(name: str | None) -> tuple[Any, Any]:
-    """Model and processor of a checkpoint, or fresh ones."""
-    if name is None:
-        processor = build_processor()
-        return build_model(processor), processor
-    folder = local_folder(name)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    return model, AutoProcessor.from_pretrained(folder)
+def load(source: Path | None, output: Path) -> tuple[Any, Any]:
+    """Model and processor of a checkpoint, or fresh ones; a run that goes on keeps its tokenizer."""
+    if source is not None:
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
+        return model, AutoProcessor.from_pretrained(source)
+    kept = output / "processor"
+    if not kept.is_dir():
+        build_processor().save_pretrained(kept)
+    processor = AutoProcessor.from_pretrained(kept)
+    return build_model(processor), processor
 
 
 def export(model: Any, processor: Any, folder: Path, fresh: bool) -> None:
@@ -135,13 +136,16 @@ def train(options: argparse.Namespace) -> None:
     """
     if not 0 < options.batch_size <= options.pictures:
         raise ValueError(f"Found {options.pictures} pictures in batches of {options.batch_size}; that makes no batch.")
+    if options.data and not options.model:
+        raise ValueError("--data needs a checkpoint to start from. Name it with --model.")
     rows = load_conversations(options.data) if options.data else None
+    source = local_folder(options.model) if options.model else None
     set_seed(options.seed)
-    model, processor = load(options.model)
-    if rows is None:
-        model.add_module("cell_head", CellHead(model.config.text_config.hidden_size))
     options.output.mkdir(parents=True, exist_ok=True)
     check_recipe(options.output, recipe(options))
+    model, processor = load(source, options.output)
+    if rows is None:
+        model.add_module("cell_head", CellHead(model.config.text_config.hidden_size))
     checkpoint = checkpoint_to_resume(options.output / "checkpoints", options.resume_from, model)
     trainer = build_trainer(options, model, processor, rows)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -16,7 +16,7 @@ from .scenes import Scene, page_scene, random_scene
 # Strings, labels and numbers in a question or an answer.
 READ = re.compile(r"[A-Z0-9]{2,}|\b[A-Z0-9](?![a-z])")
 # Training begins with so many pictures without questions, most of them full of text: the towers learn to see.
-LOOKING_PICTURES = 48_000
+LOOKING_PICTURES = 28_960
 # Over the first of these, text grows from one style to all; later so many are pages, the others ordinary scenes.
 VARIETY_PICTURES = 24_000
 PAGE_SHARE = 0.6

@@ -8,6 +8,7 @@ from .scenes import SMALL_TEXT, Bar, ChartScene, PageScene, Scene, Shape, ShapeS
 
 CHINESE_SHARE = 0.2
 MOST_TURNS = 6
+PAGE_SHARE = 0.7  # of the pages, which are read as a whole; of the others two lines are
 # Difference of the distances between two centres, in pixels, from which on one direction is plainly the larger one.
 CLEAR_DIRECTION = 24
 KINDS = (
@@ -20,6 +21,7 @@ KINDS = (
     "read_large",
     "read_all",
     "read_line",
+    "read_page",
     "chart",
 )
 
@@ -50,6 +52,7 @@ WRITTEN: Wordings = ("What is written?", "What does it say?", "Read the text.", 
 ALL_TEXT: Wordings = ("Read all the text.", "Read the text.", "What is written in the picture?")
 FIRST_LINE: Wordings = ("What does the first line say?", "Read the first line.")
 LAST_LINE: Wordings = ("What does the last line say?", "Read the last line.")
+PAGE: Wordings = ("Read the page.", "Read the whole page.")
 LINES: Wordings = ("How many lines of text are there?", "How many lines are written?")
 TALLEST: Wordings = ("Which bar is the tallest?", "Which bar is the highest?")
 SHORTEST: Wordings = ("Which bar is the shortest?", "Which bar is the lowest?")
@@ -177,10 +180,12 @@ def _about_texts(scene: TextScene, rng: random.Random) -> list[Turn]:
 
 
 def _about_page(scene: PageScene, rng: random.Random) -> list[Turn]:
-    first, last = (" ".join(text.text for text in line) for line in (scene.lines[0], scene.lines[-1]))
+    lines = [" ".join(text.text for text in line) for line in scene.lines]
+    if rng.random() < PAGE_SHARE:
+        return [_turn(rng, "read_page", PAGE, "读出整页文字。", "\n".join(lines))]
     return [
-        _turn(rng, "read_line", FIRST_LINE, "第一行写着什么？", first),
-        _turn(rng, "read_line", LAST_LINE, "最后一行写着什么？", last),
+        _turn(rng, "read_line", FIRST_LINE, "第一行写着什么？", lines[0]),
+        _turn(rng, "read_line", LAST_LINE, "最后一行写着什么？", lines[-1]),
     ]
 
 

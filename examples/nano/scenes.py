@@ -28,7 +28,7 @@ TEXT_COLORS = ("black", "blue", "red", "green", "purple")
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "pillow", "DejaVuSerif", "DejaVuSansMono", "DejaVuSerif-Bold")
 SMALLEST_TEXT, MIDDLE_TEXT, LARGEST_PAGE_TEXT = 11, 18, 36  # font sizes in pixels
 SMALL_TEXT = 14  # font sizes in pixels below this one count as small
-SCENE_KINDS = {"shapes": 0.35, "text": 0.35, "page": 0.1, "chart": 0.2}
+SCENE_KINDS = {"shapes": 0.45, "text": 0.25, "page": 0.05, "chart": 0.25}
 CELL = 80
 CELLS = tuple((column, row) for row in range(3) for column in range(3))
 

@@ -22,6 +22,7 @@ class NanoTrainer(Trainer):
         cells = inputs.pop("cells")
         if "labels" not in inputs:
             return self._looking_loss(model, inputs, cells)
+        _freeze_towers(model)
         answers, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         cell_loss = model.cell_head.loss(outputs.image_hidden_states, cells)
         self._add_up("answer_loss", answers)
@@ -44,3 +45,10 @@ class NanoTrainer(Trainer):
         """Logs the means of the parts since the last time, too."""
         parts = self.__dict__.pop("loss_parts", {})
         super().log({**logs, **{name: sum(values) / len(values) for name, values in parts.items()}}, *args, **kwargs)
+
+
+def _freeze_towers(model: Any) -> None:
+    """Keeps what the towers learnt by looking: gradients of the first answers, which are guesses, would undo it."""
+    model.model.vision_model.requires_grad_(False)
+    model.model.high_res_vision_model.requires_grad_(False)
+    model.model.high_res_vision_neck.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,15 +27,20 @@ def test_there_are_snippets():
     assert len(SNIPPETS) >= 3
 
 
+def run_program(program):
+    """What a program prints."""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
 @pytest.mark.parametrize("layout", ["original", "converted"])
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_python_snippets_run(original, converted, number, layout):
     snippet = SNIPPETS[number]
     assert "path/to/model" in snippet
     program = snippet.replace("path/to/model", str({"original": original, "converted": converted}[layout]))
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip()
+    assert run_program(program)
 
 
 def test_snippets_of_the_page_on_generation_run(converted):
@@ -85,6 +91,28 @@ def test_the_page_on_checkpoints_runs(original, tmp_path):
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "again" / "README.md").is_file()
+
+
+def test_the_page_on_training_runs(converted, tmp_path):
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program = snippet.replace("build/flags", str(tmp_path / "flags")).replace("path/to/model", str(converted))
+    assert float(run_program(program).split()[-1]) > 0
+    (row,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "rows.jsonl").write_text(row, encoding="utf-8")
+    shutil.copy(ROOT / "examples" / "pictures" / "scene.png", tmp_path / "cat.jpg")
+    (commands,) = blocks_of_commands(page)
+    (line,) = (line for line in commands.splitlines() if line.startswith("python "))
+    places = {
+        "path/to/conversations.jsonl": tmp_path / "rows.jsonl",
+        "build/mine": tmp_path / "mine",
+        "path/to/model": converted,
+        "2000": 16,
+    }
+    arguments = [str(places.get(word, word)) for word in line.split()[1:]]
+    result = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "mine" / "model" / "config.json").is_file()
 
 
 def test_make_targets_exist():

@@ -10,13 +10,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import evaluate
 import nano.dataset
 import nano.model
 import train_nano
 from conversations import text
-from deepseek_vl_hf import nano_path
+from nano.cells import CellCollator
+from nano.dataset import SceneDataset, example
+from nano.optimizer import ANSWERING_RATE, rate
 
 ROOT = Path(__file__).parents[2]
 BATCH = 4
@@ -32,7 +35,8 @@ def small(monkeypatch):
     }.items():
         for name, value in sizes.items():
             monkeypatch.setitem(nano.model.SIZES[part], name, value)
-    monkeypatch.setattr(nano.dataset, "LOOKING_PICTURES", 5 * BATCH)
+    for module in (nano.dataset, train_nano):
+        monkeypatch.setattr(module, "LOOKING_PICTURES", 5 * BATCH)
 
 
 def options(folder, *arguments, pictures=20 * BATCH):
@@ -146,6 +150,72 @@ def test_too_few_pictures(tmp_path):
         train_nano.train(options(tmp_path, pictures=3))
 
 
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent is no folder"):
+        train_nano.train(options(tmp_path / "run", "--model", "absent"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_learning_rate():
+    rates = [rate(step, looking_steps=400, steps=2000) for step in range(2001)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[99:400] == [1.0] * 301
+    assert rates[400:1500] == [ANSWERING_RATE] * 1100
+    assert rates[1750] == pytest.approx(ANSWERING_RATE / 2)
+    assert rates[2000] == 0
+
+
+# Evaluation
+
+
+def test_the_result_is_measured(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "LONGEST_ANSWER", 8)
+    monkeypatch.setattr(
+        sys, "argv", ["", str(finished / "model"), "--pictures", "6", "--output", str(tmp_path / "f.json")]
+    )
+    assert evaluate.main() == 0
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert set(figures["accuracy"]) == {"float32", "bfloat16", "float32, SAM zeroed"}
+    assert all(0 <= value <= 1 for column in figures["accuracy"].values() for value in column.values())
+    assert figures["questions"].keys() == figures["accuracy"]["float32"].keys()
+    assert figures["held_out_pictures"] == 6
+    assert figures["converted_answers_equal"] is True
+    assert 0.5 <= figures["bfloat16_top1_agreement"] <= 1
+
+
+def test_only_exact_answers_count():
+    examples = [example("held-out", number) for number in range(40)]
+    right = [[turn.answer for turn in one.turns] for one in examples]
+    assert set(evaluate.accuracy(examples, right).values()) == {1.0}
+    wrong = [
+        [text.lower() if turn.kind == "read_large" else text for turn, text in zip(one.turns, texts, strict=True)]
+        for one, texts in zip(examples, right, strict=True)
+    ]
+    found = evaluate.accuracy(examples, wrong)
+    assert found["read_large"] < 0.5
+    assert found["color"] == 1
+
+
+def test_sam_can_be_left_out(finished):
+    model = AutoModelForImageTextToText.from_pretrained(finished / "model", dtype=torch.float32).eval()
+    batch = CellCollator(AutoProcessor.from_pretrained(finished / "model"))([SceneDataset(10**5, 8)[30_000]])
+    batch.pop("cells")
+    with torch.no_grad():
+        whole = model(**batch).logits
+        with evaluate.without_sam(model):
+            assert not torch.equal(model(**batch).logits, whole)
+        assert torch.equal(model(**batch).logits, whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["absent"], "absent is no folder"), (["absent", "--pictures", "0"], "at least 1")]
+)
+def test_evaluation_refuses(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["", *arguments])
+    assert evaluate.main() == 1
+    assert message in capsys.readouterr().err
+
+
 # Own pictures
 
 
@@ -164,12 +234,18 @@ def write_rows(folder):
     return path
 
 
-def test_own_pictures_are_learnt_from_nano(tmp_path):
+def test_own_pictures_are_learnt_from_a_checkpoint(finished, tmp_path):
     data = write_rows(tmp_path / "data")
-    train_nano.train(options(tmp_path / "run", "--data", data, "--learning-rate", 3e-4, pictures=20 * BATCH))
+    arguments = ["--data", data, "--model", finished / "model", "--learning-rate", 1e-3]
+    train_nano.train(options(tmp_path / "run", *arguments, pictures=60 * BATCH))
     losses = [point["loss"] for point in json.loads((tmp_path / "run" / "loss.json").read_text())]
     assert losses[-1] < 0.5 * losses[0]
-    assert weights(tmp_path / "run").keys() == load_file(nano_path() / "model.safetensors").keys()
+    assert weights(tmp_path / "run").keys() == weights(finished).keys()
+
+
+def test_own_pictures_need_a_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="--data needs a checkpoint"):
+        train_nano.train(options(tmp_path / "run", "--data", write_rows(tmp_path / "data")))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +255,8 @@ def test_the_command_refuses_bad_data(tmp_path, content, message):
     path = tmp_path / "rows.jsonl"
     if content is not None:
         path.write_text(content)
-    command = [sys.executable, ROOT / "examples" / "train_nano.py", "--data", path, "--output", tmp_path / "run"]
+    command = [sys.executable, ROOT / "examples" / "train_nano.py", "--data", path]
+    command += ["--model", tmp_path, "--output", tmp_path / "run"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert message in result.stderr

@@ -24,6 +24,7 @@ from nano.questions import CHINESE, KINDS, ask, direction
 from nano.scenes import (
     COLORS,
     FONTS,
+    SCENE_KINDS,
     SHAPES,
     SIDE,
     TEXT_COLORS,
@@ -189,10 +190,15 @@ def test_labels_follow_the_padding():
 
 
 def test_every_kind_is_asked_in_both_languages(examples):
-    turns = [turn for row in examples[1] for turn in row.turns]
+    split, rows = examples
+    turns = [turn for row in rows for turn in row.turns]
+    chinese = [turn for turn in turns if re.search("[一-龥]", turn.question)]
+    assert 0.1 < len(chinese) / len(turns) < 0.3
+    rng = random.Random(0)
+    for kind in SCENE_KINDS:  # some are rare
+        turns += [turn for _ in range(60) for turn in ask(random_scene(rng, split, kind), rng)]
     chinese = [turn for turn in turns if re.search("[一-龥]", turn.question)]
     assert {turn.kind for turn in turns} == {turn.kind for turn in chinese} == set(KINDS)
-    assert 0.1 < len(chinese) / len(turns) < 0.3
 
 
 def test_no_question_is_asked_twice_with_different_answers(examples):
@@ -287,6 +293,7 @@ def test_answers_about_a_page():
     answers = answers_about(PageScene((255, 255, 255), lines))
     assert answers["Read the first line."] == "ONE 22"
     assert answers["最后一行写着什么？"] == "LAST"
+    assert answers["Read the page."] == "ONE 22\nLAST"
 
 
 # Conversations and tokens
