@@ -26,11 +26,11 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class _Row:
-    """One encoded conversation: ids [sequence], labels [sequence], and per picture the place where it ends."""
+    """One encoded conversation: ids [sequence], labels [sequence], and its pictures' pixel tensors."""
 
     input_ids: torch.Tensor
     labels: torch.Tensor
-    image_ends: list[int]
+    pixels: dict[str, torch.Tensor]
 
 
 class ConversationCollator:
@@ -84,23 +84,27 @@ class ConversationCollator:
         """
         if not rows:
             raise ValueError("The batch is empty; expected at least one conversation.")
-        conversations = [self._conversation(row, _place(row, number)) for number, row in enumerate(rows)]
+        encoded = [self._encode(row, _place(row, number)) for number, row in enumerate(rows)]
+        pixels = {
+            name: torch.cat([row.pixels[name] for row in encoded if name in row.pixels])
+            for name in self.processor.image_processor.model_input_names
+            if any(name in row.pixels for row in encoded)
+        }
+        return BatchFeature({**self._pad(encoded), **pixels})
+
+    def _encode(self, row: Any, place: str) -> _Row:
+        # Row by row: cut before they are padded, and with an error that names the row.
         encoded = self.processor.apply_chat_template(
-            conversations,
+            self._conversation(row, place),
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
-            return_tensors=None,
-            processor_kwargs={"padding": False},
+            return_tensors="pt",
         )
-        kept = [
-            self._cut(self._row(ids, mask), _place(row, number))
-            for number, (row, ids, mask) in enumerate(
-                zip(rows, encoded["input_ids"], encoded["assistant_masks"], strict=True)
-            )
-        ]
-        pictures = self._pictures(encoded, conversations, [len(row.image_ends) for row in kept])
-        return BatchFeature({**self._pad(kept), **pictures})
+        ids = encoded["input_ids"].flatten()
+        answers = torch.as_tensor(encoded["assistant_masks"], dtype=torch.bool).flatten()
+        pixels = {name: encoded[name] for name in self.processor.image_processor.model_input_names if name in encoded}
+        return self._cut(_Row(ids, torch.where(answers, ids, IGNORED), pixels), place)
 
     def _conversation(self, row: Any, place: str) -> Conversation:
         """The messages of a row, with every picture opened so that a broken one is named with its row."""
@@ -114,48 +118,35 @@ class ConversationCollator:
                 raise type(error)(f"{place}: {error}") from error
         return messages
 
-    def _row(self, ids: list[int], mask: list[int]) -> _Row:
-        input_ids = torch.tensor(ids)
-        labels = torch.where(torch.tensor(mask, dtype=torch.bool), input_ids, IGNORED)
-        places = (input_ids == self.processor.image_token_id).nonzero().flatten().tolist()
-        tokens = self.processor.num_image_tokens
-        return _Row(input_ids, labels, [place + 1 for place in places[tokens - 1 :: tokens]])
-
     def _cut(self, row: _Row, place: str) -> _Row:
-        length = len(row.input_ids)
+        length, image_ends = len(row.input_ids), self._image_ends(row.input_ids)
         if length <= self.max_length:
             return row
         if not self.truncation:
             raise ValueError(
-                f"{place} has {length} tokens, {len(row.image_ends)} images included; at most "
-                f"{self.max_length} are allowed. Shorten the conversation, raise max_length, or pass truncation=True."
+                f"{place} has {length} tokens, {len(image_ends)} images included; at most {self.max_length} are "
+                "allowed. Shorten the conversation, raise max_length, or pass truncation=True."
             )
         end = self.max_length
-        for image_end in row.image_ends:
+        for image_end in image_ends:
             start = image_end - self.processor.num_image_tokens
             if start < end < image_end:
                 end = start
-        cut = _Row(row.input_ids[:end], row.labels[:end], [place for place in row.image_ends if place <= end])
+        kept = sum(image_end <= end for image_end in image_ends)
+        pixels = {name: pictures[:kept] for name, pictures in row.pixels.items() if kept}
+        cut = _Row(row.input_ids[:end], row.labels[:end], pixels)
         if (cut.labels == IGNORED).all():
             raise ValueError(
-                f"{place} has {length} tokens, and cut to {self.max_length} no answer is left to "
-                "learn from. Raise max_length, shorten the conversation, or leave the row out."
+                f"{place} has {length} tokens, and cut to {self.max_length} no answer is left to learn from. Raise "
+                "max_length, shorten the conversation, or leave the row out."
             )
         return cut
 
-    def _pictures(self, encoded: Any, conversations: list[Conversation], kept: list[int]) -> dict[str, torch.Tensor]:
-        """The pixel tensors without the pictures that were cut off; `kept` counts the others by row."""
-        total = [sum(1 for _ in _image_parts(messages)) for messages in conversations]
-        rows = [first < count for count, images in zip(kept, total, strict=True) for first in range(images)]
-        names = [name for name in self.processor.image_processor.model_input_names if name in encoded]
-        if not any(rows):
-            return {}
-        return {
-            name: torch.stack(
-                [torch.as_tensor(pixels) for pixels, keep in zip(encoded[name], rows, strict=True) if keep]
-            )
-            for name in names
-        }
+    def _image_ends(self, input_ids: torch.Tensor) -> list[int]:
+        """The place behind each image."""
+        places = (input_ids == self.processor.image_token_id).nonzero().flatten().tolist()
+        tokens = self.processor.num_image_tokens
+        return [place + 1 for place in places[tokens - 1 :: tokens]]
 
     def _pad(self, rows: list[_Row]) -> dict[str, torch.Tensor]:
         longest = max(len(row.input_ids) for row in rows)
