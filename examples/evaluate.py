@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.checkpoints.layouts.files import local_folder
+from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.training import IGNORED, ConversationCollator
 from nano.dataset import Example, conversation, example
 from nano.drawing import draw_scene
@@ -41,11 +42,14 @@ def evaluate(source: str, pictures: int) -> dict[str, Any]:
         pictures: how many held-out pictures to ask about.
 
     Raises:
-        ValueError: fewer than one picture.
+        ValueError: fewer than one picture, or a model without a high-resolution path.
     """
     if pictures < 1:
         raise ValueError(f"pictures is {pictures}; expected at least 1.")
     folder = local_folder(source)
+    model_type = AutoConfig.from_pretrained(folder).model_type
+    if model_type != "deepseek_vl_hybrid":
+        raise ValueError(f"{source} is a {model_type}; expected a deepseek_vl_hybrid, whose SAM can be left out.")
     examples = [example("held-out", number) for number in range(pictures)]
     processor = AutoProcessor.from_pretrained(folder)
     exact = _load(folder, torch.float32)
@@ -174,22 +178,24 @@ def _converted_answers(folder: Path, examples: list[Example]) -> Answers:
         return answers(_load(Path(scratch) / "model", torch.float32), processor, examples, "converted")
 
 
-def main(report: Callable[[str], None] = print) -> int:
+def run(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
+    if options.output and not options.output.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{options.output.parent} is no folder. Name an --output in one that exists.")
+    text = json.dumps(evaluate(options.model, options.pictures), indent=2) + "\n"
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def main() -> int:
+    """Parses the command line and runs the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint's folder")
     parser.add_argument("--pictures", type=int, default=600, help="held-out pictures (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the JSON goes (default: it is printed)")
-    options = parser.parse_args()
-    try:
-        text = json.dumps(evaluate(options.model, options.pictures), indent=2) + "\n"
-        if options.output:
-            options.output.write_text(text, encoding="utf-8")
-        report(text)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(run, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, Tr
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.checkpoints.layouts.files import local_folder
+from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.training import ConversationCollator, load_conversations
 from nano.cells import CellCollator, CellHead
 from nano.checkpoints import check_recipe, checkpoint_to_resume
@@ -128,8 +129,8 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def train(options: argparse.Namespace) -> None:
-    """Runs or continues a training run and writes model, loss curve and recipe to `options.output`.
+def train(options: argparse.Namespace) -> int:
+    """Runs or continues a training run, writes model, loss curve and recipe to `options.output`; returns 0.
 
     Raises:
         ValueError: unusable data, or a checkpoint that is damaged or of another run.
@@ -153,16 +154,12 @@ def train(options: argparse.Namespace) -> None:
     if rows is None:
         del model.cell_head
     export(model, processor, options.output / "model", fresh=options.model is None)
+    return 0
 
 
 def main() -> int:
     """Runs the command; returns the exit status."""
-    try:
-        train(parse())
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(train, parse())
 
 
 if __name__ == "__main__":

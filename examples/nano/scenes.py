@@ -23,7 +23,7 @@ COLORS = {
     "black": (25, 25, 25),
     "pink": (245, 130, 190),
 }
-# Light enough that every colour above stands out, and that yellow text is not asked for.
+# Those in which small text can be read on a light background.
 TEXT_COLORS = ("black", "blue", "red", "green", "purple")
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "pillow", "DejaVuSerif", "DejaVuSansMono", "DejaVuSerif-Bold")
 SMALLEST_TEXT, MIDDLE_TEXT, LARGEST_PAGE_TEXT = 11, 18, 36  # font sizes in pixels

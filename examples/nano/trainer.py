@@ -1,5 +1,6 @@
 """transformers' `Trainer` with the second task of `cells` beside the answers."""
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -10,6 +11,10 @@ CELL_WEIGHT = 1.0  # of the labels beside the answers
 
 class NanoTrainer(Trainer):
     """A `Trainer` whose model has a `cell_head` and whose batches may have `cells`; both losses are logged."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._loss_parts: dict[str, list[float]] = defaultdict(list)
+        super().__init__(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -38,13 +43,13 @@ class NanoTrainer(Trainer):
         return CELL_WEIGHT * loss
 
     def _add_up(self, name: str, value: torch.Tensor) -> None:
-        sums: dict[str, list[float]] = self.__dict__.setdefault("loss_parts", {})
-        sums.setdefault(name, []).append(value.item())
+        self._loss_parts[name].append(value.item())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs the means of the parts since the last time, too."""
-        parts = self.__dict__.pop("loss_parts", {})
-        super().log({**logs, **{name: sum(values) / len(values) for name, values in parts.items()}}, *args, **kwargs)
+        means = {name: sum(values) / len(values) for name, values in self._loss_parts.items()}
+        self._loss_parts.clear()
+        super().log({**logs, **means}, *args, **kwargs)
 
 
 def _freeze_towers(model: Any) -> None:

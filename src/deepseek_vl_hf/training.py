@@ -37,8 +37,8 @@ class ConversationCollator:
     """Makes batches for transformers' `Trainer`, or any other loop, out of conversations with pictures.
 
     The loss falls on what the assistant says, its EOS included; the system prompt, questions, image places and padding
-    are -100 (DeepSeek-VL paper, arXiv 2403.05525, section 3.2: "responses and special tokens"; the original's
-    `mask_prompt`). `Trainer` needs `remove_unused_columns=False`, since rows have no columns that a model reads.
+    are -100, as in the last training stage of the DeepSeek-VL paper (arXiv 2403.05525) and in the original's files
+    (`mask_prompt`). `Trainer` needs `remove_unused_columns=False`, since rows have no columns that a model reads.
 
     Args:
         processor: a DeepSeek-VL processor.
@@ -216,7 +216,8 @@ def load_conversations(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     path = Path(path)
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines(): JSON strings may hold Unicode's other line separators.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
             rows.append(_load_row(line, f"{path}, line {number}", path.parent))
     if not rows:

@@ -183,6 +183,11 @@ def test_the_result_is_measured(finished, tmp_path, monkeypatch):
     assert 0.5 <= figures["bfloat16_top1_agreement"] <= 1
 
 
+def test_a_model_without_sam_cannot_be_measured():
+    with pytest.raises(ValueError, match="is a deepseek_vl; expected a deepseek_vl_hybrid"):
+        evaluate.evaluate(str(ROOT / "tests" / "fixtures" / "vl" / "checkpoint"), 1)
+
+
 def test_only_exact_answers_count():
     examples = [example("held-out", number) for number in range(40)]
     right = [[turn.answer for turn in one.turns] for one in examples]
@@ -208,7 +213,12 @@ def test_sam_can_be_left_out(finished):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["absent"], "absent is no folder"), (["absent", "--pictures", "0"], "at least 1")]
+    ("arguments", "message"),
+    [
+        (["absent"], "absent is no folder"),
+        (["absent", "--pictures", "0"], "at least 1"),
+        (["absent", "--output", "nowhere/figures.json"], "nowhere is no folder"),
+    ],
 )
 def test_evaluation_refuses(monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(sys, "argv", ["", *arguments])

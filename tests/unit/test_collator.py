@@ -240,6 +240,14 @@ def test_pictures_lie_beside_the_file(processor, collate, tmp_path):
     assert learnt(processor, batch, 1) == [f" Red.{processor.tokenizer.eos_token}"]
 
 
+def test_a_line_ends_only_at_a_line_break(tmp_path):
+    row = {"messages": [turn("user", text("one\u2028two")), turn("assistant", text("three\x85four"))]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (loaded,) = load_conversations(path)
+    assert loaded["messages"][0]["content"] == [text("one\u2028two")]
+
+
 def test_the_originals_messages_in_a_file(collate, tmp_path):
     PICTURE.save(tmp_path / "red.png")
     messages = [
