@@ -102,6 +102,21 @@ def test_attention_of_windows_and_of_the_whole_grid_reads_all_keys(relative):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("grid", [(14, 14), (16, 16), (3, 7), (20, 20)])
+def test_attention_in_bfloat16_is_as_exact_as_its_inputs(grid, relative):
+    """Up to LARGEST_FOLDED_GRID keys the biases are part of the product, beyond it they are added."""
+    height, width = grid
+    query, key, value = torch.randn(3, 4, height * width, 32).bfloat16()
+    row_bias, column_bias = torch.randn(4, height * width, height), torch.randn(4, height * width, width)
+    row_bias, column_bias = row_bias.bfloat16(), column_bias.bfloat16()
+    inputs = [part.float() for part in (query, key, value, row_bias, column_bias)]
+    expected = sam.biased_attention(*inputs, 0.3)
+    found = sam.biased_attention(query, key, value, row_bias, column_bias, 0.3)
+    assert found.dtype == torch.bfloat16
+    assert relative(found.float(), expected) <= 0.02  # two roundings of 2**-8 on the way
+
+
+@torch.no_grad()
 def test_neck_equals_the_plain_formula(relative):
     """With small values, where the epsilon of the LayerNorms shows."""
     neck = sam.SamNeck(config())
