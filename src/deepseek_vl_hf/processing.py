@@ -105,7 +105,11 @@ class ChatProcessor(ProcessorMixin):
         if pictures:
             opened = open_images(pictures, images_kwargs.get("input_data_format"))
             data.update(self.image_processor(opened, **{**images_kwargs, "return_tensors": return_tensors}))
-        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+        skipped = list(self.skip_tensor_conversion)
+        if text_kwargs.get("return_text_replacement_offsets"):
+            # For the mask of the assistant's tokens, which reads offsets one by one: slow from a tensor.
+            skipped.append("offset_mapping")
+        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=skipped)
 
     def _encode(self, prompts: list[str], num_images: int, text_kwargs: dict[str, Any]) -> dict[str, Any]:
         expanded, replacements = self.get_text_with_replacements(
