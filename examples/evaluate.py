@@ -38,7 +38,7 @@ def evaluate(source: str, pictures: int) -> dict[str, Any]:
     """All figures of a model.
 
     Args:
-        source: a checkpoint's folder in the original or the transformers layout.
+        source: nano, or a checkpoint's folder in the original or the transformers layout.
         pictures: how many held-out pictures to ask about.
 
     Raises:
@@ -192,7 +192,7 @@ def run(options: argparse.Namespace) -> int:
 def main() -> int:
     """Parses the command line and runs the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint's folder")
+    parser.add_argument("model", metavar="MODEL", nargs="?", default="nano", help="(default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=600, help="held-out pictures (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the JSON goes (default: it is printed)")
     return run_command(run, parser.parse_args())

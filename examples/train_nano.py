@@ -37,7 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("build/nano"), help="(default: %(default)s)")
-    parser.add_argument("--pictures", type=int, default=240_000, help="pictures to see (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=200_000, help="pictures to see (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="AdamW's (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
@@ -45,10 +45,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--data", type=Path, metavar="FILE", help="conversations as JSON lines; without it, drawn scenes are learnt"
     )
     parser.add_argument(
-        "--model", metavar="MODEL", help="checkpoint to start from (default: fresh weights, for drawn scenes)"
+        "--model", metavar="MODEL", help="start from nano or from a folder (default: fresh weights; with --data: nano)"
     )
     parser.add_argument("--resume-from", type=Path, metavar="CHECKPOINT", help="(default: the last one in --output)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.data and not options.model:
+        options.model = "nano"
+    return options
 
 
 def training_arguments(options: argparse.Namespace, steps: int) -> TrainingArguments:
@@ -137,8 +140,6 @@ def train(options: argparse.Namespace) -> int:
     """
     if not 0 < options.batch_size <= options.pictures:
         raise ValueError(f"Found {options.pictures} pictures in batches of {options.batch_size}; that makes no batch.")
-    if options.data and not options.model:
-        raise ValueError("--data needs a checkpoint to start from. Name it with --model.")
     rows = load_conversations(options.data) if options.data else None
     source = local_folder(options.model) if options.model else None
     set_seed(options.seed)
@@ -146,7 +147,8 @@ def train(options: argparse.Namespace) -> int:
     check_recipe(options.output, recipe(options))
     model, processor = load(source, options.output)
     if rows is None:
-        model.add_module("cell_head", CellHead(model.config.text_config.hidden_size))
+        grid = math.isqrt(processor.num_image_tokens)
+        model.add_module("cell_head", CellHead(model.config.text_config.hidden_size, grid))
     checkpoint = checkpoint_to_resume(options.output / "checkpoints", options.resume_from, model)
     trainer = build_trainer(options, model, processor, rows)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

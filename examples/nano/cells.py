@@ -3,7 +3,8 @@
 Answers say little about a picture: a few tokens, and which part of the picture they are about is for the model to find
 out. Yet everything in a drawn scene is known. So while it learns to answer, a linear layer on the image tokens also
 says what is at each of `POINTS` points of the token's part of the picture: nothing, which character, which shape or a
-bar; and in which colour. The layer is thrown away when training is over.
+bar, and in which colour; which shape has its middle there, or which bar its top, for counting and comparing; and in
+which column and row of the grid the token is. The layer is thrown away when training is over.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from transformers import BatchFeature
 from deepseek_vl_hf.training import ConversationCollator
 
 from .drawing import Box, View, draw_shape, font, parts
-from .scenes import COLORS, SHAPES, SIDE, Scene, Shape, Text
+from .scenes import COLORS, SHAPES, SIDE, PageScene, Scene, Shape, Text
 from .strings import DIGITS
 
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + DIGITS
@@ -31,7 +32,7 @@ POINTS = ROWS * COLUMNS
 NOTHING_WEIGHT = 0.2  # most of a picture is empty
 
 
-def label_points(scene: Scene, grid: int, view: View | None = None) -> np.ndarray:
+def label_points(scene: Scene | PageScene, grid: int, view: View | None = None) -> np.ndarray:
     """Indices into THINGS and HUES.
 
     Args:
@@ -40,8 +41,9 @@ def label_points(scene: Scene, grid: int, view: View | None = None) -> np.ndarra
         view: how it was drawn; what is cut off is padding for the image processor.
 
     Returns:
-        uint8 [2, grid * grid, POINTS].
+        uint8 [2, grid * grid, POINTS + 1]; the last one is the shape with its middle there, or the bar with its top.
     """
+    view = view or View()
     maps = [Image.new("L", (SIDE, SIDE), 0) for _ in range(2)]
     things, hues = (ImageDraw.Draw(each) for each in maps)
     for part in parts(scene):
@@ -57,21 +59,41 @@ def label_points(scene: Scene, grid: int, view: View | None = None) -> np.ndarra
             _label_box(things, hues, part, hue)
     rows = ((np.arange(grid * ROWS) + 0.5) * SIDE / (grid * ROWS)).astype(int)
     columns = ((np.arange(grid * COLUMNS) + 0.5) * SIDE / (grid * COLUMNS)).astype(int)
-    sampled = np.stack([np.asarray(_as_padded(each, view or View()))[rows[:, None], columns] for each in maps])
-    cells = sampled.reshape(2, grid, ROWS, grid, COLUMNS).transpose(0, 1, 3, 2, 4)
-    return cells.reshape(2, grid * grid, POINTS)
+    sampled = np.stack([np.asarray(_as_padded(each, view))[rows[:, None], columns] for each in maps])
+    cells = sampled.reshape(2, grid, ROWS, grid, COLUMNS).transpose(0, 1, 3, 2, 4).reshape(2, grid * grid, POINTS)
+    return np.concatenate([cells, _label_middles(scene, grid, view)[..., None]], -1)
+
+
+def _label_middles(scene: Scene | PageScene, grid: int, view: View) -> np.ndarray:
+    """uint8 [2, grid * grid]: the thing and the hue of what has its middle in a token's part of the picture."""
+    labels = np.zeros((2, grid, grid), np.uint8)
+    across, down = view.shift
+    for part in parts(scene):
+        if isinstance(part, Shape):
+            name, x, y = part.shape, float(part.x), float(part.y)
+        elif isinstance(part, Box) and _is_bar(part):
+            name, x, y = "bar", (part.left + part.right) / 2, part.top
+        else:
+            continue
+        row, column = int((y + down) * grid / SIDE), int((x + across) * grid / SIDE)
+        labels[:, row, column] = THINGS.index(name), HUES.index(part.color)
+    return labels.reshape(2, grid * grid)
 
 
 def _as_padded(labels: Image.Image, view: View) -> Image.Image:
-    """Moves the labels where the image processor, which centres a picture on a square, moves the pixels."""
-    width, height = view.right - view.left, view.bottom - view.top
+    """Moves the labels where the image processor moves the pixels."""
+    across, down = view.shift
     padded = Image.new("L", labels.size, 0)
-    padded.paste(labels.crop(view.box), ((SIDE - width) // 2, (SIDE - height) // 2))
+    padded.paste(labels.crop(view.box), (view.left + across, view.top + down))
     return padded
 
 
+def _is_bar(box: Box) -> bool:
+    return min(box.right - box.left, box.bottom - box.top) > 2  # axes are too thin to be named
+
+
 def _label_box(things: ImageDraw.ImageDraw, hues: ImageDraw.ImageDraw, box: Box, hue: int) -> None:
-    if box.right - box.left > 2 and box.bottom > box.top:  # axes are too thin to be named
+    if _is_bar(box):
         corners = (box.left, box.top, box.right, box.bottom)
         things.rectangle(corners, fill=THINGS.index("bar"))
         hues.rectangle(corners, fill=hue)
@@ -96,7 +118,7 @@ class CellCollator:
         self.collate = ConversationCollator(processor)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
-        """Makes one batch; `cells` is uint8 [images, 2, tokens, POINTS]."""
+        """Makes one batch; `cells` is uint8 [images, 2, tokens, POINTS + 1]."""
         if any("messages" not in row for row in rows):
             pictures = [row.get("picture") or row["messages"][0]["content"][0]["image"] for row in rows]
             batch = self.processor.image_processor(pictures, return_tensors="pt")
@@ -107,17 +129,29 @@ class CellCollator:
 
 
 class CellHead(nn.Linear):
-    """Says what is at each point, from image tokens [images, tokens, hidden]."""
+    """Says what is at each point and where the token is, from image tokens [images, grid * grid, hidden].
 
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__(hidden_size, POINTS * (len(THINGS) + len(HUES)))
+    Args:
+        hidden_size: width of the tokens.
+        grid: side of the grid of tokens.
+    """
+
+    def __init__(self, hidden_size: int, grid: int) -> None:
+        super().__init__(hidden_size, (POINTS + 1) * (len(THINGS) + len(HUES)) + 2 * grid)
+        self.grid = grid
 
     def loss(self, image_tokens: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of things and hues; `cells` as the collator makes them."""
-        logits = self(image_tokens).unflatten(-1, (POINTS, -1)).float()
-        parts_of_loss = []
-        for found, expected in zip(logits.split((len(THINGS), len(HUES)), -1), cells.long().unbind(1), strict=True):
+        """Cross entropy of things, hues, columns and rows; `cells` as the collator makes them."""
+        logits = self(image_tokens).float()
+        points, place = logits.split((self.out_features - 2 * self.grid, 2 * self.grid), -1)
+        kinds = points.unflatten(-1, (POINTS + 1, -1)).split((len(THINGS), len(HUES)), -1)
+        losses = []
+        for found, expected in zip(kinds, cells.long().unbind(1), strict=True):
             weight = torch.ones(found.shape[-1], device=found.device)
             weight[0] = NOTHING_WEIGHT
-            parts_of_loss.append(functional.cross_entropy(found.flatten(0, -2), expected.flatten(), weight))
-        return sum(parts_of_loss, logits.new_zeros(()))
+            losses.append(functional.cross_entropy(found.flatten(0, -2), expected.flatten(), weight))
+        numbers = torch.arange(self.grid**2, device=logits.device).repeat(len(cells))  # of the tokens, row by row
+        columns, rows = place.flatten(0, 1).split(self.grid, -1)
+        losses.append(functional.cross_entropy(columns, numbers % self.grid))
+        losses.append(functional.cross_entropy(rows, numbers // self.grid))
+        return sum(losses, logits.new_zeros(()))

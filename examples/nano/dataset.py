@@ -11,14 +11,14 @@ from torch.utils.data import Dataset
 from .cells import label_points
 from .drawing import View, draw_scene, random_view
 from .questions import Turn, ask
-from .scenes import Scene, page_scene, random_scene
+from .scenes import PageScene, Scene, page_scene, random_scene
 
 # Strings, labels and numbers in a question or an answer.
 READ = re.compile(r"[A-Z0-9]{2,}|\b[A-Z0-9](?![a-z])")
 # Training begins with so many pictures without questions, most of them full of text: the towers learn to see.
-LOOKING_PICTURES = 28_960
+LOOKING_PICTURES = 80_000
 # Over the first of these, text grows from one style to all; later so many are pages, the others ordinary scenes.
-VARIETY_PICTURES = 24_000
+VARIETY_PICTURES = 50_000
 PAGE_SHARE = 0.6
 # Pictures over which questions grow from easy ones to what the held-out ones are.
 WARM_UP_PICTURES = 10_000
@@ -28,7 +28,7 @@ WARM_UP_PICTURES = 10_000
 class Example:
     """A scene and what is asked about it."""
 
-    scene: Scene
+    scene: Scene | PageScene
     view: View
     turns: list[Turn]
 
@@ -37,7 +37,8 @@ def example(split: str, number: int, difficulty: float = 1.0) -> Example:
     """Row `number` of a split."""
     rng = random.Random(f"{split} {number}")
     scene = random_scene(rng, split, difficulty=difficulty)
-    return Example(scene, random_view(scene, rng), ask(scene, rng))
+    view = random_view(scene, rng)
+    return Example(scene, view, ask(scene, rng, view))
 
 
 def look(number: int) -> Example:
@@ -45,7 +46,7 @@ def look(number: int) -> Example:
     rng = random.Random(f"look {number}")
     variety = min(1.0, number / VARIETY_PICTURES)
     paged = rng.random() < 1 - (1 - PAGE_SHARE) * variety
-    scene = page_scene(rng, "train", variety) if paged else random_scene(rng, "train")
+    scene: Scene | PageScene = page_scene(rng, "train", variety) if paged else random_scene(rng, "train")
     return Example(scene, random_view(scene, rng), [])
 
 

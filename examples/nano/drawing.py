@@ -1,4 +1,4 @@
-"""From scenes to pictures, with Pillow. Fonts: Pillow's own, and the DejaVu family that comes with matplotlib."""
+"""From scenes to pictures, with Pillow. Fonts are the DejaVu family, which comes with matplotlib."""
 
 import math
 import random
@@ -13,16 +13,13 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from .scenes import COLORS, SIDE, ChartScene, PageScene, Scene, Shape, ShapeScene, Text, TextScene
 
 CROPPED_SHARE = 0.25
+CHART_TEXT = 16  # font size of labels and values, in pixels
 MARGIN = 6  # pixels around what is drawn that are never cut off
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @lru_cache(maxsize=512)
-def font(name: str, size: int) -> Font:
+def font(name: str, size: int) -> ImageFont.FreeTypeFont:
     """A font of one of `scenes.FONTS`."""
-    if name == "pillow":
-        return ImageFont.load_default(size)
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"), size)
 
 
@@ -40,7 +37,7 @@ class Box:
 Part = Shape | Text | Box
 
 
-def parts(scene: Scene) -> list[Part]:
+def parts(scene: Scene | PageScene) -> list[Part]:
     """What a scene consists of, in the order of drawing."""
     if isinstance(scene, ShapeScene):
         return [*scene.shapes, *((scene.caption,) if scene.caption else ())]
@@ -66,8 +63,14 @@ class View:
         """The part that is seen, as Pillow writes boxes."""
         return self.left, self.top, self.right, self.bottom
 
+    @property
+    def shift(self) -> tuple[int, int]:
+        """How far the image processor, which centres a picture on a square, moves what is seen: right and down."""
+        width, height = self.right - self.left, self.bottom - self.top
+        return (SIDE - width) // 2 - self.left, (SIDE - height) // 2 - self.top
 
-def random_view(scene: Scene, rng: random.Random) -> View:
+
+def random_view(scene: Scene | PageScene, rng: random.Random) -> View:
     """Some pictures are larger than the model reads, and some are not square: people's are neither."""
     scale = rng.choice((1.0, 1.0, 1.5, 2.0))
     if rng.random() >= CROPPED_SHARE:
@@ -83,7 +86,7 @@ def random_view(scene: Scene, rng: random.Random) -> View:
     return View(top=kept[0], bottom=kept[1], scale=scale)
 
 
-def draw_scene(scene: Scene, view: View | None = None) -> Image.Image:
+def draw_scene(scene: Scene | PageScene, view: View | None = None) -> Image.Image:
     """The picture of a scene: RGB, `SIDE` x `SIDE` pixels unless the view says otherwise."""
     view = view or View()
     scale = view.scale
@@ -156,6 +159,7 @@ def _chart_parts(scene: ChartScene) -> list[Part]:
         middle = left + step * (number + 0.5)
         height = (floor - top) * bar.value / 20
         result.append(Box(bar.color, middle - step * 0.3, floor - height, middle + step * 0.3, floor - 1))
-        result.append(Text(str(bar.value), "black", scene.font, round(middle), round(floor - height - 9), 14, True))
-        result.append(Text(bar.label, "black", scene.font, round(middle), floor + 14, 14, True))
+        above = round(floor - height - 10)
+        result.append(Text(str(bar.value), "black", scene.font, round(middle), above, CHART_TEXT, True))
+        result.append(Text(bar.label, "black", scene.font, round(middle), floor + 14, CHART_TEXT, True))
     return result

@@ -20,20 +20,26 @@ TABLES = ("embed_tokens", "position_embedding", "pos_embed", "lm_head", "rel_pos
 WARM_UP_STEPS = 100
 # Of the rate for looking: answers stand still at the full rate, and are learnt at this one.
 ANSWERING_RATE = 0.3
-DECAY_SHARE = 0.25
+DECAY_SHARE = 0.25  # of a stage
 
 
 def rate(step: int, *, looking_steps: int, steps: int) -> float:
-    """The learning rate's factor at a step: warm-up, looking, answering, and a linear decay over the last quarter.
+    """The learning rate's factor at a step. Each of the stages, looking and answering, warms up and decays.
 
     Args:
         step: number of steps that were made.
         looking_steps: steps at the full rate, at the beginning: those without questions, or all.
         steps: steps of the whole run.
     """
-    level = 1.0 if step < looking_steps else ANSWERING_RATE
+    if step < looking_steps:
+        return _stage(step, min(looking_steps, steps))
+    return ANSWERING_RATE * _stage(step - looking_steps, steps - looking_steps)
+
+
+def _stage(step: int, steps: int) -> float:
+    """Linear up, level, linear down to zero."""
     warm_up = min(WARM_UP_STEPS, max(1, steps // 10))
-    return level * min(1.0, (step + 1) / warm_up, (steps - step) / max(1, int(DECAY_SHARE * steps)))
+    return min(1.0, (step + 1) / warm_up, (steps - step) / max(1, int(DECAY_SHARE * steps)))
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

@@ -4,24 +4,23 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from .scenes import SMALL_TEXT, Bar, ChartScene, PageScene, Scene, Shape, ShapeScene, Text, TextScene
+from .drawing import View
+from .scenes import SIDE, SMALL_TEXT, Bar, ChartScene, Scene, Shape, ShapeScene, Text, TextScene
 
 CHINESE_SHARE = 0.2
-MOST_TURNS = 6
-PAGE_SHARE = 0.7  # of the pages, which are read as a whole; of the others two lines are
+MOST_TURNS = 8
 # Difference of the distances between two centres, in pixels, from which on one direction is plainly the larger one.
 CLEAR_DIRECTION = 24
 KINDS = (
     "color",
     "shape",
     "count",
+    "place",
     "relation",
     "describe",
     "read_small",
     "read_large",
     "read_all",
-    "read_line",
-    "read_page",
     "chart",
 )
 
@@ -44,7 +43,21 @@ CHINESE = {
     "right": "右边",
     "above": "上面",
     "below": "下面",
+    "top left": "左上",
+    "top": "上方",
+    "top right": "右上",
+    "middle": "中间",
+    "bottom left": "左下",
+    "bottom": "下方",
+    "bottom right": "右下",
 }
+# Thirds of the picture, row by row.
+PLACES = (
+    ("top left", "top", "top right"),
+    ("left", "middle", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)
+CLEAR_PLACE = 8  # pixels that a middle keeps from the lines between thirds where its place is asked for
 
 # Wordings that ask the same.
 Wordings = tuple[str, ...]
@@ -52,7 +65,6 @@ WRITTEN: Wordings = ("What is written?", "What does it say?", "Read the text.", 
 ALL_TEXT: Wordings = ("Read all the text.", "Read the text.", "What is written in the picture?")
 FIRST_LINE: Wordings = ("What does the first line say?", "Read the first line.")
 LAST_LINE: Wordings = ("What does the last line say?", "Read the last line.")
-PAGE: Wordings = ("Read the page.", "Read the whole page.")
 LINES: Wordings = ("How many lines of text are there?", "How many lines are written?")
 TALLEST: Wordings = ("Which bar is the tallest?", "Which bar is the highest?")
 SHORTEST: Wordings = ("Which bar is the shortest?", "Which bar is the lowest?")
@@ -68,14 +80,19 @@ class Turn:
     answer: str
 
 
-def ask(scene: Scene, rng: random.Random, most_turns: int = MOST_TURNS) -> list[Turn]:
-    """Up to `most_turns` different questions about a scene, in random order; at least one."""
+def ask(scene: Scene, rng: random.Random, view: View | None = None, most_turns: int = MOST_TURNS) -> list[Turn]:
+    """Up to `most_turns` different questions about a scene, in random order; at least one.
+
+    Args:
+        scene: what they are about.
+        rng: source of randomness.
+        view: how the scene is pictured, for questions about places in the picture.
+        most_turns: how many.
+    """
     if isinstance(scene, ShapeScene):
-        turns = _about_shapes(scene, rng)
+        turns = _about_shapes(scene, rng, view or View())
     elif isinstance(scene, TextScene):
         turns = _about_texts(scene, rng)
-    elif isinstance(scene, PageScene):
-        turns = _about_page(scene, rng)
     else:
         turns = _about_chart(scene, rng)
     rng.shuffle(turns)
@@ -89,8 +106,9 @@ def _turn(rng: random.Random, kind: str, english: Wordings, chinese: str, answer
     return Turn(kind, rng.choice(english), answer)
 
 
-def _about_shapes(scene: ShapeScene, rng: random.Random) -> list[Turn]:
-    turns = [*_colors_and_shapes(scene, rng), *_counts(scene, rng)[:2], *_relations(scene, rng)[:2]]
+def _about_shapes(scene: ShapeScene, rng: random.Random, view: View) -> list[Turn]:
+    turns = [*_colors_and_shapes(scene, rng)[:3], *_counts(scene, rng)[:2], *_relations(scene, rng)]
+    turns += _places(scene, rng, view)[:2]
     if rng.random() < 0.4:
         turns.append(_description(scene, rng))
     if scene.caption:
@@ -108,6 +126,7 @@ def _colors_and_shapes(scene: ShapeScene, rng: random.Random) -> list[Turn]:
         if colors[shape.color] == 1:
             english = (f"What shape is {shape.color}?", f"What is the {shape.color} shape?")
             turns.append(_turn(rng, "shape", english, f"{CHINESE[shape.color]}的是什么形状？", shape.shape))
+    rng.shuffle(turns)
     return turns
 
 
@@ -129,16 +148,50 @@ def _plural(kind: str) -> str:
     return "crosses" if kind == "cross" else f"{kind}s"
 
 
-def _relations(scene: ShapeScene, rng: random.Random) -> list[Turn]:
+def _unique(scene: ShapeScene) -> list[Shape]:
+    """The shapes that colour and kind together tell from all others."""
     names = Counter((shape.color, shape.shape) for shape in scene.shapes)
-    unique = [shape for shape in scene.shapes if names[shape.color, shape.shape] == 1]
+    return [shape for shape in scene.shapes if names[shape.color, shape.shape] == 1]
+
+
+def _name(shape: Shape, scene: ShapeScene, rng: random.Random) -> tuple[str, str]:
+    """What to call a shape, in English and Chinese: without its colour in half of the cases in which that is clear."""
+    alone = sum(other.shape == shape.shape for other in scene.shapes) == 1
+    if alone and rng.random() < 0.5:
+        return f"the {shape.shape}", CHINESE[shape.shape]
+    return f"the {shape.color} {shape.shape}", f"{CHINESE[shape.color]}的{CHINESE[shape.shape]}"
+
+
+def _places(scene: ShapeScene, rng: random.Random, view: View) -> list[Turn]:
+    turns = []
+    for shape in _unique(scene):
+        place = place_of(shape, view)
+        if place:
+            english, chinese = _name(shape, scene, rng)
+            turns.append(_turn(rng, "place", (f"Where is {english}?",), f"{chinese}在哪里？", place))
+    rng.shuffle(turns)
+    return turns
+
+
+def place_of(shape: Shape, view: View) -> str | None:
+    """The ninth of the picture in which a shape has its middle; None where that is not plain to see."""
+    thirds = []
+    for middle, shift in zip((shape.x, shape.y), view.shift, strict=True):
+        near = [int((middle + shift + step) * 3 / SIDE) for step in (-CLEAR_PLACE, CLEAR_PLACE)]
+        if near[0] != near[1]:
+            return None
+        thirds.append(near[0])
+    return PLACES[thirds[1]][thirds[0]]
+
+
+def _relations(scene: ShapeScene, rng: random.Random) -> list[Turn]:
+    unique = _unique(scene)
     pairs = [(one, other) for one in unique for other in unique if one != other and direction(one, other)]
     rng.shuffle(pairs)
     turns = []
-    for one, other in pairs[:2]:
-        first, second = f"the {one.color} {one.shape}", f"the {other.color} {other.shape}"
+    for one, other in pairs[:3]:
+        (first, one_chinese), (second, other_chinese) = (_name(shape, scene, rng) for shape in (one, other))
         english = (f"Where is {first} relative to {second}?", f"Seen from {second}, where is {first}?")
-        one_chinese, other_chinese = (f"{CHINESE[shape.color]}的{CHINESE[shape.shape]}" for shape in (one, other))
         chinese = f"{one_chinese}在{other_chinese}的哪一边？"
         turns.append(_turn(rng, "relation", english, chinese, direction(one, other) or ""))
     return turns
@@ -177,16 +230,6 @@ def _about_texts(scene: TextScene, rng: random.Random) -> list[Turn]:
     if rng.random() < 0.3:
         turns.append(_turn(rng, "count", LINES, "图中有几行文字？", str(len(scene.texts))))
     return turns
-
-
-def _about_page(scene: PageScene, rng: random.Random) -> list[Turn]:
-    lines = [" ".join(text.text for text in line) for line in scene.lines]
-    if rng.random() < PAGE_SHARE:
-        return [_turn(rng, "read_page", PAGE, "读出整页文字。", "\n".join(lines))]
-    return [
-        _turn(rng, "read_line", FIRST_LINE, "第一行写着什么？", lines[0]),
-        _turn(rng, "read_line", LAST_LINE, "最后一行写着什么？", lines[-1]),
-    ]
 
 
 def _about_text(scene: TextScene, number: int, rng: random.Random) -> Turn:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from make_pictures import PICTURES
 from nano.cells import COLUMNS, HUES, ROWS, THINGS, label_points
 from nano.dataset import (
     LOOKING_PICTURES,
@@ -20,13 +21,15 @@ from nano.dataset import (
     tokenizer_texts,
 )
 from nano.drawing import View, draw_scene
-from nano.questions import CHINESE, KINDS, ask, direction
+from nano.questions import CHINESE, KINDS, ask, direction, place_of
 from nano.scenes import (
     COLORS,
     FONTS,
+    MIDDLE_TEXT,
     SCENE_KINDS,
     SHAPES,
     SIDE,
+    SMALLEST_TEXT,
     TEXT_COLORS,
     Bar,
     ChartScene,
@@ -65,7 +68,7 @@ def strings(scene):
 def test_scenes_and_strings_belong_to_their_split(examples):
     split, rows = examples
     for row in rows:
-        if not isinstance(row.scene, (TextScene, PageScene)):
+        if not isinstance(row.scene, TextScene):
             assert is_held_out(row.scene.key) == (split == "held-out")
         for string in strings(row.scene):
             assert is_held_out(string) == (split == "held-out")
@@ -88,7 +91,7 @@ def test_easy_scenes_keep_the_split():
 
 
 def test_pictures_without_questions_keep_the_split():
-    for number in range(0, 60_000, 500):
+    for number in range(0, LOOKING_PICTURES, 700):
         for string in strings(look(number).scene):
             assert not is_held_out(string)
 
@@ -102,6 +105,12 @@ def test_held_out_strings_have_three_to_five_characters():
 def test_an_unknown_split():
     with pytest.raises(ValueError, match="expected 'train' or 'held-out'"):
         belongs_to("A", "test")
+
+
+def test_the_example_pictures_are_held_out():
+    for scene, _ in PICTURES.values():
+        assert isinstance(scene, TextScene) or is_held_out(scene.key)
+        assert all(is_held_out(string) for string in strings(scene))
 
 
 def test_rows_are_the_same_every_time():
@@ -135,7 +144,7 @@ def test_an_unknown_shape():
 
 
 def test_views_scale_and_crop():
-    scene = TextScene((255, 255, 255), (Text("AB", "red", "pillow", 100, 128, 20),))
+    scene = TextScene((255, 255, 255), (Text("AB", "red", "DejaVuSans", 100, 128, 20),))
     assert draw_scene(scene).size == (SIDE, SIDE)
     assert draw_scene(scene, View(top=28, bottom=228, scale=1.5)).size == (384, 300)
 
@@ -151,8 +160,10 @@ def test_views_never_cut_off_what_is_drawn(examples):
 
 
 def as_map(labels, grid):
-    """[tokens, points] -> [grid * ROWS, grid * COLUMNS]."""
-    return labels.reshape(grid, grid, ROWS, COLUMNS).transpose(0, 2, 1, 3).reshape(grid * ROWS, grid * COLUMNS)
+    """[tokens, points + 1] -> [grid * ROWS, grid * COLUMNS], without the last one."""
+    return (
+        labels[..., :-1].reshape(grid, grid, ROWS, COLUMNS).transpose(0, 2, 1, 3).reshape(grid * ROWS, grid * COLUMNS)
+    )
 
 
 def test_labels_say_what_is_where():
@@ -163,7 +174,20 @@ def test_labels_say_what_is_where():
     assert colored[8, 36] == HUES.index("blue")
     assert shown[24, 36] == shown[8, 12] == 0
     share = np.mean(np.any(np.asarray(draw_scene(scene)) != 255, -1))
-    assert np.mean(things > 0) == pytest.approx(share, rel=0.2)
+    assert np.mean(shown > 0) == pytest.approx(share, rel=0.2)
+
+
+def test_labels_say_where_shapes_have_their_middle_and_bars_their_top():
+    scene = ShapeScene((255, 255, 255), (Shape("square", "blue", 200, 70, 60), Shape("star", "red", 100, 20, 20)), None)
+    things, hues = label_points(scene, 8)[..., -1].reshape(2, 8, 8)
+    assert {tuple(place) for place in np.argwhere(things).tolist()} == {(2, 6), (0, 3)}
+    assert (things[2, 6], hues[2, 6]) == (THINGS.index("square"), HUES.index("blue"))
+    shifted = label_points(scene, 8, View(bottom=128))[0, :, -1].reshape(8, 8)
+    assert shifted[4, 6] == THINGS.index("square")  # 70 + (256 - 128) / 2 = 134 pixels from the top
+    bars = (Bar("A", "blue", 5), Bar("B", "red", 20), Bar("C", "green", 10))
+    tops = label_points(ChartScene((255, 255, 255), bars, "T", "DejaVuSans"), 8)[0, :, -1].reshape(8, 8)
+    rows = {column: row for row, column in np.argwhere(tops == THINGS.index("bar")).tolist()}
+    assert [rows[column] for column in sorted(rows)] == [5, 1, 4]
 
 
 def test_labels_name_the_characters_in_order():
@@ -174,7 +198,7 @@ def test_labels_name_the_characters_in_order():
 
 def test_every_character_of_the_smallest_text_is_hit():
     for number in range(40):
-        text = Text("BCDFG", "red", "DejaVuSans", 20 + number, 100 + number, 11)
+        text = Text("BCDFG", "red", "DejaVuSans", 20 + number, 100 + number, SMALLEST_TEXT)
         things = label_points(TextScene((255, 255, 255), (text,)), 8)[0]
         assert {THINGS[label] for label in set(things.flatten().tolist()) - {0}} == set("BCDFG")
 
@@ -236,17 +260,28 @@ def answers_about(scene):
         ("Where is the red circle relative to the blue square?", "left"),
         ("Where is the green circle relative to the red circle?", "below"),
         ("红色的圆形在绿色的圆形的哪一边？", "上面"),
+        ("Where is the circle relative to the blue square?", None),
+        ("Where is the red circle relative to the square?", "left"),
+        ("Where is the square?", "top right"),
+        ("绿色的圆形在哪里？", "左下"),
         ("Describe the picture.", "a red circle, a blue square, a green circle"),
     ],
 )
 def test_answers_about_shapes(question, answer):
-    assert answers_about(shapes_scene())[question] == answer
+    """None stands for a question that is never asked."""
+    assert answers_about(shapes_scene()).get(question) == answer
 
 
 def test_what_is_ambiguous_is_not_asked():
     questions = answers_about(shapes_scene())
     assert "What color is the circle?" not in questions  # there are two
     assert not any("green circle relative to the blue square" in question for question in questions)  # diagonal
+
+
+def test_places_are_those_of_the_padded_picture():
+    for x, y, expected in ((40, 40, "top left"), (128, 128, "middle"), (128, 230, "bottom"), (86, 128, None)):
+        assert place_of(Shape("star", "red", x, y, 30), View()) == expected
+    assert place_of(Shape("star", "red", 128, 60, 30), View(bottom=128)) == "middle"
 
 
 def test_directions():
@@ -275,7 +310,7 @@ def test_answers_about_charts(question, answer):
 
 
 def test_answers_about_text():
-    texts = (Text("ONE", "red", "pillow", 20, 60, 20), Text("22", "blue", "pillow", 20, 180, 12))
+    texts = (Text("ONE", "red", "DejaVuSans", 20, 60, 20), Text("22", "blue", "DejaVuSans", 20, 180, 15))
     answers = answers_about(TextScene((255, 255, 255), texts))
     assert answers["What does the red text say?"] == answers["What is written at the top?"] == "ONE"
     assert answers["最下面写着什么？"] == "22"
@@ -285,15 +320,6 @@ def test_answers_about_text():
     }
     assert kinds["ONE"] == "read_large"
     assert kinds["22"] == "read_small"
-
-
-def test_answers_about_a_page():
-    first = (Text("ONE", "red", "pillow", 20, 60, 20), Text("22", "blue", "pillow", 90, 60, 20))
-    lines = (first, (Text("LAST", "red", "pillow", 20, 160, 20),))
-    answers = answers_about(PageScene((255, 255, 255), lines))
-    assert answers["Read the first line."] == "ONE 22"
-    assert answers["最后一行写着什么？"] == "LAST"
-    assert answers["Read the page."] == "ONE 22\nLAST"
 
 
 # Conversations and tokens
@@ -313,17 +339,17 @@ def test_training_looks_first_and_asks_later():
     looking, asking = dataset[LOOKING_PICTURES - 1], dataset[LOOKING_PICTURES]
     assert set(looking) == {"picture", "cells"}
     assert set(asking) == {"messages", "cells"}
-    assert looking["cells"].shape == asking["cells"].shape == (2, 64, ROWS * COLUMNS)
+    assert looking["cells"].shape == asking["cells"].shape == (2, 64, ROWS * COLUMNS + 1)
 
 
 def test_text_comes_in_one_style_first():
     first = [text for number in range(30) for line in look(number).scene.lines for text in line]
-    assert {(text.color, text.font, text.size) for text in first} == {("black", "DejaVuSans", 18)}
+    assert {(text.color, text.font, text.size) for text in first} == {("black", "DejaVuSans", MIDDLE_TEXT)}
     pages = [look(VARIETY_PICTURES + number).scene for number in range(100)]
     later = [text for page in pages if isinstance(page, PageScene) for line in page.lines for text in line]
     assert {text.color for text in later} == set(TEXT_COLORS)
     assert {text.font for text in later} == set(FONTS)
-    assert min(text.size for text in later) == 11
+    assert min(text.size for text in later) == SMALLEST_TEXT
     assert max(text.size for text in later) > 30
 
 

@@ -157,12 +157,14 @@ def test_a_model_that_is_not_there(tmp_path):
 
 
 def test_the_learning_rate():
-    rates = [rate(step, looking_steps=400, steps=2000) for step in range(2001)]
+    rates = [rate(step, looking_steps=2000, steps=6000) for step in range(6001)]
     assert rates[0] == pytest.approx(0.01)
-    assert rates[99:400] == [1.0] * 301
-    assert rates[400:1500] == [ANSWERING_RATE] * 1100
-    assert rates[1750] == pytest.approx(ANSWERING_RATE / 2)
-    assert rates[2000] == 0
+    assert rates[99:1501] == [1.0] * 1402
+    assert rates[1750] == pytest.approx(0.5)
+    assert rates[2000] == pytest.approx(ANSWERING_RATE / 100)
+    assert rates[2099:5001] == [ANSWERING_RATE] * 2902
+    assert rates[5500] == pytest.approx(ANSWERING_RATE / 2)
+    assert rates[6000] == 0
 
 
 # Evaluation
@@ -253,9 +255,10 @@ def test_own_pictures_are_learnt_from_a_checkpoint(finished, tmp_path):
     assert weights(tmp_path / "run").keys() == weights(finished).keys()
 
 
-def test_own_pictures_need_a_checkpoint(tmp_path):
-    with pytest.raises(ValueError, match="--data needs a checkpoint"):
-        train_nano.train(options(tmp_path / "run", "--data", write_rows(tmp_path / "data")))
+def test_own_pictures_are_learnt_by_nano_unless_another_model_is_named():
+    assert train_nano.parse([]).model is None
+    assert train_nano.parse(["--data", "rows.jsonl"]).model == "nano"
+    assert train_nano.parse(["--data", "rows.jsonl", "--model", "other"]).model == "other"
 
 
 @pytest.mark.parametrize(
