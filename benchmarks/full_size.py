@@ -21,7 +21,7 @@ import deepseek_vl_hf
 from deepseek_vl_hf.auto import FAMILIES
 from environment import environment, write_result
 
-PICTURE = Path(__file__).parent.parent / "examples" / "pictures" / "scene.png"
+PICTURE = Path(__file__).parent.parent / "examples" / "pictures" / "shapes.png"
 TEXT_TOKENS = 44
 NEW_TOKENS = 4
 

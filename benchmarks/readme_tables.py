@@ -119,7 +119,33 @@ def conversion_table() -> str:
     return table(head, [row])
 
 
+NANO_ROWS = {
+    "color": "colors",
+    "shape": "shapes",
+    "count": "counts, 1 to 5",
+    "place": "which ninth of the picture",
+    "relation": "left, right, above, below",
+    "describe": "naming all shapes of a picture",
+    "read_large": "reading unseen strings",
+    "read_small": "the same, 14 to 17 pixels high",
+    "read_all": "reading up to four strings",
+    "chart": "bar charts",
+}
+
+
+def nano_table() -> str:
+    """Right answers of the nano model, from benchmarks/results/nano.json."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "nano.json").read_text(encoding="utf-8"))
+    columns = figures["accuracy"]
+    rows = [
+        [name, str(figures["questions"][kind]), *(f"{column[kind]:.1%}" for column in columns.values())]
+        for kind, name in NANO_ROWS.items()
+    ]
+    return table(["held-out questions about", "asked", *columns], rows)
+
+
 TABLES = {
+    "nano": nano_table,
     "checkpoints": checkpoints_table,
     "parity": parity_table,
     "conversion": conversion_table,

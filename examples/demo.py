@@ -1,27 +1,40 @@
-"""The main job from end to end: convert an original checkpoint, then let the pipeline answer about pictures."""
+"""The main job from end to end: open an original checkpoint, convert it, and let the pipeline answer about pictures."""
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import pipeline
 from transformers.utils import logging
 
 import deepseek_vl_hf
-from deepseek_vl_hf.checkpoints import convert_checkpoint
+from deepseek_vl_hf.checkpoints import NothingToConvertError, convert_checkpoint
+from deepseek_vl_hf.checkpoints.layouts.files import local_folder
 
-ROOT = Path(__file__).parent.parent
-SHIPPED_CHECKPOINTS = (
-    ROOT / "tests" / "fixtures" / "vl" / "checkpoint",
-    ROOT / "tests" / "fixtures" / "vl_hybrid" / "checkpoint",
+PICTURES = Path(__file__).parent / "pictures"
+
+
+class Question(NamedTuple):
+    """A question about an example picture, and its answer."""
+
+    picture: str
+    text: str
+    answer: str
+
+
+QUESTIONS = (
+    Question("shapes.png", "How many shapes are there?", "4"),
+    Question("shapes.png", "What color is the star?", "green"),
+    Question("shapes.png", "Where is the red circle relative to the blue square?", "left"),
+    Question("words.png", "What does the red text say?", "OPEN"),
+    Question("words.png", "What is written at the bottom?", "1276"),
+    Question("chart.png", "Which bar is the tallest?", "K"),
+    Question("chart.png", "哪个柱子最低？", "M"),
 )
-QUESTIONS = {
-    "chart.png": "Which month had the most rain?",
-    "page.png": "How many steps did the keeper climb?",
-    "scene.png": "Describe this image.",
-}
 
 
 def step(text: str) -> None:
@@ -29,54 +42,58 @@ def step(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
-def answer(model: Path, max_new_tokens: int) -> None:
-    """Asks one question about each example picture."""
+def answer(model: Path, max_new_tokens: int) -> int:
+    """Asks the questions; returns how many answers are right to the letter."""
     # bfloat16: the files are float16, which is slow on CPUs.
     pipe = pipeline("image-text-to-text", model=str(model), dtype=torch.bfloat16)
     print(f"{type(pipe.model).__module__}.{type(pipe.model).__name__} on {pipe.device}, {pipe.model.dtype}")
-    for name, question in QUESTIONS.items():
-        picture = ROOT / "examples" / "pictures" / name
-        content = [{"type": "image", "path": str(picture)}, {"type": "text", "text": question}]
+    right = 0
+    for picture, question, expected in QUESTIONS:
+        content = [{"type": "image", "path": str(PICTURES / picture)}, {"type": "text", "text": f"\n{question}"}]
         start = time.perf_counter()
-        result = pipe(
-            text=[{"role": "user", "content": content}], max_new_tokens=max_new_tokens, return_full_text=False
-        )
+        messages = [{"role": "user", "content": content}]
+        result = pipe(text=messages, max_new_tokens=max_new_tokens, do_sample=False, return_full_text=False)
         seconds = time.perf_counter() - start
-        print(f"\n{picture.relative_to(ROOT)}\n  question: {question}\n  answer:   {result[0]['generated_text']!r}")
-        print(f"  ({seconds:.1f} s)")
+        given = result[0]["generated_text"].strip()
+        right += given == expected
+        print(f"{picture}  {question}  {given!r}  (expected {expected!r}, {seconds:.2f} s)", flush=True)
+    return right
 
 
-def show(source: Path, name: str, max_new_tokens: int, weights_are_random: bool) -> None:
-    """Converts one checkpoint and asks about the pictures."""
+def show(source: Path, max_new_tokens: int) -> list[int]:
+    """Asks the checkpoint as it is and, if it is an original one, converted; returns the numbers of right answers."""
+    step(f"Opening {source}")
+    right = [answer(source, max_new_tokens)]
     with tempfile.TemporaryDirectory() as folder:
-        step(f"Converting the original checkpoint {name}")
-        convert_checkpoint(source, Path(folder) / "model", report=print)
-        step("Asking about the example pictures")
-        if weights_are_random:
-            print(
-                "NOTE: the shipped weights are small and random, so these answers are noise. They show that the chain"
-            )
-            print("works. For real answers: python examples/demo.py PATH/TO/deepseek-vl-1.3b-chat")
-        answer(Path(folder) / "model", max_new_tokens)
+        converted = Path(folder) / "model"
+        try:
+            step("Converting it to the transformers layout")
+            convert_checkpoint(source, converted, report=print)
+        except NothingToConvertError as nothing:
+            print(nothing)
+            return right
+        step("Asking the converted checkpoint")
+        return [*right, answer(converted, max_new_tokens)]
 
 
-def main() -> None:
-    """Parses the command line and runs the steps."""
+def main() -> int:
+    """Runs the steps; the exit status is 0 if the nano model's answers were right, or another model was asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "source", nargs="?", type=Path, help="folder of an original checkpoint (default: the shipped ones in turn)"
+        "model", nargs="?", default="nano", help="nano, or a checkpoint's folder (default: %(default)s)"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=20, help="length of the answers (default: %(default)s)")
-    arguments = parser.parse_args()
+    parser.add_argument("--max-new-tokens", type=int, default=40, help="length of the answers (default: %(default)s)")
+    options = parser.parse_args()
     logging.disable_progress_bar()
     print(f"deepseek_vl_hf {deepseek_vl_hf.__version__}")
-    if arguments.source is not None:
-        show(arguments.source, arguments.source.name, arguments.max_new_tokens, weights_are_random=False)
-    else:
-        for source in SHIPPED_CHECKPOINTS:
-            show(source, str(source.relative_to(ROOT)), arguments.max_new_tokens, weights_are_random=True)
-    print("\nDone.")
+    try:
+        right = show(local_folder(options.model), options.max_new_tokens)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"\nDone: {' and '.join(map(str, right))} of {len(QUESTIONS)} answers are right to the letter.")
+    return 0 if options.model != "nano" or min(right) == len(QUESTIONS) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,6 +14,7 @@ from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
     DeepseekVLHybridModel,
 )
 from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
+from .nano import nano_path
 from .quantization import int4_config
 from .registration import register, unregister
 from .training import ConversationCollator, load_conversations
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "int4_config",
     "load_conversations",
+    "nano_path",
     "register",
     "unregister",
 ]

@@ -90,7 +90,7 @@ def snippets(card):
 def test_snippets_run(card, verified, family, number):
     snippet = snippets(card)[number]
     program = snippet.replace("path/to/this/model", str(verified[family.name]))
-    for name, picture in (("picture.jpg", "scene.png"), ("first.jpg", "chart.png"), ("second.jpg", "page.png")):
+    for name, picture in (("picture.jpg", "shapes.png"), ("first.jpg", "chart.png"), ("second.jpg", "words.png")):
         program = program.replace(name, str(PICTURES / picture))
     program = program.replace("group_size=128", "group_size=32")  # widths of the small model
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -34,8 +34,13 @@ def run_program(program):
     return result.stdout.strip()
 
 
+def test_the_first_answer_is_the_one_under_the_picture():
+    assert "nano_path()" in SNIPPETS[0]
+    assert f"**{run_program(SNIPPETS[0])}** |" in README
+
+
 @pytest.mark.parametrize("layout", ["original", "converted"])
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+@pytest.mark.parametrize("number", range(1, len(SNIPPETS)))
 def test_python_snippets_run(original, converted, number, layout):
     snippet = SNIPPETS[number]
     assert "path/to/model" in snippet
@@ -96,23 +101,24 @@ def test_the_page_on_checkpoints_runs(original, tmp_path):
 def test_the_page_on_training_runs(converted, tmp_path):
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    program = snippet.replace("build/flags", str(tmp_path / "flags")).replace("path/to/model", str(converted))
-    assert float(run_program(program).split()[-1]) > 0
+    assert float(run_program(snippet.replace("build/flags", str(tmp_path / "flags"))).split()[-1]) > 0
     (row,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     (tmp_path / "rows.jsonl").write_text(row, encoding="utf-8")
-    shutil.copy(ROOT / "examples" / "pictures" / "scene.png", tmp_path / "cat.jpg")
+    shutil.copy(ROOT / "examples" / "pictures" / "shapes.png", tmp_path / "cat.jpg")
     (commands,) = blocks_of_commands(page)
-    (line,) = (line for line in commands.splitlines() if line.startswith("python "))
-    places = {
-        "path/to/conversations.jsonl": tmp_path / "rows.jsonl",
-        "build/mine": tmp_path / "mine",
-        "path/to/model": converted,
-        "2000": 16,
-    }
-    arguments = [str(places.get(word, word)) for word in line.split()[1:]]
-    result = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "mine" / "model" / "config.json").is_file()
+    lines = [line for line in commands.splitlines() if line.startswith("python ")]
+    assert len(lines) == 2
+    for number, line in enumerate(lines):
+        places = {
+            "path/to/conversations.jsonl": tmp_path / "rows.jsonl",
+            "build/mine": tmp_path / str(number),
+            "path/to/model": converted,
+            "2000": 16,
+        }
+        arguments = [str(places.get(word, word)) for word in line.split()[1:]]
+        result = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / str(number) / "model" / "config.json").is_file()
 
 
 def test_make_targets_exist():

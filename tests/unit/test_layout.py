@@ -14,7 +14,7 @@ REPOSITORY = ROOT.parent.parent
 
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
-    ("version", "compat", "chat_templates"),
+    ("version", "compat", "chat_templates", "nano"),
     (
         "images",
         "fusion",

@@ -10,6 +10,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers.utils.hub import cached_file
 
+from ...nano import NANO, nano_path
+
 # Arguments of from_pretrained that say where and how files are fetched.
 HUB_ARGUMENTS = (
     "cache_dir",
@@ -114,9 +116,13 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def local_folder(source: str | Path) -> Path:
     """The folder of a checkpoint that is named by its folder or by its Hub repository, which is downloaded.
 
+    `nano` names the model that comes with the package; a folder of that name is `./nano`.
+
     Raises:
         FileNotFoundError: no such folder, and no name of a repository or no way to the Hub.
     """
+    if str(source) == NANO:
+        return nano_path()
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or ".." in str(source):
