@@ -52,7 +52,7 @@ def answer(model: Path, max_new_tokens: int) -> int:
         content = [{"type": "image", "path": str(PICTURES / picture)}, {"type": "text", "text": f"\n{question}"}]
         start = time.perf_counter()
         messages = [{"role": "user", "content": content}]
-        result = pipe(text=messages, max_new_tokens=max_new_tokens, do_sample=False, return_full_text=False)
+        result = pipe(text=messages, max_new_tokens=max_new_tokens, return_full_text=False)
         seconds = time.perf_counter() - start
         given = result[0]["generated_text"].strip()
         right += given == expected

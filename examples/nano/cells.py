@@ -20,7 +20,7 @@ from transformers import BatchFeature
 from deepseek_vl_hf.training import ConversationCollator
 
 from .drawing import Box, View, draw_shape, font, parts
-from .scenes import COLORS, SHAPES, SIDE, PageScene, Scene, Shape, Text
+from .scenes import COLORS, SHAPES, SIDE, AnyScene, Shape, Text
 from .strings import DIGITS
 
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + DIGITS
@@ -32,7 +32,7 @@ POINTS = ROWS * COLUMNS
 NOTHING_WEIGHT = 0.2  # most of a picture is empty
 
 
-def label_points(scene: Scene | PageScene, grid: int, view: View | None = None) -> np.ndarray:
+def label_points(scene: AnyScene, grid: int, view: View | None = None) -> np.ndarray:
     """Indices into THINGS and HUES.
 
     Args:
@@ -64,7 +64,7 @@ def label_points(scene: Scene | PageScene, grid: int, view: View | None = None) 
     return np.concatenate([cells, _label_middles(scene, grid, view)[..., None]], -1)
 
 
-def _label_middles(scene: Scene | PageScene, grid: int, view: View) -> np.ndarray:
+def _label_middles(scene: AnyScene, grid: int, view: View) -> np.ndarray:
     """uint8 [2, grid * grid]: the thing and the hue of what has its middle in a token's part of the picture."""
     labels = np.zeros((2, grid, grid), np.uint8)
     across, down = view.shift

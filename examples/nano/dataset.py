@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from .cells import label_points
 from .drawing import View, draw_scene, random_view
 from .questions import Turn, ask
-from .scenes import PageScene, Scene, page_scene, random_scene
+from .scenes import AnyScene, page_scene, random_scene
 
 # Strings, labels and numbers in a question or an answer.
 READ = re.compile(r"[A-Z0-9]{2,}|\b[A-Z0-9](?![a-z])")
@@ -28,7 +28,7 @@ WARM_UP_PICTURES = 10_000
 class Example:
     """A scene and what is asked about it."""
 
-    scene: Scene | PageScene
+    scene: AnyScene
     view: View
     turns: list[Turn]
 
@@ -46,7 +46,7 @@ def look(number: int) -> Example:
     rng = random.Random(f"look {number}")
     variety = min(1.0, number / VARIETY_PICTURES)
     paged = rng.random() < 1 - (1 - PAGE_SHARE) * variety
-    scene: Scene | PageScene = page_scene(rng, "train", variety) if paged else random_scene(rng, "train")
+    scene: AnyScene = page_scene(rng, "train", variety) if paged else random_scene(rng, "train")
     return Example(scene, random_view(scene, rng), [])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from .scenes import COLORS, SIDE, ChartScene, PageScene, Scene, Shape, ShapeScene, Text, TextScene
+from .scenes import COLORS, SIDE, AnyScene, ChartScene, PageScene, Shape, ShapeScene, Text, TextScene
 
 CROPPED_SHARE = 0.25
 CHART_TEXT = 16  # font size of labels and values, in pixels
@@ -37,7 +37,7 @@ class Box:
 Part = Shape | Text | Box
 
 
-def parts(scene: Scene | PageScene) -> list[Part]:
+def parts(scene: AnyScene) -> list[Part]:
     """What a scene consists of, in the order of drawing."""
     if isinstance(scene, ShapeScene):
         return [*scene.shapes, *((scene.caption,) if scene.caption else ())]
@@ -70,7 +70,7 @@ class View:
         return (SIDE - width) // 2 - self.left, (SIDE - height) // 2 - self.top
 
 
-def random_view(scene: Scene | PageScene, rng: random.Random) -> View:
+def random_view(scene: AnyScene, rng: random.Random) -> View:
     """Some pictures are larger than the model reads, and some are not square: people's are neither."""
     scale = rng.choice((1.0, 1.0, 1.5, 2.0))
     if rng.random() >= CROPPED_SHARE:
@@ -86,7 +86,7 @@ def random_view(scene: Scene | PageScene, rng: random.Random) -> View:
     return View(top=kept[0], bottom=kept[1], scale=scale)
 
 
-def draw_scene(scene: Scene | PageScene, view: View | None = None) -> Image.Image:
+def draw_scene(scene: AnyScene, view: View | None = None) -> Image.Image:
     """The picture of a scene: RGB, `SIDE` x `SIDE` pixels unless the view says otherwise."""
     view = view or View()
     scale = view.scale

@@ -123,6 +123,7 @@ class ChartScene:
 
 
 Scene = ShapeScene | TextScene | ChartScene
+AnyScene = Scene | PageScene  # those, and what is looked at without questions
 
 
 def random_scene(rng: random.Random, split: str, kind: str | None = None, difficulty: float = 1.0) -> Scene:

@@ -37,7 +37,7 @@ class NanoTrainer(Trainer):
 
     def _looking_loss(self, model: Any, pixels: dict[str, Any], cells: torch.Tensor) -> torch.Tensor:
         """The loss of the cells alone, of pictures without questions."""
-        with self.accelerator.autocast():  # it wraps the forward alone, and this is another method
+        with self.accelerator.autocast():  # else only `forward` runs in bfloat16, and this is another method
             loss = model.cell_head.loss(model.get_image_features(**pixels).pooler_output, cells)
         self._add_up("cell_loss", loss)
         return CELL_WEIGHT * loss

@@ -68,7 +68,7 @@ folder = deepseek_vl_hf.nano_path()
 assert str(folder).startswith({str(tmp_path)!r}), folder
 pipe = pipeline("image-text-to-text", model=folder, dtype="float32")
 content = [{{"type": "image", "path": {str(SHAPES)!r}}}, {{"type": "text", "text": "\\nWhat color is the star?"}}]
-print(pipe(text=[{{"role": "user", "content": content}}], max_new_tokens=5, do_sample=False)[0]["generated_text"][-1])
+print(pipe(text=[{{"role": "user", "content": content}}], max_new_tokens=5)[0]["generated_text"][-1])
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

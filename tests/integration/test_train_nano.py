@@ -73,6 +73,16 @@ def test_the_loss_falls(finished):
         assert curve.size[0] > 500
 
 
+def test_towers_look_in_bfloat16(tmp_path, monkeypatch):
+    """In float32 a step takes more than twice as long, which nothing else would show."""
+    types, loss = [], train_nano.CellHead.loss
+    monkeypatch.setattr(
+        train_nano.CellHead, "loss", lambda self, tokens, cells: types.append(tokens.dtype) or loss(self, tokens, cells)
+    )
+    train_nano.train(options(tmp_path / "run", pictures=2 * BATCH))
+    assert types == [torch.bfloat16] * 2
+
+
 def test_the_result_opens(finished):
     model, info = AutoModelForImageTextToText.from_pretrained(finished / "model", output_loading_info=True)
     assert model.dtype == torch.float16

@@ -103,8 +103,9 @@ def test_attention_of_windows_and_of_the_whole_grid_reads_all_keys(relative):
 
 @torch.no_grad()
 @pytest.mark.parametrize("grid", [(14, 14), (16, 16), (3, 7), (20, 20)])
-def test_attention_in_bfloat16_is_as_exact_as_its_inputs(grid, relative):
+def test_attention_in_bfloat16_is_as_exact_as_its_inputs(grid):
     """Up to LARGEST_FOLDED_GRID keys the biases are part of the product, beyond it they are added."""
+    torch.manual_seed(0)
     height, width = grid
     query, key, value = torch.randn(3, 4, height * width, 32).bfloat16()
     row_bias, column_bias = torch.randn(4, height * width, height), torch.randn(4, height * width, width)
@@ -113,7 +114,9 @@ def test_attention_in_bfloat16_is_as_exact_as_its_inputs(grid, relative):
     expected = sam.biased_attention(*inputs, 0.3)
     found = sam.biased_attention(query, key, value, row_bias, column_bias, 0.3)
     assert found.dtype == torch.bfloat16
-    assert relative(found.float(), expected) <= 0.02  # two roundings of 2**-8 on the way
+    # In the norm; measured with 20 seeds at most 0.013. A scale of 0.29 instead of 0.3 gives 0.023 or more, biases that
+    # are a tenth too small 0.031 or more.
+    assert (found.float() - expected).norm() <= 0.018 * expected.norm()
 
 
 @torch.no_grad()
