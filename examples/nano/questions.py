@@ -107,8 +107,8 @@ def _turn(rng: random.Random, kind: str, english: Wordings, chinese: str, answer
 
 
 def _about_shapes(scene: ShapeScene, rng: random.Random, view: View) -> list[Turn]:
-    turns = [*_colors_and_shapes(scene, rng)[:3], *_counts(scene, rng)[:2], *_relations(scene, rng)]
-    turns += _places(scene, rng, view)[:2]
+    turns = [*_colors_and_shapes(scene, rng)[:2], *_counts(scene, rng)[:4], *_relations(scene, rng)]
+    turns += _places(scene, rng, view)[:1]
     if rng.random() < 0.4:
         turns.append(_description(scene, rng))
     if scene.caption:
@@ -140,8 +140,8 @@ def _counts(scene: ShapeScene, rng: random.Random) -> list[Turn]:
     for color, number in Counter(shape.color for shape in scene.shapes).items():
         english = (f"How many {color} shapes are there?", f"How many shapes are {color}?")
         turns.append(_turn(rng, "count", english, f"图中有几个{CHINESE[color]}的形状？", str(number)))
-    rng.shuffle(turns)
-    return turns
+    # Most kinds and colours occur once; without a preference for the others, "1" would be right too often.
+    return sorted(turns, key=lambda turn: rng.random() + (turn.answer == "1"))
 
 
 def _plural(kind: str) -> str:
@@ -261,12 +261,12 @@ def _about_chart(scene: ChartScene, rng: random.Random) -> list[Turn]:
 
 def _about_bar(bar: Bar, rng: random.Random) -> Turn:
     label, value, color, chinese = bar.label, str(bar.value), bar.color, CHINESE[bar.color]
-    english, in_chinese, answer = rng.choice(
-        (
-            (f"What is the value of {label}?", f"{label}的值是多少？", value),
-            (f"What is the value of the {color} bar?", f"{chinese}柱子的值是多少？", value),
-            (f"What color is the bar {label}?", f"{label}是什么颜色？", color),
-            (f"What is the label of the {color} bar?", f"{chinese}柱子的标签是什么？", label),
-        )
+    questions = (
+        (f"What is the value of the {color} bar?", f"{chinese}柱子的值是多少？", value),
+        (f"What is the value of {label}?", f"{label}的值是多少？", value),
+        (f"What color is the bar {label}?", f"{label}是什么颜色？", color),
+        (f"What is the label of the {color} bar?", f"{chinese}柱子的标签是什么？", label),
     )
+    # A bar's value stands next to its colour; what goes by labels is harder and asked more often.
+    english, in_chinese, answer = rng.choices(questions, weights=(1, 2, 2, 2))[0]
     return _turn(rng, "chart", (english,), in_chinese, answer)

@@ -28,7 +28,7 @@ TEXT_COLORS = ("black", "blue", "red", "green", "purple")
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 SMALLEST_TEXT, MIDDLE_TEXT, LARGEST_PAGE_TEXT = 14, 20, 36  # font sizes in pixels
 SMALL_TEXT = 18  # font sizes in pixels below this one count as small
-SCENE_KINDS = {"shapes": 0.42, "text": 0.36, "chart": 0.22}
+SCENE_KINDS = {"shapes": 0.42, "text": 0.28, "chart": 0.3}
 CELL = 80
 CELLS = tuple((column, row) for row in range(3) for column in range(3))
 
