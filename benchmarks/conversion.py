@@ -15,21 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
 from environment import environment, write_result
-
-FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
-SHAPES = FIXTURES / "weights" / "deepseek-vl-7b.json"
-CONFIGS = FIXTURES / "configs" / "deepseek-vl-7b-chat"
-# The published tokenizer is not at hand; this one has fewer tokens, which the config allows.
-TOKENIZER = FIXTURES / "vl_hybrid" / "checkpoint"
-SHARD_BYTES = 5_000_000_000
+from random_checkpoint import write_checkpoint
 
 # The command in a process of its own, which tells its peak memory at the end.
 CONVERT = """
@@ -41,41 +31,6 @@ status = main(["convert", *sys.argv[1:], "--quiet"])
 print(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024)
 sys.exit(status)
 """
-
-
-def write_checkpoint(folder: Path) -> int:
-    """Writes the original layout with random weights; returns the size of its tensors in bytes."""
-    folder.mkdir()
-    for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
-        shutil.copy(CONFIGS / name, folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(TOKENIZER / name, folder)
-    torch.manual_seed(0)
-    weight_map, total = {}, 0
-    shards = list(split_names(json.loads(SHAPES.read_text(encoding="utf-8"))["shapes"]))
-    for number, shapes in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {name: torch.empty(shape, dtype=torch.float16).normal_(std=0.02) for name, shape in shapes.items()}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(tensors, file))
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return total
-
-
-def split_names(shapes: dict[str, list[int]]) -> Iterator[dict[str, list[int]]]:
-    """Names and shapes, as many at a time as fit into a file."""
-    part: dict[str, list[int]] = {}
-    size = 0
-    for name, shape in shapes.items():
-        num_bytes = 2 * torch.Size(shape).numel()
-        if size + num_bytes > SHARD_BYTES:
-            yield part
-            part, size = {}, 0
-        part[name] = shape
-        size += num_bytes
-    yield part
 
 
 def timed(command: list[str], source: Path, target: Path) -> tuple[float, str]:
@@ -95,7 +50,7 @@ def timed(command: list[str], source: Path, target: Path) -> tuple[float, str]:
 def measure(folder: Path, rounds: int) -> dict[str, Any]:
     """Alternates the two and gives the figures."""
     source, target = folder / "source", folder / "target"
-    num_bytes = write_checkpoint(source)
+    num_bytes = write_checkpoint(source, "deepseek-vl-7b")
     copies, conversions, peaks = [], [], []
     for number in range(rounds):
         seconds, _ = timed(["cp", "-r", "--reflink=never", str(source), str(target)], source, target)

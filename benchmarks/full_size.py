@@ -77,8 +77,9 @@ def measure(model_type: str) -> dict[str, Any]:
     start = time.perf_counter()
     features = model.get_image_features(**pixels, return_dict=True)
     stage("encode_one_picture", start)
-    result["image_tokens"] = features.pooler_output.shape[1]
-    result["finite"] = bool(features.pooler_output.isfinite().all())
+    (image,) = features.pooler_output
+    result["image_tokens"] = len(image)
+    result["finite"] = bool(image.isfinite().all())
 
     start = time.perf_counter()
     ids = torch.full((1, TEXT_TOKENS + result["image_tokens"]), 5)

@@ -38,7 +38,7 @@ def checkpoints_table() -> str:
             family["text"],
             f"{family['parameters'] / 1e9:.2f} B, {family['bytes'] / 1e9:.2f} GB in {family['weights']}",
             links(family["original"]),
-            links(family["transformers_layout"]),
+            links(family["transformers_layout"]) or "none",
         ]
         for family in families
     ]

@@ -39,6 +39,12 @@ def hybrid(families) -> FamilyFixture:
 
 
 @pytest.fixture(scope="session")
+def vl2(families) -> FamilyFixture:
+    """DeepSeek-VL2 with multi-head attention, as the tiny size."""
+    return families["vl2_mha"]
+
+
+@pytest.fixture(scope="session")
 def model(family):
     """In float32; tests must not change it."""
     return family.model
@@ -46,8 +52,8 @@ def model(family):
 
 @pytest.fixture(scope="module")
 def inputs(family):
-    """Text before an image: 660 tokens with one image."""
-    return family.inputs(2)
+    """Text before an image: 660 tokens with one image, or 468."""
+    return family.inputs(family.one_image)
 
 
 # The one-tower family's pieces by themselves, for tests of what the families share.

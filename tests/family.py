@@ -16,7 +16,8 @@ from deepseek_vl_hf.checkpoints import convert_checkpoint
 
 FIXTURES = Path(__file__).parent / "fixtures"
 IMAGES = FIXTURES / "images"
-FAMILIES = ("vl", "vl_hybrid")
+VL_FAMILIES = ("vl", "vl_hybrid")
+FAMILIES = (*VL_FAMILIES, "vl2_mha")
 
 
 @dataclass
@@ -29,6 +30,20 @@ class FamilyFixture:
     @property
     def original(self) -> Path:
         return FIXTURES / self.name / "checkpoint"
+
+    @property
+    def is_vl2(self) -> bool:
+        return self.name.startswith("vl2")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored weights."""
+        return torch.bfloat16 if self.is_vl2 else torch.float16
+
+    @property
+    def one_image(self) -> int:
+        """A case with text in front of its one image, which has no tiles or two."""
+        return 3 if self.is_vl2 else 2
 
     @cached_property
     def cases(self) -> dict[str, Any]:
@@ -67,7 +82,8 @@ class FamilyFixture:
 
     def pixels(self, case: int) -> dict[str, torch.Tensor]:
         """The image inputs of one case alone."""
-        return {name: value for name, value in self.inputs(case).items() if "pixel_values" in name}
+        inputs = self.inputs(case)
+        return {name: inputs[name] for name in self.processor.image_processor.model_input_names if name in inputs}
 
     def batch(self, rows: list[int]) -> Any:
         """The same of several cases, padded."""

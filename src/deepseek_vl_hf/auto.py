@@ -35,6 +35,10 @@ from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
 from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
 from .models.deepseek_vl.processing_deepseek_vl import DeepseekVLProcessor
+from .models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2Config
+from .models.deepseek_vl2.image_processing_deepseek_vl2 import DeepseekVL2ImageProcessor
+from .models.deepseek_vl2.modeling_deepseek_vl2 import DeepseekVL2ForConditionalGeneration, DeepseekVL2Model
+from .models.deepseek_vl2.processing_deepseek_vl2 import DeepseekVL2Processor
 from .models.deepseek_vl_hybrid.configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
 from .models.deepseek_vl_hybrid.image_processing_deepseek_vl_hybrid import DeepseekVLHybridImageProcessor
 from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
@@ -71,7 +75,15 @@ DEEPSEEK_VL_HYBRID = Family(
     processor=DeepseekVLHybridProcessor,
 )
 
-FAMILIES = (DEEPSEEK_VL, DEEPSEEK_VL_HYBRID)
+DEEPSEEK_VL2 = Family(
+    config=DeepseekVL2Config,
+    model=DeepseekVL2Model,
+    generation_model=DeepseekVL2ForConditionalGeneration,
+    image_processor=DeepseekVL2ImageProcessor,
+    processor=DeepseekVL2Processor,
+)
+
+FAMILIES = (DEEPSEEK_VL, DEEPSEEK_VL_HYBRID, DEEPSEEK_VL2)
 
 
 @dataclass

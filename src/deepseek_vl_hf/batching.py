@@ -3,7 +3,7 @@
 The functions that every family's processor calls; each knows a tokenizer, none knows a config or a model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers.utils import PaddingStrategy, logging
@@ -121,7 +121,9 @@ def encode_batch(
     *,
     controls: tuple[str, ...],
     image_token_id: int,
+    fixed_texts: tuple[str, ...] = (),
     mark: str | None = None,
+    if_too_long: Callable[[int], str],
 ) -> dict[str, Any]:
     """Encodes prompts whose image places are already expanded.
 
@@ -135,7 +137,9 @@ def encode_batch(
         text_kwargs: a tokenizer call's arguments (padding, truncation, max_length, ...).
         controls: strings that become control tokens.
         image_token_id: id of the image token, which truncation must not remove.
+        fixed_texts: texts that are encoded apart from what follows them.
         mark: what breaks control strings in typed text.
+        if_too_long: what to do about the prompt of a number, if it is longer than the model was trained for.
 
     Returns:
         `input_ids` and what was asked for beside it, as lists.
@@ -149,13 +153,13 @@ def encode_batch(
                 f"{name}={text_kwargs[name]!r} is not supported: prompts are encoded piece by piece around their "
                 "control tokens. Leave it out, or call processor.tokenizer for text without images."
             )
-    encoded = encode_prompts(tokenizer, prompts, controls, mark)
+    encoded = encode_prompts(tokenizer, prompts, controls, mark, fixed_texts)
     if text_kwargs.get("add_special_tokens") in (None, True):
         encoded = [_with_bos(prompt, tokenizer.bos_token_id) for prompt in encoded]
     if text_kwargs.get("truncation") not in (None, False, "do_not_truncate"):
         limit = text_kwargs.get("max_length") or tokenizer.model_max_length
         encoded = [_truncate(prompt, limit, tokenizer, image_token_id) for prompt in encoded]
-    _warn_of_long_prompts(encoded, tokenizer.model_max_length)
+    _warn_of_long_prompts(encoded, tokenizer.model_max_length, if_too_long)
     return _pad(encoded, tokenizer, text_kwargs)
 
 
@@ -184,12 +188,12 @@ def _truncate(prompt: EncodedPrompt, limit: int, tokenizer: Any, image_token_id:
     return result
 
 
-def _warn_of_long_prompts(encoded: Sequence[EncodedPrompt], limit: int) -> None:
-    longest = max((len(prompt.input_ids) for prompt in encoded), default=0)
-    if longest > limit:
+def _warn_of_long_prompts(encoded: Sequence[EncodedPrompt], limit: int, what_to_do: Callable[[int], str]) -> None:
+    length, number = max((len(prompt.input_ids), number) for number, prompt in enumerate(encoded))
+    if length > limit:
         logger.warning(
-            f"A prompt of {longest} tokens is longer than the {limit} positions that the model was trained for; what "
-            "lies beyond them is read badly. Send fewer images or less text, or pass truncation=True."
+            f"A prompt of {length} tokens is longer than the {limit} positions that the model was trained for; what "
+            f"lies beyond them is read badly. {what_to_do(number)}"
         )
 
 

@@ -5,6 +5,7 @@ transformers, vLLM). It therefore says itself what it refuses.
 """
 
 IMAGE_PLACEHOLDER = "<image_placeholder>"
+VL2_IMAGE_TOKEN = "<image>"
 
 # The original's default for both sizes of DeepSeek-VL.
 DEEPSEEK_VL_SYSTEM_PROMPT = (
@@ -32,9 +33,12 @@ _RENDER_CONTENT = """
 {%- endmacro -%}
 """
 
+_REFUSE_NO_MESSAGES = """
+{%- if not messages -%}{{ raise_exception('The conversation is empty; expected at least one message.') }}{%- endif -%}
+"""
+
 # The default system prompt steps aside for a system message; an empty one leaves the system prompt out.
 _CHOOSE_SYSTEM_PROMPT = """
-{%- if not messages -%}{{ raise_exception('The conversation is empty; expected at least one message.') }}{%- endif -%}
 {%- if messages[0].role | default('') | lower == 'system' -%}
 {%- set system = render('system', messages[0].content) | trim -%}
 {%- set turns = messages[1:] -%}
@@ -71,13 +75,42 @@ _WRITE_TURNS = """
 """
 
 
+# DeepSeek-VL2: control tokens for the roles, nothing in front of an answer, no default system prompt, and nothing
+# between a system message and the first turn. A user's turn ends with the head of an answer, whoever speaks next; it is
+# written in front of the next turn, so that a conversation may end with the question. An empty answer at the end is
+# open.
+_WRITE_VL2_TURNS = """
+{{- bos_token -}}
+{%- set state = namespace(gap='') -%}
+{%- for message in messages -%}
+{%- set role = message.role | default('') | lower -%}
+{%- set text = render(role, message.content) | trim -%}
+{{- state.gap -}}
+{%- set state.gap = '' -%}
+{%- if role == 'system' and loop.first -%}
+{{- text -}}
+{%- elif role == 'user' -%}
+{{- '<|User|>: ' + text if text else '<|User|>:' -}}
+{%- set state.gap = ('\\n\\n' if text else '') + '<|Assistant|>:' -%}
+{%- elif role == 'assistant' -%}
+{%- if text or not loop.last -%}{% generation %}{{ text + eos_token }}{% endgeneration %}{%- endif -%}
+{%- else -%}
+{{ raise_exception("Unknown role '" + role + "'; expected 'user' or 'assistant', or 'system' first.") }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- state.gap -}}{%- endif -%}
+"""
+
+
 def _one_line(template: str) -> str:
     """Drops the line breaks between tags, so that no white space of this file can reach a prompt."""
     return "".join(line.strip("\n") for line in template.splitlines())
 
 
 DEEPSEEK_VL = (
-    _one_line(_RENDER_CONTENT + _CHOOSE_SYSTEM_PROMPT + _WRITE_TURNS)
+    _one_line(_RENDER_CONTENT + _REFUSE_NO_MESSAGES + _CHOOSE_SYSTEM_PROMPT + _WRITE_TURNS)
     .replace("__IMAGE__", IMAGE_PLACEHOLDER)
     .replace("__SYSTEM__", DEEPSEEK_VL_SYSTEM_PROMPT)
 )
+
+DEEPSEEK_VL2 = _one_line(_RENDER_CONTENT + _REFUSE_NO_MESSAGES + _WRITE_VL2_TURNS).replace("__IMAGE__", VL2_IMAGE_TOKEN)

@@ -1,6 +1,7 @@
 """Putting image embeddings into the sequence of text embeddings."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -30,12 +31,17 @@ def image_token_mask(
     return (inputs_embeds == embedding(place)).all(-1)
 
 
-def insert_image_embeds(inputs_embeds: torch.Tensor, image_embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+# [images, tokens, width], or one [tokens, width] per image.
+ImageEmbeds: TypeAlias = torch.Tensor | Sequence[torch.Tensor]
+
+
+def insert_image_embeds(inputs_embeds: torch.Tensor, image_embeds: ImageEmbeds, mask: torch.Tensor) -> torch.Tensor:
     """Replaces the embeddings of the image places, in order, by the image embeddings.
 
     Args:
         inputs_embeds: [batch, sequence, width].
-        image_embeds: [images, tokens, width] (or any shape that ends in width), in the order of the places.
+        image_embeds: [images, tokens, width] (or any shape that ends in width), or one [tokens, width] per image, in
+            the order of the places.
         mask: bool [batch, sequence], True at image places.
 
     Returns:
@@ -44,8 +50,9 @@ def insert_image_embeds(inputs_embeds: torch.Tensor, image_embeds: torch.Tensor,
     Raises:
         ValueError: the number of places is not the number of image tokens.
     """
-    image_embeds = image_embeds.reshape(-1, inputs_embeds.shape[-1]).to(inputs_embeds.device, inputs_embeds.dtype)
-    num_places, num_tokens = mask.sum(), image_embeds.shape[0]
+    joined = image_embeds if isinstance(image_embeds, torch.Tensor) else torch.cat(list(image_embeds))
+    joined = joined.reshape(-1, inputs_embeds.shape[-1]).to(inputs_embeds.device, inputs_embeds.dtype)
+    num_places, num_tokens = mask.sum(), joined.shape[0]
     torch_compilable_check(
         num_places == num_tokens,
         lambda: (
@@ -54,29 +61,52 @@ def insert_image_embeds(inputs_embeds: torch.Tensor, image_embeds: torch.Tensor,
             "not truncate the prompt inside an image."
         ),
     )
-    return inputs_embeds.masked_scatter(mask.unsqueeze(-1), image_embeds)
+    return inputs_embeds.masked_scatter(mask.unsqueeze(-1), joined)
 
 
-def repeat_images_of_prompts(image_embeds: torch.Tensor, places: Sequence[int], times: int) -> torch.Tensor:
+def repeat_images_of_prompts(image_embeds: ImageEmbeds, places: Sequence[int], times: int) -> ImageEmbeds:
     """Repeats the images of each prompt as a group, as a batch is repeated for beams: A, B -> A, B, A, B.
 
     Args:
-        image_embeds: [images, tokens, width], in the order of the prompts.
+        image_embeds: [images, tokens, width], or one [tokens, width] per image, in the order of the prompts.
         places: image places per prompt.
         times: how often each prompt is repeated.
 
     Returns:
-        [images * times, tokens, width].
+        The same kind, with `times` times as many images.
 
     Raises:
         ValueError: a prompt's places are not those of whole images, or the images are more or fewer.
     """
-    num_images, num_tokens = image_embeds.shape[:2]
-    counts = [number // num_tokens for number in places]
-    if [count * num_tokens for count in counts] != list(places) or sum(counts) != num_images:
+    counts = images_per_prompt([len(tokens) for tokens in image_embeds], places)
+    groups = torch.arange(len(image_embeds)).split(counts)
+    order = [number for group in groups for number in group.repeat(times).tolist()]
+    return image_embeds[order] if isinstance(image_embeds, torch.Tensor) else [image_embeds[number] for number in order]
+
+
+def images_per_prompt(lengths: Sequence[int], places: Sequence[int]) -> list[int]:
+    """How many of the images fill the places of each prompt.
+
+    Args:
+        lengths: tokens of each image.
+        places: image places of each prompt.
+
+    Raises:
+        ValueError: a prompt's places are not those of whole images, or the images are more or fewer.
+    """
+    counts, used = [], 0
+    for number in places:
+        count = 0
+        while number > 0 and used + count < len(lengths):
+            number -= lengths[used + count]
+            count += 1
+        counts.append(count)
+        used += count
+        if number:
+            break
+    if used != len(lengths) or len(counts) != len(places) or number:
         raise ValueError(
-            f"The prompts have {list(places)} image places, but there are {num_images} images of {num_tokens} tokens. "
-            "Build input_ids and pixel_values with one call of the processor."
+            f"The prompts have {list(places)} image places, but there are {len(lengths)} images of {list(lengths)} "
+            "tokens. Build input_ids and pixel_values with one call of the processor."
         )
-    groups = image_embeds.split(counts)
-    return torch.cat([group.repeat(times, 1, 1) for group in groups])
+    return counts

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ROLES = ("system", "user", "assistant")
+# How the originals spell them, in lower case.
+ROLE_NAMES = {**{role: role for role in ROLES}, "<|user|>": "user", "<|assistant|>": "assistant"}
 IMAGE_KEYS = ("image", "url", "path", "base64")
 
 Message = dict[str, Any]
@@ -56,21 +58,22 @@ def _normalize_message(message: Any, place: str, number: int, image_placeholder:
         raise TypeError(f"{place} is a {type(message).__name__}; expected a dict with a role and a content.")
     # Tables fill the keys that a row does not use with None.
     message = {key: value for key, value in message.items() if value is not None}
-    role = message.get("role")
-    if not isinstance(role, str) or role.lower() not in ROLES:
-        raise ValueError(f"{place} has the role {role!r}; expected one of {', '.join(ROLES)}.")
-    if role.lower() == "system" and number > 0:
+    given = message.get("role")
+    role = ROLE_NAMES.get(given.lower()) if isinstance(given, str) else None
+    if role is None:
+        raise ValueError(f"{place} has the role {given!r}; expected one of {', '.join(ROLES)}.")
+    if role == "system" and number > 0:
         raise ValueError(f"{place} has the role 'system', which may stand only first. Move it to the front.")
     content = message.get("content")
-    # The original's shape is recognised by its capitalised roles or its `images`.
-    if "images" in message or (role[:1].isupper() and isinstance(content, str)):
+    # The original's shape is recognised by its spelling of the roles or by its `images`.
+    if "images" in message or (given[:1] in "<UAS" and isinstance(content, str)):
         content = _content_from_original(content, message.get("images"), place, image_placeholder)
     elif not isinstance(content, str):
         content = _normalize_parts(content, place)
-    if role.lower() != "user" and not isinstance(content, str) and any(part["type"] == "image" for part in content):
-        raise ValueError(f"{place} is of the role {role!r} and holds an image; images belong in user messages.")
+    if role != "user" and not isinstance(content, str) and any(part["type"] == "image" for part in content):
+        raise ValueError(f"{place} is of the role {given!r} and holds an image; images belong in user messages.")
     rest = {key: value for key, value in message.items() if key != "images"}
-    return {**rest, "role": role.lower(), "content": content}
+    return {**rest, "role": role, "content": content}
 
 
 def _content_from_original(content: Any, images: Any, place: str, image_placeholder: str) -> str | list[dict[str, Any]]:

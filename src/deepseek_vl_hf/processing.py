@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
@@ -19,13 +20,13 @@ from .messages import is_batch, normalize_conversations
 from .prompts import control_tokens
 
 
-def image_token_of(tokenizer: Any) -> str:
-    """The token that stands for an image in a prompt.
+def image_token_of(tokenizer: Any, default: str = IMAGE_PLACEHOLDER) -> str:
+    """The token that stands for an image in a prompt: what the tokenizer says, else `default`.
 
     Raises:
         ValueError: the tokenizer does not have it.
     """
-    image_token = getattr(tokenizer, "image_token", None) or IMAGE_PLACEHOLDER
+    image_token = getattr(tokenizer, "image_token", None) or default
     if image_token not in tokenizer.get_vocab():
         raise ValueError(
             f"The tokenizer has no token {image_token!r}, which stands for an image in a prompt. Load the tokenizer of "
@@ -40,32 +41,48 @@ _typed_text_mark: ContextVar[str | None] = ContextVar("typed_text_mark", default
 
 
 class ChatProcessor(ProcessorMixin):
-    """Image processor, tokenizer and chat template in one; a family's processor names its parts.
+    """Image processor, tokenizer and chat template in one; a family's processor says what an image becomes.
 
-    Every route gives the ids of the original's `VLChatProcessor`: one BOS in front, an image as `num_image_tokens`
-    copies of the image token, padding on the left.
+    Every route gives the ids of the original's processor: one BOS in front, an image as copies of the image token,
+    padding on the left.
 
     Args:
         image_processor: the family's image processor.
         tokenizer: the byte-level BPE tokenizer.
         chat_template: Jinja text; by default the original's format.
-        num_image_tokens: places that one image takes.
 
     Raises:
         ValueError: the tokenizer lacks the image token.
     """
 
-    def __init__(
-        self,
-        image_processor: Any,
-        tokenizer: Any,
-        chat_template: str | None = None,
-        num_image_tokens: int = 576,
-    ) -> None:
-        self.image_token = image_token_of(tokenizer)
+    default_chat_template = DEEPSEEK_VL
+    default_image_token = IMAGE_PLACEHOLDER
+    # Control tokens that stay control tokens where people type them.
+    typed_controls: tuple[str, ...] = ()
+    # Texts that are encoded apart from what follows them.
+    fixed_texts: tuple[str, ...] = ()
+
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
+        self.image_token = image_token_of(tokenizer, self.default_image_token)
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.num_image_tokens = num_image_tokens
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or DEEPSEEK_VL)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or self.default_chat_template)
+
+    def process_images(self, pictures: list[Image.Image], places: Sequence[int], **kwargs: Any) -> BatchFeature:
+        """Pixel tensors of pictures; `places` says how many of them belong to each prompt."""
+        return self.image_processor(pictures, **kwargs)
+
+    def if_too_long(self, image_lengths: Sequence[int]) -> str:
+        """What to do about a prompt that is longer than the model was trained for, given the tokens of its images."""
+        taken = f"The images take {list(image_lengths)} tokens. " if image_lengths else ""
+        return f"{taken}Send fewer images or less text, or pass truncation=True."
+
+    def num_tokens_of_images(self, images: dict[str, Any]) -> list[int]:
+        """Places that each of the images takes, from the image processor's tensors."""
+        raise NotImplementedError
+
+    def first_images(self, images: dict[str, Any], count: int) -> dict[str, Any]:
+        """The image processor's tensors of the first `count` images."""
+        return {name: values[:count] for name, values in images.items()}
 
     def __call__(self, images: Any = None, text: str | Sequence[str] | None = None, **kwargs: Any) -> BatchFeature:
         """Prepares finished prompts and their pictures.
@@ -99,29 +116,36 @@ class ChatProcessor(ProcessorMixin):
         return_tensors = text_kwargs.get("return_tensors", "pt")
         prompts = None if text is None else as_prompts(text)
         pictures = match_images(images, prompts, self.image_token)
-        data: dict[str, Any] = {}
-        if prompts is not None:
-            data.update(self._encode(prompts, len(pictures), text_kwargs))
+        pixels: dict[str, Any] = {}
         if pictures:
             opened = open_images(pictures, images_kwargs.get("input_data_format"))
-            data.update(self.image_processor(opened, **{**images_kwargs, "return_tensors": return_tensors}))
+            places = [len(opened)] if prompts is None else [prompt.count(self.image_token) for prompt in prompts]
+            pixels = self.process_images(opened, places, **{**images_kwargs, "return_tensors": return_tensors})
+        data: dict[str, Any] = {}
+        if prompts is not None:
+            data.update(self._encode(prompts, self.num_tokens_of_images(pixels) if pixels else [], text_kwargs))
+        data.update(pixels)
         skipped = list(self.skip_tensor_conversion)
         if text_kwargs.get("return_text_replacement_offsets"):
             # For the mask of the assistant's tokens, which reads offsets one by one: slow from a tensor.
             skipped.append("offset_mapping")
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=skipped)
 
-    def _encode(self, prompts: list[str], num_images: int, text_kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _encode(self, prompts: list[str], image_lengths: list[int], text_kwargs: dict[str, Any]) -> dict[str, Any]:
+        lengths = iter(image_lengths)
+        by_prompt = [[next(lengths) for _ in range(prompt.count(self.image_token))] for prompt in prompts]
         expanded, replacements = self.get_text_with_replacements(
-            prompts, [self.image_token * self.num_image_tokens] * num_images
+            prompts, [self.image_token * length for length in image_lengths]
         )
         data = encode_batch(
             self.tokenizer,
             expanded,
             text_kwargs,
             controls=control_tokens(self.tokenizer, self.image_token),
+            fixed_texts=self.fixed_texts,
             image_token_id=self.image_token_id,
             mark=_typed_text_mark.get(),
+            if_too_long=lambda number: self.if_too_long(by_prompt[number]),
         )
         if text_kwargs.get("return_mm_token_type_ids"):
             data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
@@ -160,7 +184,9 @@ class ChatProcessor(ProcessorMixin):
             kwargs.update(continue_final_message=False, add_generation_prompt=True)
         mark = None
         if tokenize:
-            conversations, mark = mark_typed_text(conversations, control_tokens(self.tokenizer, self.image_token))
+            controls = control_tokens(self.tokenizer, self.image_token)
+            typed = tuple(control for control in controls if control not in self.typed_controls)
+            conversations, mark = mark_typed_text(conversations, typed)
         token = _typed_text_mark.set(mark)
         try:
             return super().apply_chat_template(
@@ -168,6 +194,34 @@ class ChatProcessor(ProcessorMixin):
             )
         finally:
             _typed_text_mark.reset(token)
+
+
+class FixedLengthChatProcessor(ChatProcessor):
+    """`ChatProcessor` of a family in which every image takes the same number of places.
+
+    Args:
+        image_processor: the family's image processor.
+        tokenizer: the byte-level BPE tokenizer.
+        chat_template: Jinja text; by default the original's format.
+        num_image_tokens: places that one image takes.
+
+    Raises:
+        ValueError: the tokenizer lacks the image token.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        chat_template: str | None = None,
+        num_image_tokens: int = 576,
+    ) -> None:
+        self.num_image_tokens = num_image_tokens
+        super().__init__(image_processor, tokenizer, chat_template)
+
+    def num_tokens_of_images(self, images: dict[str, Any]) -> list[int]:
+        """See `ChatProcessor.num_tokens_of_images`."""
+        return [self.num_image_tokens] * len(images["pixel_values"])
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """What one image place of a prompt becomes; serving engines call this."""

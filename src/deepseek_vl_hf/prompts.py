@@ -63,21 +63,28 @@ def break_controls(text: str, controls: tuple[str, ...], mark: str) -> str:
 
 
 def encode_prompts(
-    tokenizer: Any, prompts: Sequence[str], controls: tuple[str, ...], mark: str | None = None
+    tokenizer: Any,
+    prompts: Sequence[str],
+    controls: tuple[str, ...],
+    mark: str | None = None,
+    fixed_texts: tuple[str, ...] = (),
 ) -> list[EncodedPrompt]:
     """Encodes prompts, cutting each at its control strings and encoding the text between them as plain text.
 
     The ids are those that the tokenizer gives the whole prompt, except where typed text holds a (marked) control
-    string. No BOS or EOS is added.
+    string, and behind fixed texts, where the tokenizer could merge. No BOS or EOS is added.
 
     Args:
         tokenizer: a tokenizer of the `tokenizers` backend.
         prompts: the prompts' texts.
         controls: strings that become control tokens.
         mark: character that breaks control strings in typed text; None if nothing is marked.
+        fixed_texts: texts behind which the prompt is cut as well, such as the head of a turn.
     """
-    control_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in controls}
-    pieces = [list(_cut(prompt, controls)) for prompt in prompts]
+    cutting = (*controls, *fixed_texts)
+    fixed = {text: tokenizer.encode(text, add_special_tokens=False) for text in fixed_texts}
+    control_ids = {**{token: [tokenizer.convert_tokens_to_ids(token)] for token in controls}, **fixed}
+    pieces = [list(_cut(prompt, cutting)) for prompt in prompts]
     texts = [text for prompt in pieces for _, text, is_control in prompt if not is_control]
     encoded = iter(_encode_texts(tokenizer, texts, mark))
     return [_join(prompt, encoded, control_ids) for prompt in pieces]
@@ -142,14 +149,14 @@ def _backend_without_special_tokens(tokenizer: Any) -> Tokenizer:
 
 
 def _join(
-    pieces: list[tuple[int, str, bool]], encoded: Iterator[EncodedPrompt], control_ids: dict[str, int]
+    pieces: list[tuple[int, str, bool]], encoded: Iterator[EncodedPrompt], control_ids: dict[str, list[int]]
 ) -> EncodedPrompt:
     input_ids: list[int] = []
     offsets: list[tuple[int, int]] = []
     for start, text, is_control in pieces:
         if is_control:
-            input_ids.append(control_ids[text])
-            offsets.append((start, start + len(text)))
+            input_ids += control_ids[text]
+            offsets += [(start, start + len(text))] * len(control_ids[text])
         else:
             piece = next(encoded)
             input_ids += piece.input_ids

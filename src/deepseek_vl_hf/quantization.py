@@ -13,6 +13,7 @@ KEPT_AS_THEY_ARE = (
     "high_res_vision_neck",
     "high_res_vision_proj",
     "aligner",
+    "projector",
 )
 
 
@@ -20,7 +21,7 @@ def int4_config(group_size: int = 128, device: str | torch.device | None = None)
     """The quantization config that gives the text model's linear layers 4-bit weights.
 
     Pass it to `from_pretrained(..., dtype=torch.bfloat16, quantization_config=int4_config())`. Layers whose width is no
-    multiple of the group size keep their type.
+    multiple of the group size keep their type, and so do the experts of DeepSeek-VL2, which are no linear layers.
 
     Args:
         group_size: how many weights of a row share a scale and a zero point: 32, 64, 128 or 256.

@@ -37,8 +37,10 @@ class ConversationCollator:
     """Makes batches for transformers' `Trainer`, or any other loop, out of conversations with pictures.
 
     The loss falls on what the assistant says, its EOS included; the system prompt, questions, image places and padding
-    are -100, as in the last training stage of the DeepSeek-VL paper (arXiv 2403.05525) and in the original's files
-    (`mask_prompt`). `Trainer` needs `remove_unused_columns=False`, since rows have no columns that a model reads.
+    are -100, as in the last training stage of both papers (arXiv 2403.05525, 2412.10302). With `mask_prompt=False` it
+    falls on the prompts' text too, as the published files of DeepSeek-VL2 have it. The first token has a label in any
+    case, as in the original; there is nothing before it that could predict it. `Trainer` needs
+    `remove_unused_columns=False`, since rows have no columns that a model reads.
 
     Args:
         processor: a DeepSeek-VL processor.
@@ -47,6 +49,7 @@ class ConversationCollator:
         truncation: cut longer sequences at their end instead of refusing them. An image of which not all places fit is
             left out with everything behind it.
         pad_to_multiple_of: pads the batch's length up to a multiple, which compiled models like.
+        mask_prompt: whether only answers are learnt.
 
     Raises:
         ValueError: `max_length` or `pad_to_multiple_of` is below 1.
@@ -58,6 +61,7 @@ class ConversationCollator:
         max_length: int | None = None,
         truncation: bool = False,
         pad_to_multiple_of: int | None = None,
+        mask_prompt: bool = True,
     ) -> None:
         for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
             if value is not None and value < 1:
@@ -66,6 +70,7 @@ class ConversationCollator:
         self.max_length = max_length or processor.tokenizer.model_max_length
         self.truncation = truncation
         self.pad_to_multiple_of = pad_to_multiple_of or 1
+        self.mask_prompt = mask_prompt
 
     def __call__(self, rows: Sequence[Any]) -> BatchFeature:
         """Makes one batch.
@@ -102,9 +107,12 @@ class ConversationCollator:
             return_tensors="pt",
         )
         ids = encoded["input_ids"].flatten()
-        answers = torch.as_tensor(encoded["assistant_masks"], dtype=torch.bool).flatten()
         pixels = {name: encoded[name] for name in self.processor.image_processor.model_input_names if name in encoded}
-        return self._cut(_Row(ids, torch.where(answers, ids, IGNORED), pixels), place)
+        learnt = torch.as_tensor(encoded["assistant_masks"], dtype=torch.bool).flatten()
+        if not self.mask_prompt:
+            learnt = ids != self.processor.image_token_id
+        learnt[:1] = True
+        return self._cut(_Row(ids, torch.where(learnt, ids, IGNORED), pixels), place)
 
     def _conversation(self, row: Any, place: str) -> Conversation:
         """The messages of a row, with every picture opened so that a broken one is named with its row."""
@@ -119,34 +127,35 @@ class ConversationCollator:
         return messages
 
     def _cut(self, row: _Row, place: str) -> _Row:
-        length, image_ends = len(row.input_ids), self._image_ends(row.input_ids)
+        length = len(row.input_ids)
         if length <= self.max_length:
             return row
+        image_lengths = self.processor.num_tokens_of_images(row.pixels) if row.pixels else []
         if not self.truncation:
             raise ValueError(
-                f"{place} has {length} tokens, {len(image_ends)} images included; at most {self.max_length} are "
-                "allowed. Shorten the conversation, raise max_length, or pass truncation=True."
+                f"{place} has {length} tokens, of which {len(image_lengths)} images take {image_lengths}; at most "
+                f"{self.max_length} are allowed. Shorten the conversation, use fewer or smaller images, raise "
+                "max_length, or pass truncation=True."
             )
-        end = self.max_length
-        for image_end in image_ends:
-            start = image_end - self.processor.num_image_tokens
-            if start < end < image_end:
-                end = start
-        kept = sum(image_end <= end for image_end in image_ends)
-        pixels = {name: pictures[:kept] for name, pictures in row.pixels.items() if kept}
+        end, kept = self._end_outside_images(row.input_ids, image_lengths)
+        pixels = self.processor.first_images(row.pixels, kept) if kept else {}
         cut = _Row(row.input_ids[:end], row.labels[:end], pixels)
-        if (cut.labels == IGNORED).all():
+        if (cut.labels[1:] == IGNORED).all():
             raise ValueError(
                 f"{place} has {length} tokens, and cut to {self.max_length} no answer is left to learn from. Raise "
                 "max_length, shorten the conversation, or leave the row out."
             )
         return cut
 
-    def _image_ends(self, input_ids: torch.Tensor) -> list[int]:
-        """The place behind each image."""
+    def _end_outside_images(self, input_ids: torch.Tensor, image_lengths: list[int]) -> tuple[int, int]:
+        """Where to cut: at the limit, or in front of the image there. And how many images come before."""
         places = (input_ids == self.processor.image_token_id).nonzero().flatten().tolist()
-        tokens = self.processor.num_image_tokens
-        return [place + 1 for place in places[tokens - 1 :: tokens]]
+        first = 0
+        for kept, length in enumerate(image_lengths):
+            if places[first + length - 1] >= self.max_length:
+                return min(self.max_length, places[first]), kept
+            first += length
+        return self.max_length, len(image_lengths)
 
     def _pad(self, rows: list[_Row]) -> dict[str, torch.Tensor]:
         longest = max(len(row.input_ids) for row in rows)
@@ -199,12 +208,16 @@ def _image_parts(messages: Conversation) -> Iterator[dict[str, Any]]:
             yield from (part for part in message["content"] if part["type"] == "image")
 
 
-def load_conversations(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def load_conversations(path: str | os.PathLike[str], image_token: str = IMAGE_PLACEHOLDER) -> list[dict[str, Any]]:
     """Reads conversations from a file of JSON lines, for `ConversationCollator`.
 
     A line is an object with `messages`, in any shape that the processors read. Paths of pictures are taken relative to
     the file's folder. Every message is checked, and whether each picture is there; pictures are opened when they are
     used.
+
+    Args:
+        path: the file.
+        image_token: what stands for an image in messages of the original's shape; the processor's `image_token`.
 
     Returns:
         One row per line: `messages`, and as `place` where the line stands, for errors.
@@ -219,20 +232,20 @@ def load_conversations(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     # Not splitlines(): JSON strings may hold Unicode's other line separators.
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
-            rows.append(_load_row(line, f"{path}, line {number}", path.parent))
+            rows.append(_load_row(line, f"{path}, line {number}", path.parent, image_token))
     if not rows:
         raise ValueError(f"{path} holds no conversation; expected one JSON object with `messages` per line.")
     return rows
 
 
-def _load_row(line: str, place: str, folder: Path) -> dict[str, Any]:
+def _load_row(line: str, place: str, folder: Path, image_token: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise ValueError(f"{place} is no JSON: {error}") from error
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
         raise ValueError(f'{place} is no object with a list of messages; expected {{"messages": [...]}}.')
-    messages = _checked_messages(row["messages"], place, IMAGE_PLACEHOLDER)
+    messages = _checked_messages(row["messages"], place, image_token)
     for part in _image_parts(messages):
         _resolve_path(part, place, folder)
     return {"messages": messages, "place": place}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from deepseek_vl_hf.checkpoints import NothingToConvertError, convert_checkpoint
+from family import VL_FAMILIES
 
 EMBEDDINGS = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 
@@ -110,7 +111,9 @@ def test_the_original_layout_needs_nothing_on_the_way_back(original, tmp_path):
 def test_another_model_on_the_way_back(converted, tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "config.json").write_text('{"model_type": "llava"}')
-    with pytest.raises(ValueError, match="model_type 'llava'; expected deepseek_vl or deepseek_vl_hybrid"):
+    with pytest.raises(
+        ValueError, match="model_type 'llava'; expected deepseek_vl or deepseek_vl2 or deepseek_vl_hybrid"
+    ):
         convert_checkpoint(tmp_path / "source", tmp_path / "target", to="original")
 
 
@@ -146,6 +149,7 @@ AutoProcessor.from_pretrained(source).save_pretrained(target)
 """
 
 
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
 def test_what_plain_transformers_saved_goes_back(family, restored, tmp_path):
     command = [sys.executable, "-c", SAVED_BY_TRANSFORMERS, str(family.converted), str(tmp_path / "saved")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

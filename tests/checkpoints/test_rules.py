@@ -2,12 +2,17 @@ import json
 import shutil
 from math import prod
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from deepseek_vl_hf import DeepseekVLForConditionalGeneration, DeepseekVLHybridForConditionalGeneration
-from deepseek_vl_hf.checkpoints.layouts import deepseek_vl, deepseek_vl_hybrid
+from deepseek_vl_hf import (
+    DeepseekVL2ForConditionalGeneration,
+    DeepseekVLForConditionalGeneration,
+    DeepseekVLHybridForConditionalGeneration,
+)
+from deepseek_vl_hf.checkpoints.layouts import deepseek_vl, deepseek_vl2, deepseek_vl_hybrid
 from deepseek_vl_hf.checkpoints.layouts.files import in_folder
 from deepseek_vl_hf.checkpoints.layouts.original import read_original
 from deepseek_vl_hf.checkpoints.layouts.rules import Concatenate, Drop, Rename, Split, Squeeze, find_rule, invert
@@ -17,6 +22,7 @@ from deepseek_vl_hf.checkpoints.tensors.source import StoredTensor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOKEN_IDS = {"image_token_id": 100015, "bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001}
+VL2_TOKEN_IDS = {"image_token_id": 128815, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 
 
 def stored(tensors):
@@ -27,28 +33,78 @@ def stored(tensors):
     }
 
 
-# Per published size: its layout, its class, how many tensors it stores, and how many of them are dropped.
+class Size(NamedTuple):
+    """A published size: its files, layout, class, how many tensors it stores, how many of them are dropped."""
+
+    files: str
+    weights: str
+    layout: Any
+    model_class: type
+    num_tensors: int
+    dropped: dict[str, int]
+    token_ids: dict[str, int]
+    dtype: str
+
+    @property
+    def config(self):
+        return json.loads((FIXTURES / "configs" / self.files / "config.json").read_text(encoding="utf-8"))
+
+    def resolved(self):
+        return self.layout.config_from_original(self.config, self.token_ids)
+
+
 SIZES = {
-    "1.3b": (deepseek_vl, DeepseekVLForConditionalGeneration, 529, {"attn_pool": 13}),
-    "7b": (deepseek_vl_hybrid, DeepseekVLHybridForConditionalGeneration, 775, {"attn_pool": 13, "_layer_norm": 4}),
+    "1.3b": Size(
+        "deepseek-vl-1.3b-chat",
+        "deepseek-vl-1.3b",
+        deepseek_vl,
+        DeepseekVLForConditionalGeneration,
+        529,
+        {"attn_pool": 13},
+        TOKEN_IDS,
+        "float16",
+    ),
+    "7b": Size(
+        "deepseek-vl-7b-chat",
+        "deepseek-vl-7b",
+        deepseek_vl_hybrid,
+        DeepseekVLHybridForConditionalGeneration,
+        775,
+        {"attn_pool": 13, "_layer_norm": 4},
+        TOKEN_IDS,
+        "float16",
+    ),
+    "vl2-tiny": Size(
+        "deepseek-vl2-tiny",
+        "deepseek-vl2-tiny",
+        deepseek_vl2,
+        DeepseekVL2ForConditionalGeneration,
+        2582,
+        {"attn_pool": 13},
+        VL2_TOKEN_IDS,
+        "bfloat16",
+    ),
 }
 
 
+@pytest.fixture(params=SIZES)
+def size(request):
+    return SIZES[request.param]
+
+
 def published_config(size):
-    path = FIXTURES / "configs" / f"deepseek-vl-{size}-chat" / "config.json"
-    return json.loads(path.read_text(encoding="utf-8"))
+    return SIZES[size].config
 
 
-@pytest.mark.parametrize("size", SIZES)
 def test_every_published_tensor_becomes_a_tensor_of_the_published_model_and_back(size):
-    layout, model_class, num_tensors, expected_drops = SIZES[size]
-    content = json.loads((FIXTURES / "weights" / f"deepseek-vl-{size}.json").read_text(encoding="utf-8"))
-    assert len(content["shapes"]) == content["tensors"] == num_tensors
+    layout, expected_drops = size.layout, size.dropped
+    content = json.loads((FIXTURES / "weights" / f"{size.weights}.json").read_text(encoding="utf-8"))
+    assert len(content["shapes"]) == content["tensors"] == size.num_tensors
     sources = stored({name: torch.empty(shape, device="meta") for name, shape in content["shapes"].items()})
     with torch.device("meta"):
-        model = model_class(layout.config_from_original(published_config(size), TOKEN_IDS))
+        model = size.model_class(size.resolved())
     plan = plan_tensors(layout.RULES, sources)
-    assert plan.shapes() == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert plan.shapes() == layout.FORMAT.stored_shapes(model)
     assert all(plan.dropped)
     dropped = [tensor for tensors in plan.dropped.values() for tensor in tensors]
     assert {part: sum(part in tensor.name for tensor in dropped) for part in expected_drops} == expected_drops
@@ -60,25 +116,23 @@ def test_every_published_tensor_becomes_a_tensor_of_the_published_model_and_back
     assert plan_tensors(invert(layout.RULES), as_sources(plan)).shapes() == used
 
 
-@pytest.mark.parametrize("size", SIZES)
 def test_published_config(size):
     """A published file means the defaults of our config class, which hold the published sizes."""
-    layout = SIZES[size][0]
-    config = layout.config_from_original(published_config(size), TOKEN_IDS)
+    config = size.resolved()
     reference = type(config)()
     for part in config.sub_configs:
         found, expected = getattr(config, part).to_dict(), getattr(reference, part).to_dict()
-        assert found.pop("dtype") == ("float16" if part == "text_config" else None)
+        assert found.pop("dtype") == (size.dtype if part == "text_config" else None)
         expected.pop("dtype")
         assert found == expected, part
-    assert config.dtype == torch.float16
+    assert config.dtype == getattr(torch, size.dtype)
     assert config.tie_word_embeddings is False
 
 
-@pytest.mark.parametrize("size", SIZES)
 def test_nothing_in_the_published_files_is_left_unread(size, tmp_path):
-    shutil.copytree(FIXTURES / "configs" / f"deepseek-vl-{size}-chat", tmp_path / "published")
-    for path in (FIXTURES / "vl" / "checkpoint").glob("tokenizer*.json"):
+    shutil.copytree(FIXTURES / "configs" / size.files, tmp_path / "published")
+    checkpoint = FIXTURES / ("vl2_mha" if size.layout is deepseek_vl2 else "vl") / "checkpoint"
+    for path in checkpoint.glob("tokenizer*.json"):
         shutil.copy(path, tmp_path / "published")
     files = read_original(in_folder(tmp_path / "published"))
     files.load_processor(files.load_tokenizer(), files.load_image_processor())

@@ -4,13 +4,17 @@ import json
 import subprocess
 import sys
 
+import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from family import VL_FAMILIES
 
 # float32, another order of the same sums: measured 1e-6 relative.
 TOLERANCE = 1e-5
 
 
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
 def test_checkpoints_open_in_plain_transformers_and_back(family, tmp_path, relative):
     """A second interpreter without this package loads what we saved, saves it, and we load that."""
     model, inputs = family.model, family.inputs(2)
@@ -39,6 +43,7 @@ print(json.dumps([type(model).__module__, {{key: sorted(map(str, value)) for key
         assert relative(model(**inputs).logits, theirs) <= TOLERANCE
 
 
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
 def test_processors_open_in_plain_transformers_and_back(family, tmp_path, images):
     processor = family.processor
     processor.save_pretrained(tmp_path / "ours")

@@ -98,6 +98,15 @@ def test_the_page_on_checkpoints_runs(original, tmp_path):
     assert (tmp_path / "again" / "README.md").is_file()
 
 
+def test_the_page_on_deepseek_vl2_runs(vl2, tmp_path):
+    page = (ROOT / "docs" / "deepseek-vl2.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program = "\n".join(snippets).replace("path/to/deepseek-vl2-tiny", str(vl2.original))
+    program = program.replace("boxes.png", str(tmp_path / "boxes.png"))
+    assert run_program(program).endswith("['the circle'] [[(76, 134, 185, 243)]]")
+    assert (tmp_path / "boxes.png").is_file()
+
+
 def test_the_page_on_training_runs(converted, tmp_path):
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
+
+from family import VL_FAMILIES
 
 PROGRAM = """
 import json, sys, torch
@@ -23,6 +26,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
 def test_two_processes_equal_one(family, tmp_path, relative):
     (tmp_path / "program.py").write_text(PROGRAM)
     inputs = dict(family.inputs(0))

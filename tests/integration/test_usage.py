@@ -11,11 +11,17 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from conversations import ask, text
+from family import VL_FAMILIES
 
 ROOT = Path(__file__).parents[2]
 
 
-# Each test that asks for these runs for each family.
+# Each test that asks for these runs for each family that has the same cases.
+
+
+@pytest.fixture(scope="module", params=VL_FAMILIES)
+def family(request, families):
+    return families[request.param]
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,15 @@ import hashlib
 import pytest
 import torch
 
+from family import VL_FAMILIES
+
 TOLERANCE = 1e-5
 PIXEL_TOLERANCE = 1e-6
 # bfloat16, measured on the logits of random weights: 0.014 to 0.029 and 95 % of the most likely tokens.
 BFLOAT16_TOLERANCE = 0.08
 BFLOAT16_SAME_TOP1 = 0.90
+
+pytestmark = pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
 
 CASES = range(4)
 CASES_WITH_IMAGES = range(3)

@@ -14,6 +14,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 import deepseek_vl_hf
 from deepseek_vl_hf.auto import FAMILIES
+from family import VL_FAMILIES
 
 # What each Auto class returns, as the family's name for it.
 LOADERS = {
@@ -24,7 +25,7 @@ LOADERS = {
     "AutoProcessor": "Processor",
     "AutoImageProcessor": "ImageProcessor",
 }
-PREFIXES = {"vl": "DeepseekVL", "vl_hybrid": "DeepseekVLHybrid"}
+PREFIXES = {"vl": "DeepseekVL", "vl_hybrid": "DeepseekVLHybrid", "vl2_mha": "DeepseekVL2"}
 
 
 def loaded_classes(folder) -> dict[str, str]:
@@ -46,6 +47,7 @@ def test_with_the_package(family):
     assert loaded_classes(family.converted) == expected_classes(family, "deepseek_vl_hf")
 
 
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")  # transformers has no DeepSeek-VL2
 def test_after_unregister_and_again_after_register(family):
     deepseek_vl_hf.unregister()
     try:
@@ -56,7 +58,7 @@ def test_after_unregister_and_again_after_register(family):
 
 
 def test_in_an_interpreter_without_the_package(families):
-    folders = [str(family.converted) for family in families.values()]
+    folders = [str(families[name].converted) for name in VL_FAMILIES]
     program = f"""
 import json, transformers
 print(json.dumps([

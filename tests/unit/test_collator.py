@@ -10,7 +10,6 @@ from transformers import Trainer, TrainingArguments
 from conversations import text
 from deepseek_vl_hf import ConversationCollator, load_conversations
 
-TOKENS = 576
 PICTURE = Image.new("RGB", (40, 30), "red")
 IMAGE = {"type": "image", "image": PICTURE}
 
@@ -38,10 +37,27 @@ def collate(processor):
     return ConversationCollator(processor)
 
 
+@pytest.fixture(scope="module")
+def tokens(processor, collate):
+    """Of one picture."""
+    return int((collate([dialogue("Red.")])["input_ids"] == processor.image_token_id).sum())
+
+
+@pytest.fixture(scope="module")
+def gap(family):
+    """What stands in front of an answer."""
+    return "" if family.is_vl2 else " "
+
+
+def num_images(batch):
+    return len(batch.get("tile_grids", batch["pixel_values"]))
+
+
 def learnt(processor, batch, row):
-    """The texts that labels stand for, one per run of them."""
+    """The texts that labels stand for, one per run of them; the first token's label has no effect."""
+    assert batch["labels"][row, 0] == batch["input_ids"][row, 0] == processor.tokenizer.bos_token_id
     runs, before = [], -100
-    for label in batch["labels"][row].tolist():
+    for label in batch["labels"][row, 1:].tolist():
         if label != -100 and before == -100:
             runs.append([])
         if label != -100:
@@ -50,12 +66,12 @@ def learnt(processor, batch, row):
     return [processor.tokenizer.decode(run) for run in runs]
 
 
-def test_answers_and_their_eos_are_learnt_and_nothing_else(processor, collate):
+def test_answers_and_their_eos_are_learnt_and_nothing_else(processor, collate, gap):
     rows = [dialogue("Red.", "No, just one."), dialogue("A longer answer than that of the first row.", images=2)]
     batch = collate([{"messages": rows[0]}, rows[1]])
     eos = processor.tokenizer.eos_token
-    assert learnt(processor, batch, 0) == [f" Red.{eos}", f" No, just one.{eos}"]
-    assert learnt(processor, batch, 1) == [f" A longer answer than that of the first row.{eos}"]
+    assert learnt(processor, batch, 0) == [f"{gap}Red.{eos}", f"{gap}No, just one.{eos}"]
+    assert learnt(processor, batch, 1) == [f"{gap}A longer answer than that of the first row.{eos}"]
     kept = batch["labels"] != -100
     assert torch.equal(batch["labels"][kept], batch["input_ids"][kept])
 
@@ -83,7 +99,7 @@ def test_pixels_are_those_of_the_processor(family, collate, images):
     ]
     batch = collate(rows)
     expected = family.processor.image_processor([Image.open(images / name) for name in names], return_tensors="pt")
-    assert set(expected) == {name for name in batch if "pixel" in name}
+    assert set(expected) == set(batch) - {"input_ids", "attention_mask", "labels"}
     for name, pixels in expected.items():
         assert torch.equal(batch[name], pixels)
 
@@ -100,12 +116,28 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_answers(family, collate):
     assert torch.allclose(together, sums / counts, rtol=1e-4)
 
 
-def test_the_originals_messages(processor, collate):
+def test_the_originals_messages(processor, collate, gap):
     row = [
-        {"role": "User", "content": "<image_placeholder>What?", "images": [PICTURE]},
+        {"role": "User", "content": f"{processor.image_token}What?", "images": [PICTURE]},
         {"role": "Assistant", "content": "That."},
     ]
-    assert learnt(processor, collate([row]), 0) == [f" That.{processor.tokenizer.eos_token}"]
+    assert learnt(processor, collate([row]), 0) == [f"{gap}That.{processor.tokenizer.eos_token}"]
+
+
+def test_labels_are_those_of_the_original(vl2, images):
+    """A finished conversation, with the prompt masked and with all text to be learnt."""
+    row = vl2.cases["train_conversation"]
+    row = [{**message, "images": [str(images / name) for name in message.get("images", [])]} for message in row]
+    for masked, name in ((True, "train.labels"), (False, "train.labels_prompt_kept")):
+        batch = ConversationCollator(vl2.processor, mask_prompt=masked)([row])
+        assert batch["input_ids"][0].tolist() == vl2.expected["train.input_ids"].tolist()
+        assert batch["labels"][0].tolist() == vl2.expected[name].tolist()
+
+
+def test_prompts_can_be_learnt_too(processor):
+    batch = ConversationCollator(processor, mask_prompt=False)([dialogue("Red."), dialogue("Yes.", images=2)])
+    masked = batch["labels"] == -100
+    assert torch.equal(masked, (batch["input_ids"] == processor.image_token_id) | (batch["attention_mask"] == 0))
 
 
 def test_a_batch_without_pictures(collate):
@@ -113,10 +145,10 @@ def test_a_batch_without_pictures(collate):
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
 
 
-def test_control_tokens_in_typed_text_are_text(processor, collate):
+def test_control_tokens_in_typed_text_are_text(processor, collate, tokens):
     answer = f"Say {processor.image_token}{processor.tokenizer.eos_token} twice."
     batch = collate([dialogue(answer)])
-    assert (batch["input_ids"] == processor.image_token_id).sum() == TOKENS
+    assert (batch["input_ids"] == processor.image_token_id).sum() == tokens
     assert (batch["labels"] == processor.tokenizer.eos_token_id).sum() == 1
 
 
@@ -135,48 +167,50 @@ def two_pictures_apart():
     return [*first, turn("user", text("And here?"), IMAGE, text("Well?")), turn("assistant", text("Blue."))]
 
 
-def ends_of_images(processor, batch):
-    places = (batch["input_ids"][0] == processor.image_token_id).nonzero().flatten()
-    return [int(places[end]) + 1 for end in range(TOKENS - 1, len(places), TOKENS)]
+def end_of_second_image(processor, batch):
+    return int((batch["input_ids"][0] == processor.image_token_id).nonzero()[-1]) + 1
 
 
-@pytest.mark.parametrize("inside", [1, 300, 575])
-def test_a_cut_through_an_image_leaves_the_image_out(processor, collate, inside):
+@pytest.mark.parametrize("inside", [1, 300, -1])
+def test_a_cut_through_an_image_leaves_the_image_out(processor, collate, tokens, gap, inside):
     row = two_pictures_apart()
     whole = collate([row])
-    start = ends_of_images(processor, whole)[1] - TOKENS
+    start = end_of_second_image(processor, whole) - tokens
+    inside = inside % tokens
     batch = ConversationCollator(processor, max_length=start + inside, truncation=True)([row])
     assert batch["input_ids"].tolist() == whole["input_ids"][:, :start].tolist()
-    assert learnt(processor, batch, 0) == [f" Red.{processor.tokenizer.eos_token}"]
-    for name in (name for name in whole if "pixel" in name):
-        assert torch.equal(batch[name], whole[name][:1])
+    assert learnt(processor, batch, 0) == [f"{gap}Red.{processor.tokenizer.eos_token}"]
+    alone = collate([dialogue("Red.")])
+    for name in set(whole) - {"input_ids", "attention_mask", "labels"}:
+        assert torch.equal(batch[name], alone[name])
 
 
 def test_a_cut_behind_an_image_keeps_it(processor, collate):
     row = two_pictures_apart()
     whole = collate([row])
-    end = ends_of_images(processor, whole)[1]
+    end = end_of_second_image(processor, whole)
     batch = ConversationCollator(processor, max_length=end, truncation=True)([row])
     assert batch["input_ids"].shape[1] == end
-    assert len(batch["pixel_values"]) == 2
+    assert num_images(batch) == 2
 
 
-def test_pictures_of_other_rows_stay_when_one_is_cut_off(processor, collate):
+def test_pictures_of_other_rows_stay_when_one_is_cut_off(processor, collate, tokens):
     short, long = dialogue("Green."), two_pictures_apart()
-    end = ends_of_images(processor, collate([long]))[1]
+    end = end_of_second_image(processor, collate([long]))
     batch = ConversationCollator(processor, max_length=end - 1, truncation=True)([long, short])
-    assert len(batch["pixel_values"]) == 2
-    assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [TOKENS, TOKENS]
+    assert num_images(batch) == 2
+    assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [tokens, tokens]
 
 
-def test_a_sequence_over_the_limit_is_refused(processor):
-    with pytest.raises(ValueError, match=r"Row 1 of the batch has \d+ tokens, 1 images included; at most 100"):
+def test_a_sequence_over_the_limit_is_refused(processor, tokens):
+    message = rf"Row 1 of the batch has \d+ tokens, of which 1 images take \[{tokens}\]; at most 100"
+    with pytest.raises(ValueError, match=message):
         ConversationCollator(processor, max_length=100)([[*dialogue("Yes.", images=0)], dialogue("No.")])
 
 
 def test_the_tokenizers_limit_holds(processor, monkeypatch):
-    monkeypatch.setattr(processor.tokenizer, "model_max_length", 600)
-    with pytest.raises(ValueError, match="at most 600 are allowed"):
+    monkeypatch.setattr(processor.tokenizer, "model_max_length", 430)
+    with pytest.raises(ValueError, match="at most 430 are allowed"):
         ConversationCollator(processor)([dialogue("No.")])
 
 
@@ -231,13 +265,13 @@ def row_about(picture):
     return {"messages": [turn("user", {"type": "image", "path": picture}, text("?")), turn("assistant", text("Red."))]}
 
 
-def test_pictures_lie_beside_the_file(processor, collate, tmp_path):
+def test_pictures_lie_beside_the_file(processor, collate, gap, tmp_path):
     PICTURE.save(tmp_path / "red.png")
     rows = load_conversations(write_lines(tmp_path / "rows.jsonl", row_about("red.png"), "", row_about("red.png")))
     assert [row["place"] for row in rows] == [f"{tmp_path / 'rows.jsonl'}, line {number}" for number in (1, 3)]
     batch = collate(rows)
-    assert len(batch["pixel_values"]) == 2
-    assert learnt(processor, batch, 1) == [f" Red.{processor.tokenizer.eos_token}"]
+    assert num_images(batch) == 2
+    assert learnt(processor, batch, 1) == [f"{gap}Red.{processor.tokenizer.eos_token}"]
 
 
 def test_a_line_ends_only_at_a_line_break(tmp_path):
@@ -248,14 +282,14 @@ def test_a_line_ends_only_at_a_line_break(tmp_path):
     assert loaded["messages"][0]["content"] == [text("one\u2028two")]
 
 
-def test_the_originals_messages_in_a_file(collate, tmp_path):
+def test_the_originals_messages_in_a_file(processor, collate, tmp_path):
     PICTURE.save(tmp_path / "red.png")
     messages = [
-        {"role": "User", "content": "<image_placeholder>What?", "images": ["red.png"]},
+        {"role": "User", "content": f"{processor.image_token}What?", "images": ["red.png"]},
         {"role": "Assistant", "content": "That."},
     ]
-    rows = load_conversations(write_lines(tmp_path / "rows.jsonl", {"messages": messages}))
-    assert len(collate(rows)["pixel_values"]) == 1
+    rows = load_conversations(write_lines(tmp_path / "rows.jsonl", {"messages": messages}), processor.image_token)
+    assert num_images(collate(rows)) == 1
 
 
 @pytest.mark.parametrize(

@@ -36,5 +36,5 @@ def test_images_of_a_prompt_are_repeated_as_a_group():
 
 @pytest.mark.parametrize("places", [[2, 3], [2, 2], [8, 2]])
 def test_places_that_are_not_those_of_the_images(places):
-    with pytest.raises(ValueError, match=r"image places, but there are 4 images of 2 tokens"):
+    with pytest.raises(ValueError, match=r"image places, but there are 4 images of \[2, 2, 2, 2\] tokens"):
         repeat_images_of_prompts(torch.zeros(4, 2, 5), places, 2)

@@ -14,7 +14,7 @@ REPOSITORY = ROOT.parent.parent
 
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
-    ("version", "compat", "chat_templates", "nano"),
+    ("version", "compat", "chat_templates", "nano", "models.deepseek_vl2.tiling", "models.deepseek_vl2.grounding"),
     (
         "images",
         "fusion",
@@ -25,12 +25,13 @@ LAYERS = (
         "models.checks",
         "models.rotary",
         "models.offload",
+        "models.deepseek_vl2.expert_weights",
     ),
     ("batching", "models.sub_configs", "models.pretrained", "models.generation", "models.steps"),
-    ("processing", "image_processing"),
+    ("processing", "image_processing", "visualize"),
     ("configuration",),
     ("image_processing_deepseek",),
-    ("processing_deepseek", "modeling"),
+    ("processing_deepseek", "modeling", "models.deepseek_vl2.language_model"),
     ("auto",),
     ("checkpoints.layouts.files", "checkpoints.layouts.rules", "quantization", "training"),
     ("checkpoints.tensors", "checkpoints.layouts"),

@@ -23,9 +23,9 @@ def weight_names(folder):
         return set(file.keys())
 
 
-def test_save_and_load_bit_for_bit(model, tmp_path):
+def test_save_and_load_bit_for_bit(converted, model, tmp_path):
     model.save_pretrained(tmp_path)
-    assert weight_names(tmp_path) == set(model.state_dict())
+    assert weight_names(tmp_path) == weight_names(converted)
     loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
@@ -44,14 +44,14 @@ def long_names(converted, tmp_path):
     return tmp_path
 
 
-def test_published_long_names_are_read_and_short_ones_written(long_names, model, tmp_path):
+def test_published_long_names_are_read_and_short_ones_written(long_names, converted, model, tmp_path):
     loaded, info = AutoModelForImageTextToText.from_pretrained(
         long_names, dtype=torch.float32, output_loading_info=True
     )
     assert not any(info.values()), info
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     loaded.save_pretrained(tmp_path / "saved")
-    assert weight_names(tmp_path / "saved") == set(model.state_dict())
+    assert weight_names(tmp_path / "saved") == weight_names(converted)
 
 
 def test_base_model_alone(converted, model, inputs, tmp_path):
@@ -107,9 +107,9 @@ def test_generating_from_offloaded_memory(family):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "auto", "bfloat16"])
-def test_types(converted, dtype):
+def test_types(family, converted, dtype):
     model = AutoModelForImageTextToText.from_pretrained(converted, dtype=dtype)
-    expected = {"auto": torch.float16, "bfloat16": torch.bfloat16}.get(dtype, dtype)
+    expected = {"auto": family.dtype, "bfloat16": torch.bfloat16}.get(dtype, dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
     assert model.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
 

@@ -28,11 +28,17 @@ def converted(family):
 
 def pixels(inputs):
     """The image inputs alone."""
-    return {name: value for name, value in inputs.items() if "pixel_values" in name}
+    return {name: value for name, value in inputs.items() if name.endswith(("pixel_values", "tile_grids"))}
 
 
 def repeated(inputs, times):
-    return {name: value.repeat(times, 1, 1, 1) for name, value in pixels(inputs).items()}
+    return {name: torch.cat([value] * times) for name, value in pixels(inputs).items()}
+
+
+@pytest.fixture(scope="module")
+def places(model, inputs):
+    """Where the image is, in the one row."""
+    return (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +48,14 @@ def logits(model, inputs):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("cut", [40, 300, 659], ids=["before the image", "inside the image", "last token"])
-def test_cached_equals_uncached(model, inputs, logits, relative, cut):
+@pytest.mark.parametrize("where", ["before the image", "inside the image", "last token"])
+def test_cached_equals_uncached(model, inputs, logits, relative, places, where):
     """The tokens behind the cut, read on top of a cache of those before it."""
+    cuts = {"before the image": places[0] - 1, "inside the image": places[250], "last token": logits.shape[1] - 1}
+    cut = int(cuts[where])
     features = model.get_image_features(**pixels(inputs)).pooler_output
     embeds = model.get_input_embeddings()(inputs["input_ids"])
-    places = inputs["input_ids"] == model.config.image_token_id
-    embeds[places] = features[0]
+    embeds[0, places] = features[0]
     cache = DynamicCache(config=model.config)
     model(inputs_embeds=embeds[:, :cut], past_key_values=cache)
     rest = model(inputs_embeds=embeds[:, cut:], past_key_values=cache, attention_mask=inputs["attention_mask"])
@@ -83,27 +90,30 @@ def test_image_places_are_found_in_embeddings(model, inputs, logits):
 
 
 @torch.no_grad()
-def test_image_features(model, inputs):
+def test_image_features(model, inputs, places):
     two = repeated(inputs, 2)
     features = model.get_image_features(**two, return_dict=True, output_hidden_states=True)
-    assert features.pooler_output.shape == (2, 576, model.config.text_config.hidden_size)
-    assert features.last_hidden_state.shape == (2, 576, model.config.vision_config.hidden_size)
+    width, vision = model.config.text_config.hidden_size, model.config.vision_config
+    assert [tuple(image.shape) for image in features.pooler_output] == [(len(places), width)] * 2
+    patches = (vision.image_size // vision.patch_size) ** 2
+    assert features.last_hidden_state.shape == (len(two["pixel_values"]), patches, vision.hidden_size)
     assert len(features.hidden_states) == model.config.vision_config.num_hidden_layers + 1
     assert isinstance(model.get_image_features(**two, return_dict=False), tuple)
 
 
 @torch.no_grad()
 def test_logits_to_keep(model, inputs, logits, relative):
-    for kept, expected in ((3, logits[:, -3:]), (torch.tensor([5, 600]), logits[:, [5, 600]])):
+    for kept, expected in ((3, logits[:, -3:]), (torch.tensor([5, 400]), logits[:, [5, 400]])):
         found = model(**inputs, logits_to_keep=kept).logits
         assert found.shape == expected.shape
         assert relative(found, expected) <= TOLERANCE
 
 
 @torch.no_grad()
-def test_outputs(model, inputs):
+def test_outputs(model, inputs, places):
     output = model(**inputs, output_hidden_states=True)
-    assert output.image_hidden_states.shape == (1, 576, model.config.text_config.hidden_size)
+    (image,) = output.image_hidden_states
+    assert image.shape == (len(places), model.config.text_config.hidden_size)
     assert len(output.hidden_states) == model.config.text_config.num_hidden_layers + 1
     as_tuple = model(**inputs, return_dict=False)
     assert isinstance(as_tuple, tuple)
@@ -121,13 +131,13 @@ def test_image_places_without_any_image(model, inputs, caplog):
         model.generate(input_ids=inputs["input_ids"])
 
 
-@pytest.mark.parametrize(
-    ("places", "images", "message"),
-    [(575, 1, "575 image places, but the images give 576 tokens"), (576, 2, "576 image places.*give 1152 tokens")],
-)
-def test_places_and_image_tokens_differ(model, inputs, places, images, message):
-    ids = inputs["input_ids"].clone()
-    ids[0, (ids[0] == model.config.image_token_id).nonzero()[places:]] = 5
+@pytest.mark.parametrize(("missing", "images"), [(1, 1), (0, 2)])
+def test_places_and_image_tokens_differ(family, model, inputs, places, missing, images):
+    ids, tokens = inputs["input_ids"].clone(), len(places)
+    ids[0, places[tokens - missing :]] = 5
+    message = f"{tokens - missing} image places, but the images give {images * tokens} "
+    if family.is_vl2:  # whose images differ in length
+        message = rf"\[{tokens - missing}\] image places, but there are {images} images of \[{tokens}"
     with pytest.raises(ValueError, match=message):
         model(input_ids=ids, **repeated(inputs, images))
 
@@ -158,7 +168,8 @@ def test_inputs_that_exclude_each_other(model, inputs):
 
 def test_image_embeddings_take_the_type_of_the_text(model, inputs):
     features = model.get_image_features(**pixels(inputs))
-    features.pooler_output = features.pooler_output.double()
+    doubled = [image.double() for image in features.pooler_output]
+    features.pooler_output = torch.stack(doubled) if isinstance(features.pooler_output, torch.Tensor) else doubled
     output = model(input_ids=inputs["input_ids"], mm_encoder_outputs={"image": features})
     assert output.logits.dtype == torch.float32
 
@@ -212,7 +223,6 @@ def test_other_types_on_a_cpu_are_not_warned_of(caplog, dtype):
 
 def test_what_loaders_and_servers_read(model):
     assert model._supports_attention_backend
-    assert {"SiglipEncoderLayer", "LlamaDecoderLayer"} <= set(model._no_split_modules)
-    plan = model._tp_plan
-    assert plan["lm_head"] == "colwise_gather_output"
-    assert plan["model.language_model.layers.*.self_attn.q_proj"] == "colwise"
+    layers = {type(model.model.language_model.layers[0]).__name__, "SiglipEncoderLayer"}
+    assert layers <= set(model._no_split_modules)
+    assert model._tp_plan["lm_head"] == "colwise_gather_output"

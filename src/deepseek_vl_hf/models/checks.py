@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..images import num_image_tokens
-
 logger = logging.get_logger(__name__)
 
 IMAGES_LEFT_OUT = (
@@ -33,8 +31,8 @@ def check_none_missing(image_inputs: dict[str, Any]) -> None:
     missing = [name for name, value in image_inputs.items() if value is None]
     if missing and len(missing) < len(image_inputs):
         raise ValueError(
-            f"{missing[0]} is missing. The model reads each image in two resolutions; pass both "
-            f"{' and '.join(image_inputs)}, as the processor gives them."
+            f"{missing[0]} is missing. The model reads images from {' and '.join(image_inputs)} together; pass both, "
+            "as the processor gives them."
         )
 
 
@@ -44,11 +42,10 @@ def hold_an_image(config: Any, places: torch.Tensor) -> bool:
     Fewer are none: a model may have generated the image token.
 
     Args:
-        config: the model's.
+        config: the model's; its `fewest_image_tokens` says what the smallest image takes.
         places: bool [batch, sequence], or ids' comparison with the image token of any shape ending in sequence.
     """
-    vision = config.vision_config
-    return bool((places.sum(-1) >= num_image_tokens(vision.image_size, vision.patch_size)).any())
+    return bool((places.sum(-1) >= config.fewest_image_tokens).any())
 
 
 def warn_of_images_left_out(config: Any, input_ids: Any, images: Any, past_key_values: Any) -> None:

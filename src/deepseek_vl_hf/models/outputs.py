@@ -16,14 +16,17 @@ class MultimodalModelOutputWithPast(ModelOutput):
         past_key_values: the cache, if one was used.
         hidden_states: per layer [batch, sequence, width], on request.
         attentions: per layer [batch, heads, sequence, keys], on request.
-        image_hidden_states: [images, tokens, width], what was put at the image places; None for text alone.
+        image_hidden_states: [images, tokens, width], or one [tokens, width] per image: what was put at the image
+            places; None for text alone.
+        router_logits: per layer with experts [tokens, experts], on request; other families have none.
     """
 
     last_hidden_state: torch.Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-    image_hidden_states: torch.Tensor | None = None
+    image_hidden_states: torch.Tensor | list[torch.Tensor] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -36,7 +39,9 @@ class MultimodalCausalLMOutputWithPast(ModelOutput):
         past_key_values: the cache, if one was used.
         hidden_states: per layer [batch, sequence, width], on request.
         attentions: per layer [batch, heads, sequence, keys], on request.
-        image_hidden_states: [images, tokens, width], what was put at the image places; None for text alone.
+        image_hidden_states: [images, tokens, width], or one [tokens, width] per image: what was put at the image
+            places; None for text alone.
+        router_logits: per layer with experts [tokens, experts], on request; other families have none.
     """
 
     loss: torch.Tensor | None = None
@@ -44,4 +49,5 @@ class MultimodalCausalLMOutputWithPast(ModelOutput):
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-    image_hidden_states: torch.Tensor | None = None
+    image_hidden_states: torch.Tensor | list[torch.Tensor] | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None

@@ -20,14 +20,18 @@ class MultimodalPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def stored_conversions(self) -> list[Any]:
+        """How tensors in files become those in memory, in files of the transformers layout; saving turns it round."""
+        return []
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         with float32_rotary_tables(self):
             return super()._apply(fn, recurse)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves as transformers does, always under the short weight names.
+        """Saves as transformers does, always in the transformers layout and under the short weight names.
 
-        transformers would write the names that the checkpoint was read with, such as the published
+        transformers would write the names that the checkpoint was read with, such as the original's, or the published
         `model.vision_model.vision_model.*`.
 
         Raises:
@@ -38,5 +42,11 @@ class MultimodalPreTrainedModel(PreTrainedModel):
                 "Found save_original_format=True; expected it to be left out. For the original layout save the model, "
                 "then run `deepseek-vl convert --to original SRC DST`."
             )
-        kwargs["save_original_format"] = False
-        super().save_pretrained(save_directory, *args, **kwargs)
+        conversions = self.stored_conversions()
+        kwargs["save_original_format"] = bool(conversions)
+        read_with = getattr(self, "_weight_conversions", None)
+        self._weight_conversions: Any = conversions
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self._weight_conversions = read_with

@@ -51,6 +51,7 @@ def model_output(outputs: Any, image_features: BaseModelOutputWithPooling | None
         hidden_states=outputs.hidden_states,
         attentions=outputs.attentions,
         image_hidden_states=None if image_features is None else image_features.pooler_output,
+        router_logits=getattr(outputs, "router_logits", None),
     )
 
 
@@ -82,4 +83,5 @@ def head_output(
         hidden_states=outputs.hidden_states,
         attentions=outputs.attentions,
         image_hidden_states=outputs.image_hidden_states,
+        router_logits=outputs.router_logits,
     )

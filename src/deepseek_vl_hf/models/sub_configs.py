@@ -20,7 +20,11 @@ SIGLIP_LARGE_PATCH16_384: dict[str, Any] = {
 }
 
 # Which classes read which checkpoints, for the error that names the right one.
-CLASSES_OF_MODEL_TYPES = {"deepseek_vl": "DeepseekVL", "deepseek_vl_hybrid": "DeepseekVLHybrid"}
+CLASSES_OF_MODEL_TYPES = {
+    "deepseek_vl": "DeepseekVL",
+    "deepseek_vl_hybrid": "DeepseekVLHybrid",
+    "deepseek_vl2": "DeepseekVL2",
+}
 
 
 def check_model_type(config_dict: dict[str, Any], expected: str) -> None:
@@ -42,7 +46,7 @@ def resolve_sub_config(
     given: Any,
     name: str,
     published: dict[str, Any],
-    supported: tuple[str, ...],
+    supported: tuple[str, ...] | type[PreTrainedConfig],
 ) -> PreTrainedConfig:
     """Builds the config of one part.
 
@@ -52,8 +56,9 @@ def resolve_sub_config(
     Args:
         given: what the config file or the caller says of the part: a config, a dict of its fields, or None.
         name: the field's name, for the error.
-        published: the published sizes, `model_type` included.
-        supported: the `model_type`s that the model can be built with.
+        published: the published sizes.
+        supported: the `model_type`s that the model can be built with, or its one config class if the part is the
+            family's own.
 
     Raises:
         TypeError: neither a config, a dict nor None.
@@ -63,12 +68,15 @@ def resolve_sub_config(
         given = published
     if not isinstance(given, (dict, PreTrainedConfig)):
         raise TypeError(f"{name} is a {type(given).__name__}; expected a config, a dict of its fields, or None.")
-    model_type = given.get("model_type", published["model_type"]) if isinstance(given, dict) else given.model_type
-    if model_type not in supported:
+    model_types = (supported.model_type,) if isinstance(supported, type) else supported
+    model_type = given.get("model_type", model_types[0]) if isinstance(given, dict) else given.model_type
+    if model_type not in model_types:
         raise ValueError(
-            f"{name} has the model_type {model_type!r}; expected {' or '.join(map(repr, supported))}. "
+            f"{name} has the model_type {model_type!r}; expected {' or '.join(map(repr, model_types))}. "
             "Load this checkpoint with the model class that its config was written for."
         )
     if isinstance(given, PreTrainedConfig):
         return given
+    if isinstance(supported, type):
+        return supported(**{key: value for key, value in given.items() if key != "model_type"})
     return AutoConfig.for_model(**{**given, "model_type": model_type})

@@ -11,11 +11,10 @@ import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedConfig, ProcessorMixin
 
 from ...auto import FAMILIES
-from ...chat_templates import DEEPSEEK_VL
-from ..layouts.config_fields import MODEL_TYPE, naming_bad_values
+from ..layouts.config_fields import naming_bad_values
 from ..layouts.files import in_folder, read_json, require
-from ..layouts.formats import OriginalFormat
-from ..layouts.original import CONFIG, FORMATS, IMAGES, PROCESSOR, TOKENIZER, read_original
+from ..layouts.formats import CONFIG, IMAGES, PROCESSOR, TOKENIZER, OriginalFormat
+from ..layouts.original import FORMATS, MODEL_TYPES, read_original
 from ..layouts.rules import Drop, Rule, invert
 from ..tensors.plan import TensorPlan, as_sources, check_shapes, plan_tensors
 from ..tensors.source import PICKLES, SAFETENSORS, StoredTensor, find_shards, open_tensors
@@ -92,7 +91,7 @@ def check_layout(config: dict[str, Any], source: Path, to: str) -> None:
             f"{source} is in the transformers layout already (model_type {model_type!r}); there is nothing to convert. "
             "Open it as it is."
         )
-    if to == ORIGINAL and model_type == MODEL_TYPE:
+    if to == ORIGINAL and model_type in MODEL_TYPES:
         raise NothingToConvertError(f"{source} is in the original layout already; there is nothing to convert.")
     if to == ORIGINAL and model_type not in ours:
         raise ValueError(
@@ -110,7 +109,7 @@ def _to_transformers(source: Path, tensors: dict[str, StoredTensor], dtype: torc
     notes += [f"Nothing reads {key}" for key in files.unread_keys()]
     notes += _files_left_behind(source)
     plan = plan_tensors(files.layout.rules, tensors)
-    check_shapes(plan, _meta_model(files.layout, config))
+    _check_shapes(plan, files.layout, config)
 
     def write_files(folder: Path) -> None:
         config.save_pretrained(folder)
@@ -148,18 +147,21 @@ def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dt
     if layout is None:
         raise ValueError(f"Found {type(config)} instead of this package's. Call deepseek_vl_hf.register() first.")
     generation = _generation_config(source, config)
-    notes = _set_dtype(config, tensors, dtype) + _settings_lost(processor) + _files_left_behind(source, CHAT_TEMPLATE)
+    notes = _set_dtype(config, tensors, dtype) + _settings_lost(processor, layout)
+    notes += _files_left_behind(source, CHAT_TEMPLATE)
     model_json = layout.write_config(config, processor.image_processor)
     images_json = layout.write_image_processor(processor.image_processor)
     _check_way_back(layout, config, processor, model_json, images_json)
     tensors, rules = _short_names(tensors), invert(layout.rules)
     plan = plan_tensors(rules, tensors)
-    check_shapes(plan_tensors(layout.rules, as_sources(plan)), _meta_model(layout, config))
+    _check_shapes(plan_tensors(layout.rules, as_sources(plan)), layout, config)
     dropped = [rule for rule in layout.rules if isinstance(rule, Drop)]
     notes += [f"The result lacks {rule.source}, which the original stores: {rule.reason}" for rule in dropped]
 
     def write_files(folder: Path) -> None:
-        for name, content in ((CONFIG, model_json), (IMAGES, images_json), (PROCESSOR, _processor_json(processor))):
+        contents = {CONFIG: model_json, PROCESSOR: layout.write_processor(processor)}
+        contents[layout.images_file] = {**images_json, **contents.get(layout.images_file, {})}
+        for name, content in contents.items():
             _write_json(folder / name, content)
         _write_original_tokenizer(processor, folder)
         if generation.to_diff_dict().keys() - set(SPECIAL_IDS) - {"transformers_version"}:
@@ -168,11 +170,15 @@ def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dt
     return Job(ORIGINAL, config, dtype, rules, tensors, plan, notes, write_files)
 
 
-def _settings_lost(processor: ProcessorMixin) -> list[str]:
+def _settings_lost(processor: ProcessorMixin, layout: OriginalFormat) -> list[str]:
     """Notes on settings for which the original files have no place."""
     lost = []
-    if processor.chat_template != DEEPSEEK_VL:
+    if processor.chat_template != layout.prompts.chat_template:
         lost.append("The chat template is not the original's, which has no place for another")
+    if getattr(processor, "tiling", "auto") != "auto":
+        lost.append(
+            f"The original decides itself which pictures to tile, whatever the processor's {processor.tiling!r}"
+        )
     if processor.tokenizer.padding_side != "left":
         lost.append(f"The original pads on the left, not on the {processor.tokenizer.padding_side}")
     return lost
@@ -190,9 +196,10 @@ def _set_dtype(config: PreTrainedConfig, tensors: dict[str, StoredTensor], dtype
     return []
 
 
-def _meta_model(layout: OriginalFormat, config: PreTrainedConfig) -> torch.nn.Module:
+def _check_shapes(plan: TensorPlan, layout: OriginalFormat, config: PreTrainedConfig) -> None:
     with torch.device("meta"):
-        return layout.family.generation_model(config)
+        model = layout.family.generation_model(config)
+    check_shapes(plan, layout.stored_shapes(model), model.all_tied_weights_keys)
 
 
 def _short_names(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -225,7 +232,7 @@ def _check_way_back(
     ids["image_token_id"] = config.image_token_id
     pairs = {
         CONFIG: (layout.read_config(model_json, ids), config),
-        IMAGES: (layout.read_image_processor(images_json, model_json), processor.image_processor),
+        layout.images_file: (layout.read_image_processor(images_json, model_json), processor.image_processor),
     }
     for name, (read_back, given) in pairs.items():
         found, expected = _flat(read_back.to_dict()), _flat(given.to_dict())
@@ -246,17 +253,6 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif key not in unimportant:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def _processor_json(processor: ProcessorMixin) -> dict[str, Any]:
-    """The original's processor_config.json."""
-    return {
-        "add_special_token": False,
-        "image_tag": processor.image_token,
-        "num_image_tokens": processor.num_image_tokens,
-        "processor_class": "VLChatProcessor",
-        "sft_format": "deepseek",
-    }
 
 
 def _write_original_tokenizer(processor: ProcessorMixin, folder: Path) -> None:

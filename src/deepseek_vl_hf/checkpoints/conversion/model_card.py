@@ -15,10 +15,11 @@ PUBLISHED = {
     f"deepseek-vl-{size}-{kind}": f"deepseek-ai/deepseek-vl-{size}-{kind}"
     for size in ("1.3b", "7b")
     for kind in ("base", "chat")
-}
-LICENSE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MODEL"
+} | {name: f"deepseek-ai/{name}" for name in ("deepseek-vl2-tiny", "deepseek-vl2-small", "deepseek-vl2")}
+LICENSE = "https://github.com/deepseek-ai/{repository}/blob/main/LICENSE-MODEL"
 TOWERS = {
     "deepseek_vl": "a SigLIP tower that reads pictures at {low} pixels",
+    "deepseek_vl2": "a SigLIP tower that reads pictures in tiles of {low} pixels",
     "deepseek_vl_hybrid": "a SigLIP tower that reads pictures at {low} pixels and a SAM tower for {high} pixels",
 }
 
@@ -39,11 +40,13 @@ def write_model_card(
         OSError: the file cannot be written.
     """
     origin = base_model or PUBLISHED.get(source.resolve().name)
+    is_vl2 = job.config.model_type == "deepseek_vl2"
+    license_link = LICENSE.format(repository="DeepSeek-VL2" if is_vl2 else "DeepSeek-VL")
     data = ModelCardData(
         language=["en", "zh"],
         license="other",
         license_name="deepseek",
-        license_link=LICENSE_LINK,
+        license_link=license_link,
         pipeline_tag="image-text-to-text",
         library_name="transformers",
         base_model=origin,
@@ -60,6 +63,7 @@ def write_model_card(
         origin=origin,
         layout=job.to,
         is_original=job.to == ORIGINAL,
+        is_vl2=is_vl2,
         towers=_towers(job),
         text=job.config.text_config,
         dtype=" and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in written)),
@@ -68,7 +72,7 @@ def write_model_card(
         dropped={reason: len(tensors) for reason, tensors in job.plan.dropped.items()},
         verification=verification,
         version=__version__,
-        license_link=LICENSE_LINK,
+        license_link=license_link,
     )
     # Optional parts of the template leave blank lines behind.
     text = re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..layouts.config_fields import MODEL_TYPE
 from ..layouts.files import in_folder, read_json, require
-from ..layouts.original import CONFIG
+from ..layouts.formats import CONFIG
+from ..layouts.original import MODEL_TYPES
 from .convert import ProgressBar, Report, convert_checkpoint, no_progress, no_report
 from .jobs import ORIGINAL, TRANSFORMERS
 from .verify import ModelComparison, Prompt, compare_models, fits_in_memory
@@ -46,7 +46,7 @@ def verify_checkpoint(
     Raises:
         FileNotFoundError, OSError, ValueError: see `convert_checkpoint`.
     """
-    is_original = read_json(require(in_folder(folder), CONFIG)).get("model_type") == MODEL_TYPE
+    is_original = read_json(require(in_folder(folder), CONFIG)).get("model_type") in MODEL_TYPES
     to = TRANSFORMERS if is_original else ORIGINAL
     with tempfile.TemporaryDirectory(dir=work_folder) as temporary:
         result = convert_checkpoint(

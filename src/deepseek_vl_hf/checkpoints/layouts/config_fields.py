@@ -13,7 +13,12 @@ MODEL_TYPE = "multi_modality"
 
 # Keys of the published files that say nothing about what this model computes, with the reason.
 WITHOUT_MEANING = {
-    "architectures": "the class is known from the vision class",
+    "architectures": "the class is known from the model type and the vision class",
+    "auto_map": "names code that is not run",
+    "bos_token_id": "the tokenizer names it",
+    "eos_token_id": "the tokenizer names it",
+    "pad_token": "tokenizer_config.json names it",
+    "weight_init": "a setting of the training",
     "ckpt_path": "a path on the machine of the training",
     "freeze_high": "a setting of the training",
     "freeze_low": "a setting of the training",

@@ -20,7 +20,7 @@ from .config_fields import (
     text_config,
 )
 from .formats import OriginalFormat
-from .processors import image_section, image_settings
+from .processors import PROMPTS, image_section, image_settings, processor_section, processor_settings
 from .rules import Rename, Rule
 from .siglip import siglip_config, siglip_params, siglip_rules
 
@@ -89,11 +89,15 @@ def image_processor_to_original(images: DeepseekVLImageProcessor) -> dict[str, A
 
 FORMAT = OriginalFormat(
     description=f"DeepSeek-VL with one vision tower: model_type {MODEL_TYPE!r}, vision class {VISION_CLASS!r}",
+    model_type=MODEL_TYPE,
+    prompts=PROMPTS,
     family=DEEPSEEK_VL,
     rules=RULES,
     describes=lambda config: has_vision_class(config, VISION_CLASS),
     read_config=config_from_original,
     read_image_processor=image_processor_from_original,
+    read_processor=processor_settings,
     write_config=config_to_original,
     write_image_processor=image_processor_to_original,
+    write_processor=processor_section,
 )

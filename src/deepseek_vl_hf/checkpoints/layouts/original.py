@@ -7,18 +7,15 @@ from typing import Any
 from transformers import LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ...chat_templates import IMAGE_PLACEHOLDER
-from ...images import num_image_tokens
-from . import deepseek_vl, deepseek_vl_hybrid
-from .config_fields import MODEL_TYPE, RecordedDict, check_values, naming_bad_values, section
+from . import deepseek_vl, deepseek_vl2, deepseek_vl_hybrid
+from .config_fields import MODEL_TYPE, RecordedDict, naming_bad_values, section
 from .files import FileFinder, read_json, require
-from .formats import OriginalFormat
+from .formats import CONFIG, IMAGES, PROCESSOR, TOKENIZER, OriginalFormat
 from .processors import load_original_tokenizer, optional_json, special_token_ids
 
-FORMATS: tuple[OriginalFormat, ...] = (deepseek_vl.FORMAT, deepseek_vl_hybrid.FORMAT)
-LLAMA_MAX_POSITIONS = LlamaConfig().max_position_embeddings  # what a file without the number means
-CONFIG, IMAGES = "config.json", "preprocessor_config.json"
-PROCESSOR, TOKENIZER = "processor_config.json", "tokenizer_config.json"
+FORMATS: tuple[OriginalFormat, ...] = (deepseek_vl.FORMAT, deepseek_vl_hybrid.FORMAT, deepseek_vl2.FORMAT)
+MODEL_TYPES = tuple(dict.fromkeys(layout.model_type for layout in FORMATS))
+LLAMA_MAX_POSITIONS = LlamaConfig().max_position_embeddings  # what a file without the number means; DeepseekV2's too
 
 # In the names of sections of Janus, which came after DeepSeek-VL, draws pictures too, and has the same model type.
 DRAWING_SECTION = "gen_"
@@ -78,8 +75,9 @@ class OriginalFiles:
         """See `load_original_tokenizer`."""
         with naming_bad_values("tokenizer_config.json"):
             positions = section(self.config, "language_config").get("max_position_embeddings", LLAMA_MAX_POSITIONS)
-            image_token = self.processor.get("image_tag", IMAGE_PLACEHOLDER)
-            return load_original_tokenizer(self.find, self.tokenizer, positions, image_token, **overrides)
+            prompts = self.layout.prompts
+            image_token = self.processor.get(prompts.image_token_key, prompts.image_token)
+            return load_original_tokenizer(self.find, self.tokenizer, positions, prompts, image_token, **overrides)
 
     def load_config(self, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
         """The model's config; the special ids are the tokenizer's.
@@ -101,13 +99,14 @@ class OriginalFiles:
         """The image processor, with the towers' normalisation.
 
         Raises:
-            FileNotFoundError: no preprocessor_config.json.
+            FileNotFoundError: the file with its settings is missing.
             ValueError: processor and towers do not fit together.
         """
-        require(self.find, IMAGES)
-        check_values(self.images, {"do_normalize": False}, IMAGES)
-        with naming_bad_values(f"{IMAGES} or {CONFIG}"):
-            return self.layout.read_image_processor(self.images, self.config)
+        name = self.layout.images_file
+        require(self.find, name)
+        with naming_bad_values(f"{name} or {CONFIG}"):
+            stored = self.images if name == IMAGES else self.processor
+            return self.layout.read_image_processor(stored, self.config)
 
     def load_processor(
         self, tokenizer: PreTrainedTokenizerFast, image_processor: BaseImageProcessor, **overrides: Any
@@ -117,11 +116,8 @@ class OriginalFiles:
         Raises:
             ValueError: another chat format or number of image tokens than the model's.
         """
-        config = self.load_config(tokenizer)
-        tokens = num_image_tokens(config.vision_config.image_size, config.vision_config.patch_size)
-        expected = {"sft_format": "deepseek", "num_image_tokens": tokens, "add_special_token": False}
-        check_values(self.processor, expected, PROCESSOR)
-        return self.layout.family.processor(image_processor, tokenizer, **{"num_image_tokens": tokens, **overrides})
+        settings = self.layout.read_processor(self.processor, self.load_config(tokenizer))
+        return self.layout.family.processor(image_processor, tokenizer, **{**settings, **overrides})
 
     def unread_keys(self) -> Iterator[str]:
         """The keys of the JSON files that nothing has read and that have a meaning."""

@@ -4,20 +4,24 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
 
 from ...chat_templates import DEEPSEEK_VL, IMAGE_PLACEHOLDER
-from ...images import padding_color
+from ...images import num_image_tokens, padding_color
 from .config_fields import check_values
 from .files import FileFinder, read_json, require
+from .formats import IMAGES, PROCESSOR, JsonObject, PromptFormat
 
-# Ids of the published checkpoints, for a config that comes without files.
-PUBLISHED_TOKEN_IDS = {
-    "bos_token_id": 100000,
-    "eos_token_id": 100001,
-    "pad_token_id": 100001,
-    "image_token_id": 100015,
-}
+PROMPTS = PromptFormat(
+    chat_template=DEEPSEEK_VL,
+    image_token=IMAGE_PLACEHOLDER,
+    image_token_key="image_tag",
+    added_tokens={},
+    default_vocabulary=32000,  # Llama's
+    token_ids={
+        102400: {"bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001, "image_token_id": 100015},
+    },
+)
 
 
 def optional_json(find: FileFinder, name: str) -> dict[str, Any]:
@@ -27,7 +31,12 @@ def optional_json(find: FileFinder, name: str) -> dict[str, Any]:
 
 
 def load_original_tokenizer(
-    find: FileFinder, config: dict[str, Any], max_length: int, image_token: str = IMAGE_PLACEHOLDER, **overrides: Any
+    find: FileFinder,
+    config: dict[str, Any],
+    max_length: int,
+    prompts: PromptFormat,
+    image_token: str,
+    **overrides: Any,
 ) -> PreTrainedTokenizerFast:
     """The tokenizer of an original checkpoint, adding the BOS that the original's tokenizer class added.
 
@@ -38,6 +47,7 @@ def load_original_tokenizer(
         find: the checkpoint's files.
         config: tokenizer_config.json; empty if there is none.
         max_length: positions of the language model, where the files do not say.
+        prompts: what the original's processor takes for granted.
         image_token: the token that stands for an image.
         **overrides: arguments of the tokenizer in place of the checkpoint's, such as `padding_side`.
 
@@ -54,9 +64,9 @@ def load_original_tokenizer(
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} cannot be read as a tokenizer ({error}). Download the file again.") from error
     _add_tokens(backend, config.get("added_tokens_decoder", {}))
-    if backend.token_to_id(tokens["image_token"]) is None:
-        # The original's processor adds it to vocabularies that lack it.
-        backend.add_special_tokens([AddedToken(tokens["image_token"], normalized=False)])
+    for token in (image_token, *prompts.added_tokens.values()):
+        if backend.token_to_id(token) is None:  # the original's processor adds them as well
+            backend.add_special_tokens([AddedToken(token, normalized=False)])
     for name, token in tokens.items():
         if token is None or backend.token_to_id(token) is None:
             raise ValueError(
@@ -69,9 +79,9 @@ def load_original_tokenizer(
         "bos_token": tokens["bos_token"],
         "eos_token": tokens["eos_token"],
         "pad_token": tokens["pad_token"],
-        "extra_special_tokens": {"image_token": tokens["image_token"]},
+        "extra_special_tokens": {"image_token": tokens["image_token"], **prompts.added_tokens},
         "model_max_length": min(config.get("model_max_length") or max_length, max_length),
-        "chat_template": DEEPSEEK_VL,
+        "chat_template": prompts.chat_template,
         "model_input_names": ["input_ids", "attention_mask"],
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
@@ -140,6 +150,7 @@ def image_settings(stored: dict[str, Any], image_size: int, background_color: st
     Raises:
         ValueError: processor and tower disagree on the image size, or a value is no number.
     """
+    check_values(stored, {"do_normalize": False}, IMAGES)
     if stored.get("image_size", image_size) != image_size:
         raise ValueError(
             f"preprocessor_config.json has image_size {stored['image_size']}, but config.json's tower reads "
@@ -170,4 +181,27 @@ def image_section(images: Any, image_size: int, background_color: Any, mean: Any
         "min_size": images.min_size,
         "processor_class": "VLChatProcessor",
         "rescale_factor": images.rescale_factor,
+    }
+
+
+def processor_settings(stored: JsonObject, config: PreTrainedConfig) -> JsonObject:
+    """The processor's arguments from processor_config.json.
+
+    Raises:
+        ValueError: another chat format or number of image tokens than the model's.
+    """
+    tokens = num_image_tokens(config.vision_config.image_size, config.vision_config.patch_size)
+    expected = {"sft_format": "deepseek", "num_image_tokens": tokens, "add_special_token": False}
+    check_values(stored, expected, PROCESSOR)
+    return {"num_image_tokens": tokens}
+
+
+def processor_section(processor: ProcessorMixin) -> JsonObject:
+    """The original's processor_config.json."""
+    return {
+        "add_special_token": False,
+        "image_tag": processor.image_token,
+        "num_image_tokens": processor.num_image_tokens,
+        "processor_class": "VLChatProcessor",
+        "sft_format": "deepseek",
     }

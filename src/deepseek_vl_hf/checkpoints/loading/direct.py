@@ -1,8 +1,9 @@
 """Opening original checkpoints with transformers' Auto classes, without converting them.
 
-The Auto classes look up what a checkpoint's files name. The original files name a model type (`multi_modality`), a
-processor (`VLChatProcessor`), an image processor (`VLMImageProcessor`) and a tokenizer class that is wrong for them.
-The classes here carry these names; each gives the family's real object, the same as a converted checkpoint would.
+The Auto classes look up what a checkpoint's files name. The original files name a model type (`multi_modality`,
+`deepseek_vl_v2`), a processor (`VLChatProcessor`, `DeepseekVLV2Processor`), an image processor (`VLMImageProcessor`;
+DeepSeek-VL2 none) and a tokenizer class that is wrong for them. The classes here carry these names; each gives the
+family's real object, the same as a converted checkpoint would.
 """
 
 from typing import Any
@@ -30,11 +31,11 @@ from transformers.models.auto.tokenization_auto import (
 )
 
 from ...auto import Registrations
-from ..layouts.config_fields import MODEL_TYPE, RecordedDict, naming_bad_values, section
+from ..layouts import deepseek_vl, deepseek_vl2
+from ..layouts.config_fields import RecordedDict, naming_bad_values, section
 from ..layouts.files import in_repository, read_json, split_hub_arguments
-from ..layouts.formats import OriginalFormat
-from ..layouts.original import CONFIG, FORMATS, OriginalFiles, find_format, is_janus, read_original
-from ..layouts.processors import PUBLISHED_TOKEN_IDS
+from ..layouts.formats import CONFIG, OriginalFormat
+from ..layouts.original import FORMATS, MODEL_TYPES, OriginalFiles, find_format, is_janus, read_original
 from .weight_mapping import ignored_on_load, weight_mapping
 
 # Arguments that the Auto classes pass on and that no tokenizer, image processor or processor takes.
@@ -57,10 +58,8 @@ def open_original(name_or_path: Any, arguments: dict[str, Any]) -> tuple[Origina
     }
 
 
-class MultiModalityConfig(PreTrainedConfig):
+class OriginalConfig(PreTrainedConfig):
     """What an original config.json names; reading one gives the family's own config."""
-
-    model_type = MODEL_TYPE
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -74,7 +73,7 @@ class MultiModalityConfig(PreTrainedConfig):
             **kwargs: as `PreTrainedConfig.from_dict` takes them.
 
         Returns:
-            A `DeepseekVLConfig` or `DeepseekVLHybridConfig`.
+            The family's config.
 
         Raises:
             ValueError: another family, such as Janus; a value that no checkpoint has; or a vocabulary smaller than the
@@ -86,9 +85,20 @@ class MultiModalityConfig(PreTrainedConfig):
         else:
             layout = find_format(config_dict)
             with naming_bad_values(CONFIG):
-                _check_published_vocabulary(config_dict)
-                config = layout.read_config(RecordedDict(config_dict), PUBLISHED_TOKEN_IDS)
+                config = layout.read_config(RecordedDict(config_dict), _published_token_ids(config_dict, layout))
         return type(config).from_dict(config.to_dict(), **kwargs)
+
+
+class MultiModalityConfig(OriginalConfig):
+    """What DeepSeek-VL's files name."""
+
+    model_type = deepseek_vl.MODEL_TYPE
+
+
+class DeepseekVLV2Config(OriginalConfig):
+    """What DeepSeek-VL2's files name."""
+
+    model_type = deepseek_vl2.MODEL_TYPE
 
 
 def _files_of(config: dict[str, Any], name_or_path: Any) -> OriginalFiles | None:
@@ -106,13 +116,17 @@ def _files_of(config: dict[str, Any], name_or_path: Any) -> OriginalFiles | None
     return read_original(find) if same else None
 
 
-def _check_published_vocabulary(config: dict[str, Any]) -> None:
-    size = section(config, "language_config").get("vocab_size", 0)
-    if size <= max(PUBLISHED_TOKEN_IDS.values()):
+def _published_token_ids(config: dict[str, Any], layout: OriginalFormat) -> dict[str, int]:
+    """Those of the largest published vocabulary that the model's holds; fine-tunes may have added to it."""
+    published = layout.prompts.token_ids
+    size = section(config, "language_config").get("vocab_size", layout.prompts.default_vocabulary)
+    fitting = [vocabulary for vocabulary in published if vocabulary <= size]
+    if not fitting:
         raise ValueError(
             f"The vocabulary of {size} is smaller than the published one, and no tokenizer.json says which ids are the "
             "special ones. Pass the checkpoint's folder or repository to AutoConfig.from_pretrained."
         )
+    return published[max(fitting)]
 
 
 class OriginalTokenizer(PreTrainedTokenizerFast):
@@ -142,7 +156,7 @@ class OriginalTokenizer(PreTrainedTokenizerFast):
 
 
 def _is_original(config: dict[str, Any]) -> bool:
-    return config.get("model_type") == MODEL_TYPE and not is_janus(config)
+    return config.get("model_type") in MODEL_TYPES and not is_janus(config)
 
 
 class VLMImageProcessor(BaseImageProcessor):
@@ -166,8 +180,8 @@ class VLMImageProcessor(BaseImageProcessor):
         return files.layout.family.image_processor.from_dict(files.load_image_processor().to_dict(), **settings)
 
 
-class VLChatProcessor(ProcessorMixin):
-    """What an original processor_config.json names."""
+class OriginalProcessor(ProcessorMixin):
+    """What an original processor_config.json names; reading one gives the family's own processor."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -175,38 +189,54 @@ class VLChatProcessor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path: folder or Hub repository.
-            **kwargs: where to find it, `chat_template`, and settings of tokenizer (such as `padding_side`) or image
-                processor (such as `min_size`) that replace the checkpoint's.
+            **kwargs: where to find it, `chat_template` (for DeepSeek-VL2 also `tiling`), and settings of tokenizer
+                (such as `padding_side`) or image processor (such as `min_size`) that replace the checkpoint's.
 
         Returns:
-            A `DeepseekVLProcessor` or `DeepseekVLHybridProcessor`.
+            The family's processor.
 
         Raises:
             FileNotFoundError, ValueError: a file is missing, damaged, or of another family.
         """
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
         image_class = files.layout.family.image_processor
-        of_processor = {name: settings.pop(name) for name in ("chat_template",) if name in settings}
+        of_processor = {name: settings.pop(name) for name in ("chat_template", "tiling") if name in settings}
         of_images = {name: settings.pop(name) for name in list(settings) if hasattr(image_class, name)}
         tokenizer = files.load_tokenizer(name_or_path=str(pretrained_model_name_or_path), **settings)
         images = image_class.from_dict(files.load_image_processor().to_dict(), **of_images)
         return files.load_processor(tokenizer, images, **of_processor)
 
 
+class VLChatProcessor(OriginalProcessor):
+    """What DeepSeek-VL's files name."""
+
+
+class DeepseekVLV2Processor(OriginalProcessor):
+    """What DeepSeek-VL2's files name."""
+
+
+# Config and processor that the files of a model type name.
+NAMED_IN_FILES: tuple[tuple[type[OriginalConfig], type[OriginalProcessor]], ...] = (
+    (MultiModalityConfig, VLChatProcessor),
+    (DeepseekVLV2Config, DeepseekVLV2Processor),
+)
+
+
 def register_original_checkpoints(registrations: Registrations) -> None:
     """Makes the Auto classes open original checkpoints."""
-    registrations.remember(CONFIG_MAPPING._extra_content, MODEL_TYPE)
-    AutoConfig.register(MODEL_TYPE, MultiModalityConfig, exist_ok=True)
-    registrations.remember(PROCESSOR_MAPPING._extra_content, MultiModalityConfig)
-    AutoProcessor.register(MultiModalityConfig, VLChatProcessor, exist_ok=True)
+    for config, processor in NAMED_IN_FILES:
+        registrations.remember(CONFIG_MAPPING._extra_content, config.model_type)
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        registrations.remember(PROCESSOR_MAPPING._extra_content, config)
+        AutoProcessor.register(config, processor, exist_ok=True)
+        # AutoTokenizer goes by the original model type where AutoConfig failed; then the tokenizer tells why.
+        _register_tokenizer(config, registrations)
     registrations.remember(IMAGE_PROCESSOR_MAPPING._extra_content, MultiModalityConfig)
     AutoImageProcessor.register(
         MultiModalityConfig,
         image_processor_classes={"pil": VLMImageProcessor, "torchvision": VLMImageProcessor},
         exist_ok=True,
     )
-    # AutoTokenizer goes by the original model type where AutoConfig failed; then the tokenizer tells why.
-    _register_tokenizer(MultiModalityConfig, registrations)
     for layout in FORMATS:
         _register_tokenizer(layout.family.config, registrations)
         _register_weights(layout, registrations)
@@ -229,6 +259,7 @@ def _register_weights(layout: OriginalFormat, registrations: Registrations) -> N
     conversion_mapping.get_checkpoint_conversion_mapping(model_type)  # builds the cache that is written to
     registrations.remember(conversion_mapping._checkpoint_conversion_mapping_cache, model_type)
     registrations.add(conversion_mapping.USER_REGISTERED_MAPPINGS, model_type)
-    conversion_mapping.register_checkpoint_conversion_mapping(model_type, weight_mapping(layout.rules), overwrite=True)
+    mapping = [*weight_mapping(layout.rules), *layout.stored_conversions()]
+    conversion_mapping.register_checkpoint_conversion_mapping(model_type, mapping, overwrite=True)
     for model in (layout.family.model, layout.family.generation_model):
         registrations.extend_attribute(model, "_keys_to_ignore_on_load_unexpected", ignored_on_load(layout.rules))

@@ -1,6 +1,6 @@
 """Which bytes of which source tensor make up each tensor of the result, decided before anything is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -127,14 +127,17 @@ def as_sources(plan: TensorPlan) -> dict[str, StoredTensor]:
     }
 
 
-def check_shapes(plan: TensorPlan, model: torch.nn.Module) -> None:
+def check_shapes(plan: TensorPlan, expected: Mapping[str, Shape], tied: Container[str]) -> None:
     """Compares the result's names and shapes with those of the model that the config describes.
+
+    Args:
+        plan: the result.
+        expected: names and shapes of the model's tensors, as files hold them.
+        tied: names that may be missing, because another tensor stands for them.
 
     Raises:
         ValueError: a tensor is missing, is not part of the model, has another shape, or holds no floating point.
     """
-    tied = set(getattr(model, "all_tied_weights_keys", {}))
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = plan.shapes()
     problems = [f"{name}: missing" for name in expected if name not in found and name not in tied]
     problems += [f"{name}: not in the model" for name in found if name not in expected]

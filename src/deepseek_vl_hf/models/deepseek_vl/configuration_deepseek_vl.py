@@ -5,6 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from ...images import num_image_tokens
 from ..sub_configs import SIGLIP_LARGE_PATCH16_384, check_model_type, resolve_sub_config
 
 # The text model of the published 1.3B checkpoints.
@@ -62,3 +63,8 @@ class DeepseekVLConfig(PreTrainedConfig):
         """See `PreTrainedConfig.from_dict`; a file of another model type is refused with the name of its class."""
         check_model_type(config_dict, cls.model_type)
         return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def fewest_image_tokens(self) -> int:
+        """Places of an image, all of which have the same size."""
+        return num_image_tokens(self.vision_config.image_size, self.vision_config.patch_size)

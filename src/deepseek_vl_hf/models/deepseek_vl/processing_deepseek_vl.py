@@ -1,7 +1,10 @@
 """Processor of DeepSeek-VL with one vision tower."""
 
-from ...processing import ChatProcessor
+from ...processing import FixedLengthChatProcessor
 
 
-class DeepseekVLProcessor(ChatProcessor):
-    """`ChatProcessor` with a `DeepseekVLImageProcessor`: gives `pixel_values` [images, 3, 384, 384] beside the ids."""
+class DeepseekVLProcessor(FixedLengthChatProcessor):
+    """`FixedLengthChatProcessor` with a `DeepseekVLImageProcessor`.
+
+    Beside the ids it gives `pixel_values` [images, 3, 384, 384].
+    """

@@ -1,0 +1,98 @@
+"""Loads a checkpoint of a published size with random weights from its original files, and lets it answer once.
+
+    python benchmarks/loading.py deepseek-vl2-tiny --folder /path/with/7/GB
+
+Time and memory are those of a process of its own. The checkpoint is removed at the end.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from environment import environment, write_result
+from random_checkpoint import PUBLISHED, write_checkpoint
+
+PICTURE = Path(__file__).parent.parent / "examples" / "pictures" / "shapes.png"
+
+# Anonymous memory is the process's own; pages of the mapped files belong to the system, which can drop them.
+PROGRAM = """
+import json, sys, threading, time
+from pathlib import Path
+import torch
+import deepseek_vl_hf
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+def own_bytes():
+    return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) * 1024
+
+peak, done = [0], threading.Event()
+
+def watch():
+    while not done.wait(0.02):
+        peak[0] = max(peak[0], own_bytes())
+
+folder, picture = sys.argv[1:]
+threading.Thread(target=watch, daemon=True).start()
+before, start = own_bytes(), time.perf_counter()
+model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
+figures = {"load_seconds": round(time.perf_counter() - start, 2)}
+weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+figures["weights_bytes"] = weights
+figures["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+figures["peak_while_loading_bytes"] = peak[0] - before
+figures["peak_to_weights"] = round((peak[0] - before) / weights, 3)
+peak[0] = 0
+processor = AutoProcessor.from_pretrained(folder)
+content = [{"type": "image", "path": picture}, {"type": "text", "text": "What?"}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": content}],
+    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+).to(dtype=torch.bfloat16)
+ids = inputs["input_ids"]
+figures["prompt_tokens"] = ids.shape[1]
+figures["image_tokens"] = int((ids == processor.image_token_id).sum())
+for name, tokens in (("first_token_seconds", 1), ("nine_tokens_seconds", 9)):
+    start = time.perf_counter()
+    generated = model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+    figures[name] = round(time.perf_counter() - start, 2)
+    assert generated.shape[1] == ids.shape[1] + tokens
+seconds = figures.pop("nine_tokens_seconds") - figures["first_token_seconds"]
+figures["seconds_per_further_token"] = round(seconds / 8, 3)
+figures["peak_while_answering_bytes"] = peak[0] - before
+done.set()
+print(json.dumps(figures))
+"""
+
+
+def measure(folder: Path, size: str) -> dict[str, Any]:
+    """Writes the checkpoint and runs the program on it."""
+    num_bytes = write_checkpoint(folder / size, size)
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder / size), str(PICTURE)], check=True, capture_output=True, text=True
+    )
+    figures = json.loads(result.stdout.splitlines()[-1])
+    return {"size": size, "dtype": "bfloat16", "checkpoint_bytes": num_bytes, **figures}
+
+
+def main() -> int:
+    """Measures, and prints or stores the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", choices=PUBLISHED)
+    parser.add_argument("--folder", type=Path, help="where the temporary folder goes (default: the system's)")
+    parser.add_argument("--no-result", action="store_true", help="print the figures without writing results/*.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
+        figures = measure(Path(temporary), arguments.size)
+    if arguments.no_result:
+        print(json.dumps({"environment": environment(), **figures}, indent=2))
+    else:
+        print(write_result(f"loading_{arguments.size}", figures).read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

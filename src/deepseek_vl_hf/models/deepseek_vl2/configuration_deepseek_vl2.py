@@ -1,0 +1,210 @@
+"""Configuration of DeepSeek-VL2."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+from ..sub_configs import check_model_type, resolve_sub_config
+from .tiling import grid_side, num_image_tokens
+
+# SigLIP-so400m/14 at 384 pixels, as DeepSeek-VL2 uses it: the tanh approximation of GELU, no pooling head.
+SIGLIP_SO400M_PATCH14_384: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": False,
+}
+
+# The text model of the published tiny checkpoint.
+PUBLISHED_TEXT_CONFIG: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 6848,
+    "moe_intermediate_size": 896,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 10,
+    "vocab_size": 129280,
+    "use_mla": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+
+SUPPORTED = {"scoring_func": "softmax", "topk_method": "greedy", "hidden_act": "silu"}
+
+
+@strict
+class DeepseekVL2TextConfig(PreTrainedConfig):
+    """Configuration of `DeepseekVL2TextModel`: DeepSeek-MoE (arXiv 2401.06066) with multi-head attention.
+
+    Where a field is absent, the original's default holds (which is not that of transformers' `DeepseekV2Config`), with
+    one exception: attention is not latent unless a file says so.
+
+    Args:
+        vocab_size: tokens.
+        hidden_size: width of the model.
+        intermediate_size: width of the dense layers' MLP.
+        moe_intermediate_size: width of one expert.
+        num_hidden_layers: layers, dense ones included.
+        num_attention_heads: heads of the attention.
+        num_key_value_heads: heads of keys and values; absent means as many as there are of queries.
+        first_k_dense_replace: how many of the first layers have one MLP instead of experts.
+        n_routed_experts: experts per layer.
+        n_shared_experts: experts that see every token; they are computed as one MLP of their joint width.
+        num_experts_per_tok: experts that the router chooses for a token.
+        routed_scaling_factor: factor of the routed experts' weights.
+        norm_topk_prob: whether the chosen experts' weights are divided by their sum.
+        scoring_func: how the router turns logits into scores.
+        topk_method: how it chooses.
+        use_mla: whether attention is latent.
+        hidden_act: activation of all MLPs.
+        max_position_embeddings: positions of training.
+        rms_norm_eps: of all RMSNorms.
+        rope_parameters: rotary embedding; absent means theta 10000 without scaling.
+        attention_bias: whether the attention's projections have biases.
+        attention_dropout: share of dropped attention weights while training.
+        initializer_range: standard deviation of fresh weights.
+        use_cache: whether a cache is returned.
+        bos_token_id: the id that begins a prompt.
+        eos_token_id: the id that ends an answer.
+        pad_token_id: the id of padding.
+        tie_word_embeddings: whether `lm_head` shares the token embedding's weight.
+
+    Raises:
+        ValueError: a kind of attention, router or activation that this model does not have.
+    """
+
+    model_type = "deepseek_vl2_text"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"num_experts": "n_routed_experts"}
+
+    vocab_size: int = 102400
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    moe_intermediate_size: int = 1407
+    num_hidden_layers: int = 30
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    first_k_dense_replace: int = 1
+    n_routed_experts: int = 64
+    n_shared_experts: int = 2
+    num_experts_per_tok: int = 6
+    routed_scaling_factor: float = 1.0
+    norm_topk_prob: bool = False
+    scoring_func: str = "softmax"
+    topk_method: str = "greedy"
+    use_mla: bool = False
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 4096
+    rms_norm_eps: float = 1e-6
+    rope_parameters: dict[str, Any] | None = None
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    bos_token_id: int | None = 100000
+    eos_token_id: int | list[int] | None = 100001
+    pad_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fills in what follows from other fields, and checks the kinds."""
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.use_mla:
+            raise ValueError(
+                "text_config.use_mla is True: multi-head latent attention, as in DeepSeek-VL2 small and base, is not "
+                "supported yet. DeepSeek-VL2 tiny has use_mla False and works."
+            )
+        for name, value in SUPPORTED.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"text_config.{name} is {getattr(self, name)!r}; this model has {value!r}.")
+        if self.num_experts_per_tok > self.n_routed_experts:
+            raise ValueError(
+                f"text_config chooses {self.num_experts_per_tok} experts per token of {self.n_routed_experts}; "
+                "expected at most as many as there are."
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+@strict
+class DeepseekVL2ProjectorConfig(PreTrainedConfig):
+    """Configuration of the projector; its widths are those of tower and text model.
+
+    Args:
+        downsample_ratio: side of the block of patches that becomes one token.
+    """
+
+    model_type = "deepseek_vl2_projector"
+    downsample_ratio: int = 2
+
+
+@strict
+class DeepseekVL2Config(PreTrainedConfig):
+    """Configuration of `DeepseekVL2Model` and `DeepseekVL2ForConditionalGeneration`.
+
+    Args:
+        text_config: the language model; absent means the published tiny sizes.
+        vision_config: the SigLIP tower (arXiv 2303.15343); absent means SigLIP-so400m/14 at 384 pixels.
+        projector_config: the projector; absent means blocks of 2 x 2 patches.
+        image_token_id: id of the token that stands for one image token in `input_ids`.
+        tie_word_embeddings: whether `lm_head` shares the token embedding's weight.
+
+    Raises:
+        TypeError, ValueError: a part is no config or dict, or of another `model_type`.
+    """
+
+    model_type = "deepseek_vl2"
+    sub_configs = {
+        "text_config": DeepseekVL2TextConfig,
+        "vision_config": AutoConfig,
+        "projector_config": DeepseekVL2ProjectorConfig,
+    }
+
+    # A config, a dict or None when given; a config once the object exists. resolve_sub_config checks the type.
+    text_config: Any = None
+    vision_config: Any = None
+    projector_config: Any = None
+    image_token_id: int = 128815
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Builds the configs of the parts before transformers reads them."""
+        self.text_config = resolve_sub_config(
+            self.text_config, "text_config", PUBLISHED_TEXT_CONFIG, DeepseekVL2TextConfig
+        )
+        self.vision_config = resolve_sub_config(
+            self.vision_config, "vision_config", SIGLIP_SO400M_PATCH14_384, ("siglip_vision_model",)
+        )
+        self.projector_config = resolve_sub_config(
+            self.projector_config, "projector_config", {}, DeepseekVL2ProjectorConfig
+        )
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """See `PreTrainedConfig.from_dict`; a file of another model type is refused with the name of its class."""
+        check_model_type(config_dict, cls.model_type)
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def tokens_per_side(self) -> int:
+        """Tokens along the edge of a tile."""
+        vision = self.vision_config
+        return grid_side(vision.image_size, vision.patch_size, self.projector_config.downsample_ratio)
+
+    @property
+    def fewest_image_tokens(self) -> int:
+        """Places of the smallest image: the whole and one tile."""
+        return num_image_tokens(1, 1, self.tokens_per_side)

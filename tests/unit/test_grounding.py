@@ -1,0 +1,80 @@
+"""Places in answers, and drawing them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
+from deepseek_vl_hf.visualize import COLORS, draw_boxes, draw_tiles
+
+SIZE = (500, 1000)  # height, width
+
+
+def named(label, boxes):
+    return f"<|ref|>{label}<|/ref|><|det|>{boxes}<|/det|>"
+
+
+def test_boxes_are_in_pixels():
+    found = find_boxes("There: " + named("a giraffe", "[[0, 0, 999, 999], [500, 250, 600, 260]]") + ".", SIZE)
+    assert found.labels == ["a giraffe"]
+    # As in the original: value / 999 * size, truncated.
+    assert found.boxes == [[(0, 0, 1000, 500), (500, 125, 600, 130)]]
+
+
+def test_several_things():
+    found = find_boxes(named("猫", "[[1, 2, 3, 4]]") + " and " + named("dog", "[[5, 6, 7, 8]]"), SIZE)
+    assert found.labels == ["猫", "dog"]
+    assert [len(boxes) for boxes in found.boxes] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "count"),
+    [
+        ("nothing at all", [], 0),
+        ("<|det|>[[1, 2, 3, 4]]<|/det|>", [""], 1),  # no name
+        ("<|ref|>a cat<|/ref|><|det|>[[1, 2, 30, 40], [5, 6", ["a cat"], 1),  # cut off in the second box
+        ("<|ref|>a cat<|/ref|><|det|>[[1, 2", [], 0),
+        ("<|ref|>a cat", [], 0),
+        ("<|ref|>a<|/ref|>", [], 0),
+        (named("a", "[[1, 2, 3]]"), [], 0),  # a number is missing
+        (named("a", "[[1, 2, 3, 1000]]"), [], 0),  # above 999
+        (named("a", "[[30, 2, 3, 4]]"), [], 0),  # left of its left edge
+        (named("a", "[[-1, 2, 3, 4]]"), [], 0),
+        (named("a", "[[a, b, c, d]]"), [], 0),
+        (named("a", "[[9, 9, 8, 8], [1, 1, 2, 2]]"), ["a"], 1),
+        ("<|ref|>cat<|/ref|> sits by " + named("dog", "[[1, 2, 3, 4]]"), ["dog"], 1),
+        ("<|ref|>cat<|det|>[[1, 2, 3, 4]]<|/det|> " + named("dog", "[[5, 6, 7, 8]]"), ["", "dog"], 2),
+        ("<|det|>[[1, 1, 2, 2]]<|ref|>b<|/ref|><|det|>[[3, 3, 4, 4]]<|/det|>", ["", "b"], 2),  # one is not closed
+    ],
+)
+def test_what_is_malformed_is_left_out(text, labels, count):
+    found = find_boxes(text, SIZE)
+    assert found.labels == labels
+    assert sum(map(len, found.boxes)) == count
+
+
+def test_boxes_are_drawn():
+    white = Image.new("RGB", (300, 200), "white")
+    drawn = np.asarray(draw_boxes(white, ["cat", ""], [[(50, 60, 150, 160)], [(200, 20, 250, 70)]]))
+    assert tuple(drawn[110, 50]) == tuple(drawn[160, 100]) == COLORS[0]
+    assert tuple(drawn[45, 200]) == COLORS[1]
+    assert tuple(drawn[110, 100]) == (255, 255, 255)
+    assert np.asarray(white).min() == 255  # the picture itself stays as it is
+
+
+def test_labels_and_boxes_disagree():
+    with pytest.raises(ValueError, match="2 labels and 1 lists of boxes"):
+        draw_boxes(Image.new("RGB", (30, 30)), ["a", "b"], [[]])
+
+
+def test_tiles_are_shown_side_by_side():
+    tiles = torch.stack([torch.full((3, 20, 20), value) for value in (-1.0, 1.0, 0.0)])
+    shown = np.asarray(draw_tiles(tiles, (2, 1), gap=4))
+    assert shown.shape == (20, 20 + 2 * 24 + 4, 3)
+    assert [int(shown[10, x, 0]) for x in (10, 38, 62)] == [0, 255, 128]
+
+
+def test_tiles_and_grid_disagree():
+    with pytest.raises(ValueError, match="3 tiles for a grid of 3 x 1; expected 4"):
+        draw_tiles(torch.zeros(3, 3, 20, 20), (3, 1))
