@@ -16,33 +16,49 @@ from transformers.models.deepseek_vl_hybrid.image_processing_pil_deepseek_vl_hyb
     DeepseekVLHybridImageProcessorPil,
 )
 
+from deepseek_vl_hf.models.deepseek_vl2.processing_deepseek_vl2 import MOST_TILED_IMAGES
 from environment import write_result
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from family import FamilyFixture, convert_family, relative_error
 
-# Per family: its fixture, and the image processor of transformers' own port.
+# Per family: its fixture, and the image processor of transformers' own port, which has no DeepSeek-VL2.
 FAMILIES = {
     "deepseek_vl": ("vl", DeepseekVLImageProcessorPil),
     "deepseek_vl_hybrid": ("vl_hybrid", DeepseekVLHybridImageProcessorPil),
+    "deepseek_vl2": ("vl2_mha", None),
+}
+# Stages and the original's numbers for them, which are every 24th row.
+STAGES = {
+    "tower_float32": ("low_res_features_sample", "vision_features_sample"),
+    "high_res_tower_float32": ("high_res_features_sample",),
+    "aligner_float32": ("image_embeds_sample", "projected_sample"),
 }
 
 
-def eight_bit(image_processor: Any, pictures: list[Image.Image]) -> np.ndarray:
-    """The pixels before scaling, uint8 [images, 3, height, width]; of two resolutions the high one."""
-    pixels = image_processor(pictures, do_rescale=False, do_normalize=False, return_tensors="np")
-    return np.asarray(pixels.get("high_res_pixel_values", pixels["pixel_values"])).round().astype(np.uint8)
+def eight_bit(image_processor: Any, fixture: FamilyFixture) -> np.ndarray:
+    """Rows of every picture before scaling, as the fixtures hold them; of two resolutions the high one.
+
+    Returns:
+        uint8 [pictures or tiles, 3, height / 32, width].
+    """
+    rows = []
+    for case in cases_with_images(fixture):
+        opened = pictures(fixture, case)
+        options = {"tiling": len(opened) <= MOST_TILED_IMAGES} if fixture.is_vl2 else {}
+        pixels = image_processor(opened, do_rescale=False, do_normalize=False, return_tensors="np", **options)
+        rows.append(np.asarray(pixels.get("high_res_pixel_values", pixels["pixel_values"]))[:, :, ::32])
+    return np.concatenate(rows).round().astype(np.uint8)
 
 
-def pictures(fixture: FamilyFixture) -> list[Image.Image]:
-    """Every picture of every case, in order."""
-    messages = [message for conversation in fixture.conversations for message in conversation]
-    return [Image.open(path) for message in messages for path in message.get("images", [])]
+def pictures(fixture: FamilyFixture, case: int) -> list[Image.Image]:
+    """Every picture of a case, in order."""
+    return [Image.open(path) for message in fixture.conversations[case] for path in message.get("images", [])]
 
 
 def cases_with_images(fixture: FamilyFixture) -> list[int]:
     """Numbers of the cases that hold a picture."""
-    return [case for case in range(len(fixture.conversations)) if f"case{case}.generated_ids" in fixture.expected]
+    return [case for case in range(len(fixture.conversations)) if f"case{case}.pixels_uint8_rows" in fixture.expected]
 
 
 def measure(fixture: FamilyFixture, port: Any) -> dict[str, Any]:
@@ -64,11 +80,14 @@ def measure_pixels(fixture: FamilyFixture, port_class: Any) -> dict[str, Any]:
         [fixture.expected[f"case{case}.pixels_uint8_rows"].numpy() for case in cases_with_images(fixture)]
     ).astype(int)
     processor = fixture.processor.image_processor
-    sizes = {name: dict(getattr(processor, name)) for name in ("size", "high_res_size") if hasattr(processor, name)}
-    port = port_class(**sizes, image_mean=processor.image_mean)
     result: dict[str, Any] = {"pictures": len(expected)}
-    for name, image_processor in (("", processor), ("port_", port)):
-        found = eight_bit(image_processor, pictures(fixture))[:, :, ::32].astype(int)
+    compared = {"": processor}
+    if port_class is not None:
+        names = [name for name in ("size", "high_res_size") if hasattr(processor, name)]
+        sizes = {name: dict(getattr(processor, name)) for name in names}
+        compared["port_"] = port_class(**sizes, image_mean=processor.image_mean)
+    for name, image_processor in compared.items():
+        found = eight_bit(image_processor, fixture).astype(int)
         differences = np.abs(found - expected).reshape(len(expected), -1).max(-1)
         result[f"{name}pictures_with_equal_pixels"] = int((differences == 0).sum())
         result[f"{name}largest_pixel_difference"] = int(differences.max())
@@ -78,35 +97,39 @@ def measure_pixels(fixture: FamilyFixture, port_class: Any) -> dict[str, Any]:
 @torch.no_grad()
 def measure_float32(model: Any, inputs: dict[int, Any], fixture: FamilyFixture) -> dict[str, Any]:
     """Relative differences of each stage, the largest over all cases."""
-    stages: dict[str, list[float]] = {"tower_float32": [], "high_res_tower_float32": [], "aligner_float32": []}
+    stages: dict[str, list[float]] = {stage: [] for stage in STAGES}
     logits, same_tokens = [], []
     for case, case_inputs in inputs.items():
         expected = {
             key.partition(".")[2]: value for key, value in fixture.expected.items() if key.startswith(f"case{case}.")
         }
         logits.append(relative_error(model(**case_inputs).logits[0, -4:], expected["last_logits"]))
-        if case not in cases_with_images(fixture):
-            continue
-        pixels = {name: value for name, value in case_inputs.items() if "pixel_values" in name}
-        features = model.get_image_features(**pixels, return_dict=True)
-        compared = (
-            features.last_hidden_state,
-            features.get("high_res_vision_last_hidden_state"),
-            features.pooler_output,
-        )
-        samples = ("low_res_features_sample", "high_res_features_sample", "image_embeds_sample")
-        for stage, found, sample in zip(stages, compared, samples, strict=True):
-            if found is not None:
-                stages[stage].append(relative_error(found[:, ::24], expected[sample]))
-        generated = model.generate(**case_inputs, max_new_tokens=12, do_sample=False)
-        new_tokens = generated[0, case_inputs["input_ids"].shape[1] :].tolist()
-        same_tokens.append(new_tokens == expected["generated_ids"].tolist())
+        if case in cases_with_images(fixture):
+            for stage, found in stage_outputs(model, fixture.pixels(case)).items():
+                sample = next(expected[name] for name in STAGES[stage] if name in expected)
+                stages[stage].append(relative_error(found[:, ::24], sample))
+        if "generated_ids" in expected:
+            generated = model.generate(**case_inputs, max_new_tokens=12, do_sample=False)
+            new_tokens = generated[0, case_inputs["input_ids"].shape[1] :].tolist()
+            same_tokens.append(new_tokens == expected["generated_ids"].tolist())
     return {
         **{stage: max(differences) for stage, differences in stages.items() if differences},
         "logits_float32": max(logits),
         "generations": len(same_tokens),
         "equal_generations": sum(same_tokens),
     }
+
+
+def stage_outputs(model: Any, pixels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the towers and the aligner give, the latter for each picture or tile."""
+    features = model.get_image_features(**pixels, return_dict=True)
+    outputs = {"tower_float32": features.last_hidden_state}
+    high = features.get("high_res_vision_last_hidden_state")
+    if high is not None:
+        outputs["high_res_tower_float32"] = high
+    tiled = "tile_grids" in pixels
+    outputs["aligner_float32"] = model.model.projector(features.last_hidden_state) if tiled else features.pooler_output
+    return outputs
 
 
 @torch.no_grad()

@@ -48,18 +48,20 @@ def checkpoints_table() -> str:
 
 def pixels(figures: dict[str, Any], prefix: str) -> str:
     """How many pictures have the original's pixels, and how far off the worst other one is."""
-    text = f"{figures[f'{prefix}pictures_with_equal_pixels']} of {figures['pictures']} pictures"
+    if f"{prefix}pictures_with_equal_pixels" not in figures:
+        return "there is none"
+    text = f"{figures[f'{prefix}pictures_with_equal_pixels']} of {figures['pictures']}"
     largest = figures[f"{prefix}largest_pixel_difference"]
     return f"{text}, off by up to {largest}" if largest else text
 
 
 PARITY_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "token ids equal": lambda f: f"{f['cases_with_equal_token_ids']} of {f['cases']} conversations",
-    "8-bit pixels equal": lambda f: pixels(f, ""),
-    "8-bit pixels equal, transformers' own port": lambda f: pixels(f, "port_"),
+    "pictures or tiles with equal 8-bit pixels": lambda f: pixels(f, ""),
+    "the same, transformers' own port": lambda f: pixels(f, "port_"),
     "SigLIP, float32": lambda f: difference(f["tower_float32"]),
     "SAM, float32": lambda f: difference(f["high_res_tower_float32"]) if "high_res_tower_float32" in f else "",
-    "aligner, float32": lambda f: difference(f["aligner_float32"]),
+    "aligner or projector, float32": lambda f: difference(f["aligner_float32"]),
     "logits, float32": lambda f: difference(f["logits_float32"]),
     "greedy tokens equal": lambda f: f"{f['equal_generations']} of {f['generations']} answers",
     "logits, bfloat16": lambda f: f"{f['logits_bfloat16']:.3f}",
@@ -87,7 +89,7 @@ def full_size_table() -> str:
                 f"{figures['weights_gb']:.1f} GB",
                 f"{figures['generate']['peak_gb']:.1f} GB",
                 f"{figures['encode_one_picture']['seconds']:.1f} s",
-                f"{figures['generate']['seconds']:.1f} s",
+                f"{figures['generate']['seconds']:.1f} s for {figures['prompt_tokens']} tokens",
                 f"{machine['processor']}, {machine['cores']} cores, {figures['dtype']}",
             ]
         )
@@ -96,9 +98,30 @@ def full_size_table() -> str:
         "weights",
         "peak memory",
         "encoding a picture",
-        "picture, 620 tokens and 4 new ones",
+        "prompt with a picture and 4 new tokens",
         "machine",
     ]
+    return table(head, rows)
+
+
+def loading_table() -> str:
+    """Time and memory of opening original files, from benchmarks/results/loading_*.json."""
+    rows = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("loading_*.json")):
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        machine = figures["environment"]
+        rows.append(
+            [
+                figures["size"],
+                f"{figures['weights_bytes'] / 1e9:.1f} GB",
+                f"{figures['load_seconds']:.1f} s",
+                f"{figures['peak_to_weights']:.2f} x the weights",
+                f"{figures['first_token_seconds']:.1f} s for {figures['prompt_tokens']} tokens",
+                f"{figures['seconds_per_further_token'] * 1000:.0f} ms",
+                f"{machine['processor']}, {machine['cores']} cores, {figures['dtype']}",
+            ]
+        )
+    head = ["original files", "weights", "loading", "peak of its own memory", "first token", "each further", "machine"]
     return table(head, rows)
 
 
@@ -150,6 +173,7 @@ TABLES = {
     "parity": parity_table,
     "conversion": conversion_table,
     "full size": full_size_table,
+    "loading": loading_table,
 }
 
 

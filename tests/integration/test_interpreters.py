@@ -1,4 +1,4 @@
-"""What needs a second interpreter: plain transformers beside ours, and the memory of a fresh process."""
+"""What needs a second interpreter: plain transformers beside ours, what an import loads, the memory of a process."""
 
 import json
 import subprocess
@@ -9,9 +9,51 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from family import VL_FAMILIES
+from packages import FORBIDDEN, OPTIONAL
 
 # float32, another order of the same sums: measured 1e-6 relative.
 TOLERANCE = 1e-5
+
+
+def run(program: str, *arguments: str) -> str:
+    """What a program prints in an interpreter of its own."""
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_the_package_loads_no_forbidden_package():
+    program = f"import sys, deepseek_vl_hf; print(sorted(set(sys.modules) & {FORBIDDEN | OPTIONAL!r}))"
+    without = run(program.replace("deepseek_vl_hf", "transformers.models.llama.modeling_llama"))
+    assert run(program) == without
+
+
+def test_auto_classes_without_the_package(families):
+    folders = [str(families[name].converted) for name in VL_FAMILIES]
+    program = f"""
+import json, transformers
+print(json.dumps([
+    type(getattr(transformers, auto).from_pretrained(folder)).__module__
+    for auto in ("AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM",
+                 "AutoProcessor", "AutoImageProcessor")
+    for folder in {folders!r}
+]))
+"""
+    modules = json.loads(run(program).splitlines()[-1])
+    assert len(modules) == 6 * len(folders)
+    assert all(module.startswith("transformers.models.deepseek_vl") for module in modules), modules
+
+
+def test_int4_without_torchao():
+    program = """
+import sys
+sys.modules["torchao"] = None
+import deepseek_vl_hf
+try:
+    deepseek_vl_hf.int4_config()
+except ImportError as error:
+    print(error)
+"""
+    assert "pip install 'torchao>=0.18'" in run(program)
 
 
 @pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
@@ -30,8 +72,7 @@ with torch.no_grad():
 model.save_pretrained({str(tmp_path / "theirs")!r})
 print(json.dumps([type(model).__module__, {{key: sorted(map(str, value)) for key, value in info.items()}}]))
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    module, info = json.loads(result.stdout.splitlines()[-1])
+    module, info = json.loads(run(program).splitlines()[-1])
     assert module.startswith("transformers.models.")
     assert not any(info.values()), info
     loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "theirs", output_loading_info=True)
@@ -55,8 +96,7 @@ processor.save_pretrained({str(tmp_path / "theirs")!r})
 AutoConfig.from_pretrained({str(tmp_path / "ours")!r}).save_pretrained({str(tmp_path / "theirs")!r})
 print(type(processor).__module__, type(processor.image_processor).__module__)
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert all(module.startswith("transformers.models.") for module in result.stdout.split())
+    assert all(module.startswith("transformers.models.") for module in run(program).split())
     loaded = AutoProcessor.from_pretrained(tmp_path / "theirs")
     assert type(loaded) is type(processor)
     inputs = {"text": "Look: <image_placeholder>", "images": str(images / "wide.png")}
@@ -87,9 +127,8 @@ else:
         parameter.sum().item()  # touches every page
     print(size, peak() - before)
 """
-    subprocess.run([sys.executable, "-c", program, "save"], capture_output=True, check=True)
-    result = subprocess.run([sys.executable, "-c", program, "load"], capture_output=True, text=True, check=True)
-    size, grown = map(int, result.stdout.split())
+    run(program, "save")
+    size, grown = map(int, run(program, "load").split())
     assert size > 200e6
     # Measured 1.03; a second copy makes it 2.
     assert grown < 1.4 * size
