@@ -1,6 +1,7 @@
 """Loads a checkpoint of a published size with random weights from its original files, and lets it answer once.
 
     python benchmarks/loading.py deepseek-vl2-tiny --folder /path/with/7/GB
+    python benchmarks/loading.py deepseek-vl2-small --layers 7 --folder /path/with/9/GB
 
 Time and memory are those of a process of its own. The checkpoint is removed at the end.
 """
@@ -68,25 +69,26 @@ print(json.dumps(figures))
 """
 
 
-def measure(folder: Path, size: str) -> dict[str, Any]:
+def measure(folder: Path, size: str, layers: int | None) -> dict[str, Any]:
     """Writes the checkpoint and runs the program on it."""
-    num_bytes = write_checkpoint(folder / size, size)
+    num_bytes = write_checkpoint(folder / size, size, layers)
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder / size), str(PICTURE)], check=True, capture_output=True, text=True
     )
     figures = json.loads(result.stdout.splitlines()[-1])
-    return {"size": size, "dtype": "bfloat16", "checkpoint_bytes": num_bytes, **figures}
+    return {"size": size, "layers": layers or "all", "dtype": "bfloat16", "checkpoint_bytes": num_bytes, **figures}
 
 
 def main() -> int:
     """Measures, and prints or stores the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", choices=PUBLISHED)
+    parser.add_argument("--layers", type=int, help="how many of the language model's layers (default: all)")
     parser.add_argument("--folder", type=Path, help="where the temporary folder goes (default: the system's)")
     parser.add_argument("--no-result", action="store_true", help="print the figures without writing results/*.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
-        figures = measure(Path(temporary), arguments.size)
+        figures = measure(Path(temporary), arguments.size, arguments.layers)
     if arguments.no_result:
         print(json.dumps({"environment": environment(), **figures}, indent=2))
     else:

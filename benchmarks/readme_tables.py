@@ -112,7 +112,7 @@ def loading_table() -> str:
         machine = figures["environment"]
         rows.append(
             [
-                figures["size"],
+                figures["size"] + ("" if figures["layers"] == "all" else f", {figures['layers']} layers"),
                 f"{figures['weights_bytes'] / 1e9:.1f} GB",
                 f"{figures['load_seconds']:.1f} s",
                 f"{figures['peak_to_weights']:.2f} x the weights",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import deepseek_vl_hf
-from family import FAMILIES, IMAGES, FamilyFixture, convert_family, relative_error
+from family import FAMILIES, IMAGES, VL2_FAMILIES, VL_FAMILIES, FamilyFixture, convert_family, relative_error
 
 
 def pytest_addoption(parser):
@@ -24,7 +24,7 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def families(tmp_path_factory) -> dict[str, FamilyFixture]:
     folder = tmp_path_factory.mktemp("converted")
-    return {name: convert_family(name, folder) for name in FAMILIES}
+    return {name: convert_family(name, folder) for name in (*VL_FAMILIES, *VL2_FAMILIES)}
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

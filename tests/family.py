@@ -18,6 +18,9 @@ FIXTURES = Path(__file__).parent / "fixtures"
 IMAGES = FIXTURES / "images"
 VL_FAMILIES = ("vl", "vl_hybrid")
 FAMILIES = (*VL_FAMILIES, "vl2_mha")
+VL2_FAMILIES = ("vl2_mha", "vl2_mla", "vl2_sigmoid")  # as the sizes tiny, small and base
+# Every kind of cache and router, for what generation and training promise.
+CONTRACT_FAMILIES = (*FAMILIES, "vl2_sigmoid")
 
 
 @dataclass

@@ -22,6 +22,7 @@ from deepseek_vl_hf.checkpoints.tensors.source import StoredTensor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOKEN_IDS = {"image_token_id": 100015, "bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001}
+SMALL_TOKEN_IDS = {"image_token_id": 100003, "bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100002}
 VL2_TOKEN_IDS = {"image_token_id": 128815, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 
 
@@ -84,7 +85,29 @@ SIZES = {
         VL2_TOKEN_IDS,
         "bfloat16",
     ),
+    "vl2-small": Size(
+        "deepseek-vl2-small",
+        "deepseek-vl2-small",
+        deepseek_vl2,
+        DeepseekVL2ForConditionalGeneration,
+        5639,
+        {"attn_pool": 13},
+        SMALL_TOKEN_IDS,
+        "bfloat16",
+    ),
+    "vl2-base": Size(
+        "deepseek-vl2",
+        "deepseek-vl2",
+        deepseek_vl2,
+        DeepseekVL2ForConditionalGeneration,
+        6973,
+        {"attn_pool": 13},
+        VL2_TOKEN_IDS,
+        "bfloat16",
+    ),
 }
+# Those whose values are the defaults of our config class.
+DEFAULT_SIZES = ("1.3b", "7b", "vl2-tiny")
 
 
 @pytest.fixture(params=SIZES)
@@ -109,13 +132,14 @@ def test_every_published_tensor_becomes_a_tensor_of_the_published_model_and_back
     dropped = [tensor for tensors in plan.dropped.values() for tensor in tensors]
     assert {part: sum(part in tensor.name for tensor in dropped) for part in expected_drops} == expected_drops
     assert len(dropped) == sum(expected_drops.values())
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert parameters + sum(prod(tensor.shape) for tensor in dropped) == content["params"]
+    stored_numbers = sum(tensor.numel() for tensor in model.state_dict().values())  # a correction bias is no parameter
+    assert stored_numbers + sum(prod(tensor.shape) for tensor in dropped) == content["params"]
 
     used = {name: tensor.shape for name, tensor in sources.items() if tensor not in dropped}
     assert plan_tensors(invert(layout.RULES), as_sources(plan)).shapes() == used
 
 
+@pytest.mark.parametrize("size", DEFAULT_SIZES, indirect=True)
 def test_published_config(size):
     """A published file means the defaults of our config class, which hold the published sizes."""
     config = size.resolved()
@@ -127,6 +151,22 @@ def test_published_config(size):
         assert found == expected, part
     assert config.dtype == getattr(torch, size.dtype)
     assert config.tie_word_embeddings is False
+
+
+def test_what_the_files_of_small_and_base_leave_out_is_the_originals():
+    """Not transformers' `DeepseekV2Config`, whose defaults differ."""
+    latent = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "use_mla": True}
+    shared = {**latent, "rms_norm_eps": 1e-6, "max_position_embeddings": 4096, "n_shared_experts": 2}
+    small = {"vocab_size": 102400, "num_hidden_layers": 27, "num_attention_heads": 16, "bos_token_id": 100000}
+    small |= {"scoring_func": "softmax", "norm_topk_prob": False, "routed_scaling_factor": 1.0, "qk_head_dim": 192}
+    small |= {"router_aux_loss_coef": 1e-3, "num_key_value_heads": 16}
+    base = {"vocab_size": 129280, "num_hidden_layers": 30, "num_attention_heads": 32, "bos_token_id": 0}
+    base |= {"scoring_func": "sigmoid", "norm_topk_prob": True, "routed_scaling_factor": 2.0, "n_routed_experts": 72}
+    base |= {"router_aux_loss_coef": 1e-4, "num_key_value_heads": 32}
+    for name, expected in (("vl2-small", small), ("vl2-base", base)):
+        text = SIZES[name].resolved().text_config
+        assert {key: getattr(text, key) for key in shared | expected} == shared | expected
+        assert text.rope_parameters["rope_theta"] == 10000.0
 
 
 def test_nothing_in_the_published_files_is_left_unread(size, tmp_path):

@@ -1,4 +1,4 @@
-"""Two processes on the CPU share a model's tensors (gloo) and give the logits of one."""
+"""Two processes on the CPU share a model's tensors, or its experts (gloo), and give the logits of one."""
 
 import json
 import os
@@ -7,39 +7,78 @@ import sys
 
 import pytest
 import torch
+from transformers.integrations.tensor_parallel import ALL_PARALLEL_STYLES
 
-from family import VL_FAMILIES
+from family import VL2_FAMILIES, VL_FAMILIES
 
 PROGRAM = """
 import json, sys, torch
 import deepseek_vl_hf
 from transformers import AutoModelForImageTextToText
-folder, inputs, output = sys.argv[1:]
-model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, tp_plan="auto").eval()
+folder, inputs, output, how = sys.argv[1:]
+if how == "tensors":
+    settings = {"tp_plan": "auto"}
+else:
+    from transformers.distributed import DistributedConfig
+    settings = {"distributed_config": DistributedConfig(tp_size=2, ep_size=2)}
+model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, **settings).eval()
+inputs = torch.load(inputs, weights_only=True)
 with torch.no_grad():
-    logits = model(**torch.load(inputs, weights_only=True)).logits
+    logits = model(**inputs).logits
+    generated = model.generate(**inputs, max_new_tokens=4, do_sample=False)
 if torch.distributed.get_rank() == 0:
-    weight = model.model.language_model.layers[0].self_attn.q_proj.weight
-    torch.save(logits, output)
-    print(json.dumps({"world": torch.distributed.get_world_size(), "rows": weight.to_local().shape[0]}))
+    layer = model.model.language_model.layers[-1]
+    local = {"q_proj": layer.self_attn.q_proj.weight.to_local().shape[0]}
+    if hasattr(layer.mlp, "experts"):
+        local["experts"] = list(layer.mlp.experts.gate_up_proj.to_local().shape[:2])
+    torch.save({"logits": logits, "generated": generated}, output)
+    print(json.dumps({"world": torch.distributed.get_world_size(), **local}))
 torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
-def test_two_processes_equal_one(family, tmp_path, relative):
+def in_two_processes(family, tmp_path, how):
+    """What both processes report, and what they computed for the family's first case."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    inputs = dict(family.inputs(0))
-    torch.save(inputs, tmp_path / "inputs.pt")
+    torch.save(dict(family.inputs(0)), tmp_path / "inputs.pt")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [tmp_path / "program.py", family.converted, tmp_path / "inputs.pt", tmp_path / "logits.pt"]
+    command += [tmp_path / "program.py", family.converted, tmp_path / "inputs.pt", tmp_path / "results.pt", how]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     report = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
-    rows = family.model.model.language_model.layers[0].self_attn.q_proj.out_features
-    assert report == {"world": 2, "rows": rows // 2}
+    return report, torch.load(tmp_path / "results.pt", weights_only=True)
+
+
+def assert_equal_to_one_process(family, results, relative):
+    inputs = family.inputs(0)
     with torch.no_grad():
         expected = family.model(**inputs).logits
     # Measured 2e-6: the partial sums are added in another order.
-    assert relative(torch.load(tmp_path / "logits.pt", weights_only=True), expected) <= 1e-5
+    assert relative(results["logits"], expected) <= 1e-5
+    assert torch.equal(results["generated"], family.model.generate(**inputs, max_new_tokens=4, do_sample=False))
+
+
+@pytest.mark.parametrize("name", [*VL_FAMILIES, *VL2_FAMILIES])
+def test_two_processes_equal_one(families, name, tmp_path, relative):
+    family = families[name]
+    report, results = in_two_processes(family, tmp_path, "tensors")
+    layer = family.model.model.language_model.layers[-1]
+    expected = {"world": 2, "q_proj": layer.self_attn.q_proj.out_features // 2}
+    if family.is_vl2:  # every expert's width is shared out
+        experts, width, _ = layer.mlp.experts.gate_up_proj.shape
+        expected["experts"] = [experts, width // 2]
+    assert report == expected
+    assert_equal_to_one_process(family, results, relative)
+
+
+@pytest.mark.skipif(
+    "ep_dispatch_experts" not in ALL_PARALLEL_STYLES, reason="this transformers has no expert parallelism of this kind"
+)
+@pytest.mark.parametrize("name", VL2_FAMILIES)
+def test_two_processes_with_half_the_experts_each(families, name, tmp_path, relative):
+    family = families[name]
+    report, results = in_two_processes(family, tmp_path, "experts")
+    experts, width, _ = family.model.model.language_model.layers[-1].mlp.experts.gate_up_proj.shape
+    assert report["experts"] == [experts // 2, width]
+    assert_equal_to_one_process(family, results, relative)

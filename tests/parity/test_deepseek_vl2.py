@@ -13,9 +13,16 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from family import VL2_FAMILIES
+
 TOLERANCE = 1e-5
 CASES = range(6)
 CASES_WITH_IMAGES = (0, 1, 2, 3, 5)
+
+
+@pytest.fixture(scope="module", params=VL2_FAMILIES)
+def vl2(request, families):
+    return families[request.param]
 
 
 @pytest.fixture(scope="module", params=["original", "converted"])

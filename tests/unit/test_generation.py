@@ -11,11 +11,16 @@ from transformers import DynamicCache, GenerationConfig, StaticCache, TextIterat
 
 from deepseek_vl_hf import compat
 from deepseek_vl_hf.models import generation
-from family import VL_FAMILIES
+from family import CONTRACT_FAMILIES, VL_FAMILIES
 
 # float32, another order of the same sums: measured 9e-7 relative.
 TOLERANCE = 1e-5
 NEW_TOKENS = 8
+
+
+@pytest.fixture(scope="session", params=CONTRACT_FAMILIES)
+def family(request, families):
+    return families[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -279,27 +284,6 @@ def test_long_prompts_are_warned_of(model, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         model.generate(input_ids=torch.full((1, 7), 5), max_new_tokens=1)
     assert "prompt of 7 tokens is longer than the 5 positions (max_position_embeddings)" in caplog.text
-
-
-@torch.no_grad()
-def test_forward_compiles_without_a_graph_break(family, model, inputs, relative):
-    compiled = torch.compile(model.forward, fullgraph=True, backend="eager")
-    given = dict(inputs)
-    if family.is_vl2:  # how many tokens an image has depends on the values of tile_grids
-        features = model.get_image_features(**family.pixels(family.one_image))
-        given = {"input_ids": inputs["input_ids"], "mm_encoder_outputs": {"image": features}}
-    assert relative(compiled(**given).logits, model(**inputs).logits) <= TOLERANCE
-    torch.compiler.reset()
-
-
-@pytest.mark.parametrize("beams", [1, 2])
-def test_static_cache_with_a_compiled_forward(family, inputs, greedy, beams):
-    """The one-liner of docs/generation.md, here without code generation, which takes half a minute."""
-    model = family.load()
-    model.forward = torch.compile(model.forward, fullgraph=True, dynamic=True, backend="eager")
-    expected = greedy if beams == 1 else generate(family.model, inputs, num_beams=beams)
-    assert torch.equal(generate(model, inputs, cache_implementation="static", num_beams=beams), expected)
-    torch.compiler.reset()
 
 
 class ImageEmbeddings(torch.nn.Module):

@@ -4,6 +4,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from family import CONTRACT_FAMILIES
+
+
+@pytest.fixture(scope="session", params=CONTRACT_FAMILIES)
+def family(request, families):
+    return families[request.param]
+
 
 @pytest.fixture(scope="module")
 def logits(model, inputs):

@@ -42,6 +42,8 @@ class MultimodalCausalLMOutputWithPast(ModelOutput):
         image_hidden_states: [images, tokens, width], or one [tokens, width] per image: what was put at the image
             places; None for text alone.
         router_logits: per layer with experts [tokens, experts], on request; other families have none.
+        aux_loss: scalar, how unevenly experts are chosen, times its coefficient; with `router_logits`. It is part of
+            the loss.
     """
 
     loss: torch.Tensor | None = None
@@ -51,3 +53,4 @@ class MultimodalCausalLMOutputWithPast(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | list[torch.Tensor] | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
+    aux_loss: torch.Tensor | None = None

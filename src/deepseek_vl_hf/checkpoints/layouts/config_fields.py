@@ -22,6 +22,8 @@ WITHOUT_MEANING = {
     "ckpt_path": "a path on the machine of the training",
     "freeze_high": "a setting of the training",
     "freeze_low": "a setting of the training",
+    "lm_head": "the head's tensor is there in any case",
+    "rm_head": "the head's tensor is there in any case",
     "output_dim": "follows from the tower",
     "transformers_version": "the version that wrote the file",
     "_name_or_path": "where the file was read from",

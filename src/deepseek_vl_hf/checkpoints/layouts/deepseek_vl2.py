@@ -9,6 +9,7 @@ from ...auto import DEEPSEEK_VL2
 from ...chat_templates import DEEPSEEK_VL2 as CHAT_TEMPLATE
 from ...chat_templates import VL2_IMAGE_TOKEN
 from ...models.deepseek_vl2.configuration_deepseek_vl2 import (
+    AUX_LOSS_COEFFICIENTS,
     SIGLIP_SO400M_PATCH14_384,
     DeepseekVL2Config,
     DeepseekVL2TextConfig,
@@ -45,13 +46,16 @@ PROJECTOR = {"model_type": "mlp_projector", "projector_type": "downsample_mlp_ge
 N_EMBED, DOWNSAMPLE_RATIO = 2048, 2
 # Of the language model's fields: those that come from the tokenizer, or from transformers.
 NOT_IN_FILES = {"bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters", "use_cache"}
+NOT_IN_FILES |= {"output_router_logits", "router_aux_loss_coef"}
 # Those that published files name even where they are the defaults.
 ALWAYS_IN_FILES = {"n_routed_experts", "n_shared_experts", "num_experts_per_tok", "first_k_dense_replace"}
 ALWAYS_IN_FILES |= {"vocab_size", "max_position_embeddings", "topk_method", "num_key_value_heads", "use_mla"}
+ALWAYS_IN_FILES |= {"n_group", "topk_group", "q_lora_rank"}
 ROPE_THETA = 10000.0
 # What files of models with multi-head attention say of the latent one.
 NO_LATENT = {"kv_lora_rank": None, "q_lora_rank": None, "qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0}
-WITHOUT_CHOICE = {"n_group": 1, "topk_group": 1, "lm_head": True, "rm_head": False, "rope_scaling": None}
+WITHOUT_CHOICE = {"moe_layer_freq": 1, "ep_size": 1, "pretraining_tp": 1, "rope_scaling": None}
+HEADS = {"lm_head": True, "rm_head": False}
 
 RULES: tuple[Rule, ...] = (
     *siglip_rules("vision", "model.vision_model"),
@@ -114,12 +118,15 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
 
 
 def _text_config(language: dict[str, Any], token_ids: dict[str, int]) -> dict[str, Any]:
-    check_values(language, {"model_type": "deepseek_v2", "moe_layer_freq": 1, **WITHOUT_CHOICE}, "language_config")
+    check_values(language, {"model_type": "deepseek_v2", **WITHOUT_CHOICE}, "language_config")
     known = {field.name for field in fields(DeepseekVL2TextConfig)} - NOT_IN_FILES
     known -= {field.name for field in fields(PreTrainedConfig)} - {"tie_word_embeddings"}
-    kept = {"use_mla": True, **{key: language[key] for key in language if key in known}}
-    if not kept["use_mla"]:
+    kept = {key: language[key] for key in language if key in known}
+    if not kept.get("use_mla", True):
         check_values(language, NO_LATENT, "language_config")
+        kept = {key: value for key, value in kept.items() if key not in NO_LATENT}
+    if "aux_loss_alpha" in language:
+        kept["router_aux_loss_coef"] = language["aux_loss_alpha"]
     if "rope_theta" in language:
         kept["rope_parameters"] = {"rope_type": "default", "rope_theta": language["rope_theta"]}
     special = {key: token_ids[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -205,13 +212,15 @@ def _language_section(text: PreTrainedConfig, dtype: str | None) -> dict[str, An
         ours.pop(field.name, None)
     values = {key: getattr(text, key) for key in ours}
     theta = {"rope_theta": text.rope_parameters["rope_theta"]}
+    coefficient = {"aux_loss_alpha": text.router_aux_loss_coef}
     tied = {"tie_word_embeddings": text.tie_word_embeddings}
     return {
         **_differing(values, ours),
         **{key: values[key] for key in ALWAYS_IN_FILES},
         **_differing({**theta, **tied}, {"rope_theta": ROPE_THETA, "tie_word_embeddings": False}),
-        **NO_LATENT,
-        **{key: value for key, value in WITHOUT_CHOICE.items() if value is not None},
+        **({} if text.use_mla else NO_LATENT),
+        **_differing(coefficient, {"aux_loss_alpha": AUX_LOSS_COEFFICIENTS[text.scoring_func]}),
+        **HEADS,
         "architectures": ["DeepseekV2ForCausalLM"],
         "bos_token_id": text.bos_token_id,
         "eos_token_id": text.eos_token_id,

@@ -5,19 +5,17 @@ embeddings [batch, sequence, hidden]
   --RMSNorm--> [batch, sequence, hidden]
 
 The first layers have one MLP; in the others a router chooses some of many experts for each token, and the shared
-experts see every token. Attention goes through transformers' attention interface, the experts through its experts
-interface, so every implementation that is registered there can be chosen.
+experts see every token. Attention is multi-head in the tiny size and latent in the others. It goes through
+transformers' attention interface, the experts through its experts interface, so every implementation that is registered
+there can be chosen.
 """
 
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -26,91 +24,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_deepseek_vl2 import DeepseekVL2TextConfig
-
-
-class DeepseekVL2MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, config: DeepseekVL2TextConfig, intermediate_size: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=False)
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[..., hidden] -> the same."""
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
-class DeepseekVL2Router(nn.Module):
-    """Chooses experts: softmax over all of them, the largest few, weighted as they are."""
-
-    def __init__(self, config: DeepseekVL2TextConfig) -> None:
-        super().__init__()
-        self.num_experts_per_tok = config.num_experts_per_tok
-        self.norm_topk_prob = config.norm_topk_prob
-        self.routed_scaling_factor = config.routed_scaling_factor
-        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
-
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """[tokens, hidden] -> logits [tokens, experts], weights and indices [tokens, chosen]; all in float32."""
-        with torch.autocast(hidden_states.device.type, enabled=False):
-            logits = functional.linear(hidden_states.float(), self.weight.float())
-        weights, experts = logits.softmax(-1).topk(self.num_experts_per_tok, dim=-1)
-        if self.norm_topk_prob:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return logits, weights * self.routed_scaling_factor, experts
-
-
-@use_experts_implementation
-class DeepseekVL2Experts(nn.Module):
-    """All experts of a layer; gate and up projection of each lie one behind the other."""
-
-    def __init__(self, config: DeepseekVL2TextConfig) -> None:
-        super().__init__()
-        self.num_experts = config.n_routed_experts
-        self.gate_up_proj = nn.Parameter(
-            torch.empty(self.num_experts, 2 * config.moe_intermediate_size, config.hidden_size)
-        )
-        self.down_proj = nn.Parameter(torch.empty(self.num_experts, config.hidden_size, config.moe_intermediate_size))
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """One expert after the other, each on its tokens; the sum is formed in float32, as in the original.
-
-        Args:
-            hidden_states: [tokens, hidden].
-            experts: [tokens, chosen], indices of experts.
-            weights: [tokens, chosen], float32.
-
-        Returns:
-            [tokens, hidden].
-        """
-        result = torch.zeros_like(hidden_states, dtype=torch.float32)
-        for expert in experts.unique().tolist():
-            tokens, places = torch.where(experts == expert)
-            gate, up = functional.linear(hidden_states[tokens], self.gate_up_proj[expert]).chunk(2, -1)
-            output = functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
-            result.index_add_(0, tokens, output * weights[tokens, places, None])
-        return result.to(hidden_states.dtype)
-
-
-class DeepseekVL2MoE(nn.Module):
-    """Routed experts, and the shared ones, which are one MLP of their joint width."""
-
-    def __init__(self, config: DeepseekVL2TextConfig) -> None:
-        super().__init__()
-        self.gate = DeepseekVL2Router(config)
-        self.experts = DeepseekVL2Experts(config)
-        self.shared_experts = DeepseekVL2MLP(config, config.n_shared_experts * config.moe_intermediate_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[batch, sequence, hidden] -> the same."""
-        tokens = hidden_states.flatten(0, 1)
-        _, weights, experts = self.gate(tokens)
-        routed = self.experts(tokens, experts, weights).view_as(hidden_states)
-        return routed + self.shared_experts(hidden_states)
+from .experts import BY_DEVICE, DeepseekVL2Experts, DeepseekVL2MLP, DeepseekVL2MoE, DeepseekVL2Router, balance_loss
+from .latent_attention import DeepseekVL2LatentAttention
 
 
 class DeepseekVL2DecoderLayer(GradientCheckpointingLayer):
@@ -119,7 +34,7 @@ class DeepseekVL2DecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: DeepseekVL2TextConfig, layer_idx: int) -> None:
         super().__init__()
         dense = layer_idx < config.first_k_dense_replace
-        self.self_attn = LlamaAttention(config, layer_idx)
+        self.self_attn = (DeepseekVL2LatentAttention if config.use_mla else LlamaAttention)(config, layer_idx)
         self.mlp = DeepseekVL2MLP(config, config.intermediate_size) if dense else DeepseekVL2MoE(config)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -147,7 +62,7 @@ class DeepseekVL2TextModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": DeepseekVL2DecoderLayer,
-        "attentions": LlamaAttention,
+        "attentions": [OutputRecorder(LlamaAttention, index=1), OutputRecorder(DeepseekVL2LatentAttention, index=1)],
         "router_logits": OutputRecorder(DeepseekVL2Router, index=0),
     }
 
@@ -170,6 +85,28 @@ class DeepseekVL2TextModel(PreTrainedModel):
         elif isinstance(module, DeepseekVL2Experts):
             init.normal_(module.gate_up_proj, std=self.config.initializer_range)
             init.normal_(module.down_proj, std=self.config.initializer_range)
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """The experts are in another module than this one, into whose source transformers looks."""
+        return True
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """Where nothing was asked for, what is fastest on the device."""
+        return super().get_correct_experts_implementation(requested_experts or BY_DEVICE)
+
+    def balance_loss(self, router_logits: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """The sum of all layers' balance losses, each times `router_aux_loss_coef`, as the original adds them.
+
+        Args:
+            router_logits: per layer with experts, [batch * sequence, experts].
+            attention_mask: [batch, sequence], 0 at padding; None for a single sequence without any.
+        """
+        routers = [module for module in self.modules() if isinstance(module, DeepseekVL2Router)]
+        mask = None if attention_mask is None else attention_mask[:, -(len(router_logits[0]) // len(attention_mask)) :]
+        shape = (1, len(router_logits[0])) if mask is None else tuple(mask.shape)
+        losses = [balance_loss(*pair, mask, shape) for pair in zip(routers, router_logits, strict=True)]
+        return self.config.router_aux_loss_coef * torch.stack([loss.to(losses[0].device) for loss in losses]).sum()
 
     @merge_with_config_defaults
     @capture_outputs
@@ -195,11 +132,12 @@ class DeepseekVL2TextModel(PreTrainedModel):
             **kwargs: for the attention; `output_hidden_states`, `output_attentions`, `output_router_logits`.
 
         Raises:
-            ValueError: both or none of `input_ids` and `inputs_embeds`.
+            ValueError: both or none of `input_ids` and `inputs_embeds`, or a cache of another kind of attention.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        _check_cache(self.config, past_key_values)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -224,3 +162,19 @@ class DeepseekVL2TextModel(PreTrainedModel):
                 **kwargs,
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+def _check_cache(config: DeepseekVL2TextConfig, cache: Cache | None) -> None:
+    """Raises ValueError if the first layer's keys and values are those of another kind of attention."""
+    layer = cache.layers[0] if cache is not None and cache.layers else None
+    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    if torch.compiler.is_compiling() or keys is None or values is None or keys.ndim != 4:
+        return
+    found, latent = (keys.shape[-1], values.shape[-1]), (config.kv_lora_rank, config.qk_rope_head_dim)
+    expected = latent if config.use_mla else (config.head_dim, config.head_dim)
+    if found != expected:
+        raise ValueError(
+            f"The cache holds keys and values of the widths {found}; expected {expected}, which are "
+            f"{'latents and rotary keys' if config.use_mla else 'those of the heads'}. It was filled by another model; "
+            "begin with a new one."
+        )

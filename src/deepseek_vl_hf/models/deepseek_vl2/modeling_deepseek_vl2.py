@@ -288,7 +288,12 @@ class DeepseekVL2ForConditionalGeneration(DeepseekVL2PreTrainedModel, Multimodal
             return_dict=True,
             **kwargs,
         )
-        return head_output(self, outputs, labels, logits_to_keep, kwargs)
+        output = head_output(self, outputs, labels, logits_to_keep, kwargs)
+        if output.router_logits is not None:
+            output.aux_loss = self.model.language_model.balance_loss(output.router_logits, attention_mask)
+            if output.loss is not None:
+                output.loss = output.loss + output.aux_loss.to(output.loss.device)
+        return output
 
 
 def _checked_grids(tile_grids: torch.Tensor, tiles: int) -> list[tuple[int, int]]:

@@ -1,0 +1,204 @@
+"""The MLPs of DeepSeek-MoE (arXiv 2401.06066): one dense, or routed experts beside shared ones.
+
+hidden [tokens, hidden]
+  --router--> weights, experts [tokens, chosen]
+  --experts, each on its tokens--> [tokens, hidden]; the weighted sum is formed in float32
+  + shared experts, one MLP of their joint width, on every token
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+from transformers.integrations import use_experts_implementation
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from .configuration_deepseek_vl2 import DeepseekVL2TextConfig
+
+# Up to so many tokens their sum is formed once; with more, a sum per expert reads less memory (2 CPU cores, bfloat16).
+FEW_TOKENS = 128
+BY_DEVICE = "by_device"
+
+
+class DeepseekVL2MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: DeepseekVL2TextConfig, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, config.hidden_size, bias=False)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[..., hidden] -> the same."""
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class DeepseekVL2Router(nn.Module):
+    """Chooses experts in float32.
+
+    softmax, greedy (tiny, small): the largest of the softmax over all experts, weighted with it.
+    sigmoid, noaux_tc (base; DeepSeek-V3, arXiv 2412.19437, section 2.1.2): the largest sums of sigmoid and a correction
+    bias, weighted with the sigmoids alone. Only experts of the best groups can be chosen; a group is as good as its two
+    best experts together. Published models have one group.
+    """
+
+    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+        super().__init__()
+        self.num_experts_per_tok = config.num_experts_per_tok
+        self.norm_topk_prob = config.norm_topk_prob
+        self.routed_scaling_factor = config.routed_scaling_factor
+        self.softmax = config.scoring_func == "softmax"
+        self.n_group, self.topk_group = config.n_group, config.topk_group
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        if not self.softmax:
+            self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """[tokens, hidden] -> logits [tokens, experts], weights and indices [tokens, chosen]; numbers in float32."""
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            logits = functional.linear(hidden_states.float(), self.weight.float())
+        return logits, *self.choose(logits)
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """What experts are weighted with, of the same shape as the logits."""
+        return logits.softmax(-1) if self.softmax else logits.sigmoid()
+
+    def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [tokens, experts] -> weights and indices [tokens, chosen]."""
+        scores = self.scores(logits)
+        experts = self._preferences(scores).topk(self.num_experts_per_tok, dim=-1).indices
+        weights = scores.gather(-1, experts)
+        if self.norm_topk_prob:
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        return weights * self.routed_scaling_factor, experts
+
+    def _preferences(self, scores: torch.Tensor) -> torch.Tensor:
+        if self.softmax:
+            return scores
+        preferences = scores + self.e_score_correction_bias.float()
+        if self.topk_group == self.n_group:
+            return preferences
+        groups = preferences.unflatten(-1, (self.n_group, -1))
+        best = groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(-1).topk(self.topk_group, dim=-1).indices
+        kept = torch.zeros_like(groups[..., 0], dtype=torch.bool).scatter(-1, best, True)
+        return groups.masked_fill(~kept[..., None], -torch.inf).flatten(-2)
+
+
+@use_experts_implementation
+class DeepseekVL2Experts(nn.Module):
+    """All experts of a layer; gate and up projection of each lie one behind the other."""
+
+    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+        super().__init__()
+        self.num_experts = config.n_routed_experts
+        self.gate_up_proj = nn.Parameter(
+            torch.empty(self.num_experts, 2 * config.moe_intermediate_size, config.hidden_size)
+        )
+        self.down_proj = nn.Parameter(torch.empty(self.num_experts, config.hidden_size, config.moe_intermediate_size))
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """One expert after the other, each on its tokens; the sum is formed in float32, as in the original.
+
+        Args:
+            hidden_states: [tokens, hidden].
+            experts: [tokens, chosen], indices of experts; those from `num_experts` on are another process's.
+            weights: [tokens, chosen], float32.
+
+        Returns:
+            [tokens, hidden].
+        """
+        return self.one_after_the_other(hidden_states, experts, weights)
+
+    def one_after_the_other(
+        self, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """What `forward` does where the config asks for no other implementation."""
+        order, counts = self.sorted_by_expert(experts)
+        tokens, weights = order // experts.shape[1], weights.flatten()[order, None]
+        result = torch.zeros_like(hidden_states, dtype=torch.float32)
+        start = 0
+        for expert, count in counts:
+            part = slice(start, start + count)
+            output = self.one_expert(expert, hidden_states[tokens[part]])
+            result.index_add_(0, tokens[part], output * weights[part])
+            start += count
+        return result.to(hidden_states.dtype)
+
+    def sorted_by_expert(self, experts: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+        """Order of the choices by expert, and which expert has how many of them, for those that have any."""
+        ordered, order = experts.flatten().sort(stable=True)
+        counts = ordered.bincount(minlength=self.num_experts).tolist()[: self.num_experts]
+        return order, [(expert, count) for expert, count in enumerate(counts) if count]
+
+    def one_expert(self, expert: int, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[tokens, hidden] -> the same, by one expert."""
+        gate, up = functional.linear(hidden_states, self.gate_up_proj[expert]).chunk(2, -1)
+        return functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
+
+
+def experts_by_device(
+    self: DeepseekVL2Experts, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """The fastest way for device and number of tokens; arguments as of `DeepseekVL2Experts.forward`.
+
+    On accelerators and in compiled graphs transformers' grouped products, which never wait for the host; on a CPU a
+    loop over the experts that were chosen (`benchmarks/experts.py` has the figures).
+    """
+    if hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
+        return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, experts, weights)
+    if len(hidden_states) > FEW_TOKENS:
+        return self.one_after_the_other(hidden_states, experts, weights)
+    order, counts = self.sorted_by_expert(experts)
+    sizes = [count for _, count in counts]
+    *parts, elsewhere = hidden_states[order // experts.shape[1]].split([*sizes, len(order) - sum(sizes)])
+    results = [self.one_expert(expert, part) for (expert, _), part in zip(counts, parts, strict=True)]
+    results.append(torch.zeros_like(elsewhere))  # what other processes compute
+    outputs = torch.cat(results)[order.argsort()].unflatten(0, experts.shape)
+    return (outputs * weights[..., None]).sum(1).to(hidden_states.dtype)
+
+
+ALL_EXPERTS_FUNCTIONS.register(BY_DEVICE, experts_by_device)
+
+
+class DeepseekVL2MoE(nn.Module):
+    """Routed experts, and the shared ones, which are one MLP of their joint width."""
+
+    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+        super().__init__()
+        self.gate = DeepseekVL2Router(config)
+        self.experts = DeepseekVL2Experts(config)
+        self.shared_experts = DeepseekVL2MLP(config, config.n_shared_experts * config.moe_intermediate_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[batch, sequence, hidden] -> the same."""
+        tokens = hidden_states.flatten(0, 1)
+        _, weights, experts = self.gate(tokens)
+        routed = self.experts(tokens, experts, weights).view_as(hidden_states)
+        return routed + self.shared_experts(hidden_states)
+
+
+def balance_loss(
+    router: DeepseekVL2Router, logits: torch.Tensor, mask: torch.Tensor | None, shape: tuple[int, int]
+) -> torch.Tensor:
+    """How unevenly one layer's tokens choose experts: 1 where all are chosen alike (arXiv 2401.06066, section 3.3).
+
+    Per sequence the sum over experts of the share of choices that fall on an expert, times the number of experts, times
+    the mean score of that expert; the mean over sequences. Without its coefficient.
+
+    Args:
+        router: of the layer.
+        logits: [batch * sequence, experts].
+        mask: [batch, sequence], 0 at padding, which does not count.
+        shape: batch and sequence.
+    """
+    scores = router.scores(logits)
+    scores = (scores / scores.sum(-1, keepdim=True)).unflatten(0, shape)
+    _, experts = router.choose(logits)
+    chosen = torch.zeros_like(logits).scatter(-1, experts, 1.0).unflatten(0, shape)
+    kept = torch.ones(shape, device=logits.device) if mask is None else mask.to(logits.device, torch.float32)
+    share = kept / kept.sum(-1, keepdim=True).clamp(min=1)
+    frequencies = (chosen * share[..., None]).sum(1) * (logits.shape[-1] / experts.shape[-1])
+    return (frequencies * (scores * share[..., None]).sum(1)).sum(-1).mean()

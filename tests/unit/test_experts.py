@@ -1,0 +1,241 @@
+"""Routers and experts of DeepSeek-VL2 by themselves, and the same weights in transformers' own text models."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+)
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
+from deepseek_vl_hf.models.deepseek_vl2.experts import (
+    FEW_TOKENS,
+    DeepseekVL2Experts,
+    DeepseekVL2Router,
+    balance_loss,
+    experts_by_device,
+)
+from family import VL2_FAMILIES
+
+# float32, another order of the same sums: measured 2e-7 relative.
+TOLERANCE = 1e-5
+SIZES = {"hidden_size": 16, "moe_intermediate_size": 12, "n_routed_experts": 8, "num_experts_per_tok": 3}
+SIGMOID = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
+
+
+@pytest.fixture(scope="module", params=VL2_FAMILIES)
+def vl2(request, families):
+    return families[request.param]
+
+
+def router(**settings):
+    module = DeepseekVL2Router(DeepseekVL2TextConfig(**SIZES, **settings))
+    torch.nn.init.normal_(module.weight)
+    return module
+
+
+def test_softmax_weights_are_those_of_all_experts():
+    logits, weights, experts = router()(torch.randn(20, 16))
+    for row in range(20):
+        probabilities = logits[row].exp() / logits[row].exp().sum()
+        best = sorted(range(8), key=lambda expert: -probabilities[expert])[:3]
+        assert experts[row].tolist() == best
+        assert torch.allclose(weights[row], probabilities[best])
+
+
+def test_the_correction_bias_decides_the_choice_but_not_the_weights():
+    module = router(**SIGMOID, norm_topk_prob=True, routed_scaling_factor=2.0)
+    module.e_score_correction_bias[5] = 10.0
+    logits, weights, experts = module(torch.randn(20, 16))
+    assert (experts[:, 0] == 5).all()
+    scores = logits.sigmoid().gather(1, experts)
+    assert torch.allclose(weights, 2 * scores / scores.sum(1, keepdim=True))
+
+
+def test_only_experts_of_the_best_groups_are_chosen():
+    module = router(**SIGMOID, n_group=4, topk_group=2)
+    module.e_score_correction_bias -= 2.0  # all preferences below zero, so that zeros of other groups would win
+    logits, _, experts = module(torch.randn(50, 16))
+    groups = (logits.sigmoid() + module.e_score_correction_bias).view(50, 4, 2).sum(-1)
+    for row in range(50):
+        allowed = set(groups[row].topk(2).indices.tolist())
+        assert {expert // 2 for expert in experts[row].tolist()} <= allowed
+    assert len(experts.unique()) == 8
+
+
+def test_the_router_stays_in_float32_under_autocast():
+    module, states = router(), torch.randn(4, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, weights, _ = module(states)
+    assert logits.dtype == weights.dtype == torch.float32
+    assert torch.equal(logits, module(states)[0])
+
+
+def experts_and_choices(tokens):
+    torch.manual_seed(0)
+    config = DeepseekVL2TextConfig(**SIZES)
+    config._experts_implementation = "eager"
+    module = DeepseekVL2Experts(config)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return module, torch.randn(tokens, 16), torch.rand(tokens, 8).topk(3).indices, torch.rand(tokens, 3)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, FEW_TOKENS + 1])
+@pytest.mark.parametrize("name", ["eager", "by_device", "grouped_mm", "batched_mm"])
+def test_implementations_equal_the_plain_formula(relative, name, tokens):
+    module, states, chosen, weights = experts_and_choices(tokens)
+    expected = torch.zeros_like(states)
+    for token in range(tokens):
+        for expert, weight in zip(chosen[token].tolist(), weights[token], strict=True):
+            gate, up = (module.gate_up_proj[expert] @ states[token]).chunk(2)
+            expected[token] += weight * (module.down_proj[expert] @ (torch.nn.functional.silu(gate) * up))
+    module.config._experts_implementation = name
+    assert relative(module(states, chosen, weights), expected.detach()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("tokens", [5, FEW_TOKENS + 1])
+def test_gradients_of_both_ways_are_equal(relative, tokens):
+    found = []
+    for function in (DeepseekVL2Experts.forward, experts_by_device):
+        module, states, chosen, weights = experts_and_choices(tokens)
+        weights.requires_grad_()
+        function(module, states, chosen, weights).square().sum().backward()
+        found.append([weights.grad, *(parameter.grad for parameter in module.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert relative(other, one) <= TOLERANCE
+
+
+@pytest.mark.parametrize("tokens", [5, FEW_TOKENS + 1])
+@pytest.mark.parametrize("name", ["eager", "by_device"])
+def test_experts_of_other_processes_are_left_out(relative, name, tokens):
+    """Expert parallelism numbers them from `num_experts` on, and adds the processes' results."""
+    module, states, chosen, weights = experts_and_choices(tokens)
+    whole = module(states, chosen, weights)
+    module.config._experts_implementation = name
+    module._is_expert_parallel, module.num_experts = True, 4
+    gate_up, down = module.gate_up_proj, module.down_proj
+    total = torch.zeros_like(states)
+    for first in (0, 4):
+        module.gate_up_proj = torch.nn.Parameter(gate_up[first : first + 4].clone())
+        module.down_proj = torch.nn.Parameter(down[first : first + 4].clone())
+        here = (chosen >= first) & (chosen < first + 4)
+        local = torch.where(here, chosen - first, 4)
+        total += module(states, local, weights * here).detach()
+    assert relative(total, whole.detach()) <= TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["eager", "grouped_mm", "batched_mm"])
+def test_implementations_in_a_model(vl2, relative, name):
+    inputs = vl2.inputs(4)
+    other = AutoModelForImageTextToText.from_pretrained(
+        vl2.converted, dtype=torch.float32, experts_implementation={"text_config": name}
+    )
+    assert other.config.text_config._experts_implementation == name
+    assert vl2.model.config.text_config._experts_implementation == "by_device"
+    assert relative(other(**inputs).logits, vl2.model(**inputs).logits) <= TOLERANCE
+
+
+def test_compiled_graphs_take_grouped_products(monkeypatch):
+    module, states, chosen, weights = experts_and_choices(5)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setitem(ALL_EXPERTS_FUNCTIONS, "grouped_mm", lambda *arguments: "grouped")
+    assert experts_by_device(module, states, chosen, weights) == "grouped"
+
+
+def test_balance_loss_is_one_where_all_experts_are_chosen_alike():
+    module = router()
+    even = torch.stack([torch.roll(torch.tensor([9.0, 8, 7, 0, 0, 0, 0, 0]), shift) for shift in range(8)])
+    assert balance_loss(module, even, None, (1, 8)).item() == pytest.approx(1.0)
+    uneven = even[:1].expand(8, -1)
+    probabilities = even[0].softmax(0)
+    assert balance_loss(module, uneven, None, (1, 8)).item() == pytest.approx(8 / 3 * probabilities[:3].sum().item())
+
+
+def test_balance_loss_leaves_padding_out():
+    module, logits = router(**SIGMOID), torch.randn(10, 8)
+    mask = torch.ones(2, 5)
+    mask[0, :2] = 0
+    alone = [balance_loss(module, part, None, (1, len(part))) for part in (logits[2:5], logits[5:])]
+    assert torch.allclose(balance_loss(module, logits, mask, (2, 5)), torch.stack(alone).mean())
+
+
+@torch.no_grad()
+def test_router_logits_and_the_auxiliary_loss_on_request(vl2):
+    model, inputs = vl2.model, vl2.inputs(4)
+    labels = inputs["input_ids"]
+    plain = model(**inputs, labels=labels)
+    assert plain.router_logits is None
+    assert plain.aux_loss is None
+    output = model(**inputs, labels=labels, output_router_logits=True)
+    config = model.config.text_config
+    assert len(output.router_logits) == config.num_hidden_layers - config.first_k_dense_replace
+    assert output.router_logits[0].shape == (labels.numel(), config.n_routed_experts)
+    assert output.aux_loss > config.router_aux_loss_coef  # uneven in some layer, of which there are two
+    assert torch.allclose(output.loss, plain.loss + output.aux_loss)
+
+
+def test_every_router_learns_from_the_auxiliary_loss(vl2):
+    """Also with the sigmoid router, with which the original refuses to train."""
+    model = vl2.load().train()
+    inputs = vl2.inputs(4)
+    model(**inputs, labels=inputs["input_ids"], output_router_logits=True).aux_loss.backward()
+    gates = [parameter for name, parameter in model.named_parameters() if name.endswith("mlp.gate.weight")]
+    assert gates
+    assert all(gate.grad.abs().max() > 0 for gate in gates)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "config_class", "model_class"),
+    [
+        ("vl2_mla", DeepseekV2Config, DeepseekV2ForCausalLM),
+        ("vl2_sigmoid", DeepseekV3Config, DeepseekV3ForCausalLM),
+    ],
+)
+def test_the_same_weights_in_transformers_own_text_models(families, relative, name, config_class, model_class):
+    ours = families[name].model
+    text = ours.config.text_config
+    copied = ("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers")
+    copied += ("num_attention_heads", "num_key_value_heads", "first_k_dense_replace", "n_routed_experts")
+    copied += ("n_shared_experts", "num_experts_per_tok", "routed_scaling_factor", "norm_topk_prob", "n_group")
+    copied += ("topk_group", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+    copied += ("rms_norm_eps", "max_position_embeddings", "bos_token_id", "eos_token_id")
+    config = config_class(**{key: getattr(text, key) for key in copied}, tie_word_embeddings=False)
+    theirs = model_class(config).eval()
+    weights = {
+        key.replace("model.language_model.", "model."): value
+        for key, value in ours.state_dict().items()
+        if key.startswith(("model.language_model.", "lm_head."))
+    }
+    assert not theirs.load_state_dict(weights, strict=True).missing_keys
+    ids = families[name].inputs(4)["input_ids"]
+    assert relative(ours(input_ids=ids).logits, theirs(input_ids=ids).logits) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"topk_method": "group_limited_greedy"}, "'softmax' with topk_method 'group_limited_greedy'; this model has"),
+        ({"scoring_func": "sigmoid"}, "scoring_func 'sigmoid' with topk_method 'greedy'"),
+        ({**SIGMOID, "n_group": 3}, "1 of 3 groups of 64 experts; expected groups of equal size"),
+        ({**SIGMOID, "n_group": 4, "topk_group": 5}, "chooses 5 of 4 groups"),
+        ({**SIGMOID, "n_group": 16}, "chooses 6 experts per token, but 1 of 16 groups hold only 4"),
+        ({"n_group": 4, "topk_group": 4}, "4 groups of experts, which topk_method 'greedy' does not look at"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
+            "scales its rotary embedding by 'yarn'",
+        ),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this model has 'silu'"),
+        ({"num_experts_per_tok": 65}, "chooses 65 experts per token"),
+        ({"q_lora_rank": 1536}, "q_lora_rank is 1536; this model has None"),
+    ],
+)
+def test_kinds_that_no_published_model_has(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DeepseekVL2TextConfig(**settings)
