@@ -22,11 +22,14 @@ from environment import write_result
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from family import FamilyFixture, convert_family, relative_error
 
-# Per family: its fixture, and the image processor of transformers' own port, which has no DeepSeek-VL2.
+# Per family, and per kind of attention and router: its fixture, and the image processor of transformers' own port.
+# There is no port of DeepSeek-VL2.
 FAMILIES = {
     "deepseek_vl": ("vl", DeepseekVLImageProcessorPil),
     "deepseek_vl_hybrid": ("vl_hybrid", DeepseekVLHybridImageProcessorPil),
-    "deepseek_vl2": ("vl2_mha", None),
+    "deepseek_vl2 (tiny)": ("vl2_mha", None),
+    "deepseek_vl2 (small)": ("vl2_mla", None),
+    "deepseek_vl2 (base)": ("vl2_sigmoid", None),
 }
 # Stages and the original's numbers for them, which are every 24th row.
 STAGES = {
@@ -147,8 +150,7 @@ def main() -> None:
     """Measures every family."""
     with tempfile.TemporaryDirectory() as folder:
         families = {
-            model_type: measure(convert_family(name, Path(folder)), port)
-            for model_type, (name, port) in FAMILIES.items()
+            family: measure(convert_family(name, Path(folder)), port) for family, (name, port) in FAMILIES.items()
         }
     path = write_result("parity", {"families": families})
     print(path.read_text(encoding="utf-8"))

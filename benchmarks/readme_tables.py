@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,6 +105,33 @@ def full_size_table() -> str:
     return table(head, rows)
 
 
+FOUR_BITS = 0.5 + 4 / 128  # bytes per weight: the weight, and for 128 of them a bfloat16 scale and zero
+# In the language model's layers; kv_b_proj is multiplied into queries and outputs, the router is small.
+STAYS_16_BIT = ("kv_b_proj", "mlp.gate.", "norm")
+
+
+def memory_table() -> str:
+    """Weights of the published sizes in bfloat16 and with 4-bit language layers, computed from their shapes."""
+    rows = []
+    for path in sorted((ROOT / "tests" / "fixtures" / "weights").glob("*.json"), key=weights_of):
+        shapes = json.loads(path.read_text(encoding="utf-8"))["shapes"]
+        used = {name: math.prod(shape) for name, shape in shapes.items() if "attn_pool" not in name}
+        packed = sum(number for name, number in used.items() if ".model.layers." in name and is_packed(name))
+        whole = sum(used.values()) * 2
+        rows.append([path.stem, f"{whole / 1e9:.1f} GB", f"{(whole - packed * (2 - FOUR_BITS)) / 1e9:.1f} GB"])
+    return table(["size", "bfloat16", "4-bit language layers, computed"], rows)
+
+
+def weights_of(path: Path) -> int:
+    """Number of weights that a file of shapes lists."""
+    return json.loads(path.read_text(encoding="utf-8"))["params"]
+
+
+def is_packed(name: str) -> bool:
+    """Whether a tensor of the language model's layers can be stored with 4 bits."""
+    return not any(part in name for part in STAYS_16_BIT)
+
+
 def loading_table() -> str:
     """Time and memory of opening original files, from benchmarks/results/loading_*.json."""
     rows = []
@@ -174,6 +202,7 @@ TABLES = {
     "conversion": conversion_table,
     "full size": full_size_table,
     "loading": loading_table,
+    "memory": memory_table,
 }
 
 

@@ -142,7 +142,7 @@ def test_implementations_in_a_model(vl2, relative, name):
 
 
 def test_compiled_graphs_take_grouped_products(monkeypatch):
-    module, states, chosen, weights = experts_and_choices(5)
+    module, states, chosen, weights = experts_and_choices(FEW_TOKENS + 1)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     monkeypatch.setitem(ALL_EXPERTS_FUNCTIONS, "grouped_mm", lambda *arguments: "grouped")
     assert experts_by_device(module, states, chosen, weights) == "grouped"

@@ -15,7 +15,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from .configuration_deepseek_vl2 import DeepseekVL2TextConfig
 
-# Up to so many tokens their sum is formed once; with more, a sum per expert reads less memory (2 CPU cores, bfloat16).
+# With more, a loop that adds up expert by expert reads less memory than grouped products do (2 CPU cores, bfloat16).
 FEW_TOKENS = 128
 BY_DEVICE = "by_device"
 
@@ -116,27 +116,18 @@ class DeepseekVL2Experts(nn.Module):
         self, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """What `forward` does where the config asks for no other implementation."""
-        order, counts = self.sorted_by_expert(experts)
+        ordered, order = experts.flatten().sort(stable=True)
         tokens, weights = order // experts.shape[1], weights.flatten()[order, None]
         result = torch.zeros_like(hidden_states, dtype=torch.float32)
         start = 0
-        for expert, count in counts:
+        for expert, count in enumerate(ordered.bincount(minlength=self.num_experts).tolist()[: self.num_experts]):
             part = slice(start, start + count)
-            output = self.one_expert(expert, hidden_states[tokens[part]])
-            result.index_add_(0, tokens[part], output * weights[part])
             start += count
+            if count:
+                gate, up = functional.linear(hidden_states[tokens[part]], self.gate_up_proj[expert]).chunk(2, -1)
+                output = functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
+                result.index_add_(0, tokens[part], output * weights[part])
         return result.to(hidden_states.dtype)
-
-    def sorted_by_expert(self, experts: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-        """Order of the choices by expert, and which expert has how many of them, for those that have any."""
-        ordered, order = experts.flatten().sort(stable=True)
-        counts = ordered.bincount(minlength=self.num_experts).tolist()[: self.num_experts]
-        return order, [(expert, count) for expert, count in enumerate(counts) if count]
-
-    def one_expert(self, expert: int, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[tokens, hidden] -> the same, by one expert."""
-        gate, up = functional.linear(hidden_states, self.gate_up_proj[expert]).chunk(2, -1)
-        return functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
 
 
 def experts_by_device(
@@ -144,20 +135,12 @@ def experts_by_device(
 ) -> torch.Tensor:
     """The fastest way for device and number of tokens; arguments as of `DeepseekVL2Experts.forward`.
 
-    On accelerators and in compiled graphs transformers' grouped products, which never wait for the host; on a CPU a
-    loop over the experts that were chosen (`benchmarks/experts.py` has the figures).
+    transformers' grouped products, which never wait for the host; for many tokens on a CPU a loop over the experts
+    (`benchmarks/experts.py` has the figures).
     """
-    if hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
-        return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, experts, weights)
-    if len(hidden_states) > FEW_TOKENS:
+    if hidden_states.device.type == "cpu" and len(hidden_states) > FEW_TOKENS and not torch.compiler.is_compiling():
         return self.one_after_the_other(hidden_states, experts, weights)
-    order, counts = self.sorted_by_expert(experts)
-    sizes = [count for _, count in counts]
-    *parts, elsewhere = hidden_states[order // experts.shape[1]].split([*sizes, len(order) - sum(sizes)])
-    results = [self.one_expert(expert, part) for (expert, _), part in zip(counts, parts, strict=True)]
-    results.append(torch.zeros_like(elsewhere))  # what other processes compute
-    outputs = torch.cat(results)[order.argsort()].unflatten(0, experts.shape)
-    return (outputs * weights[..., None]).sum(1).to(hidden_states.dtype)
+    return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, experts, weights)
 
 
 ALL_EXPERTS_FUNCTIONS.register(BY_DEVICE, experts_by_device)
