@@ -56,13 +56,15 @@ inputs = processor.apply_chat_template(
 ids = inputs["input_ids"]
 figures["prompt_tokens"] = ids.shape[1]
 figures["image_tokens"] = int((ids == processor.image_token_id).sum())
-for name, tokens in (("first_token_seconds", 1), ("nine_tokens_seconds", 9)):
+# The first call of all also reads the mapped files.
+calls = (("first_call_seconds", 1), ("first_token_seconds", 1), ("seventeen_tokens_seconds", 17))
+for name, tokens in calls:
     start = time.perf_counter()
     generated = model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
     figures[name] = round(time.perf_counter() - start, 2)
     assert generated.shape[1] == ids.shape[1] + tokens
-seconds = figures.pop("nine_tokens_seconds") - figures["first_token_seconds"]
-figures["seconds_per_further_token"] = round(seconds / 8, 3)
+seconds = figures.pop("seventeen_tokens_seconds") - figures["first_token_seconds"]
+figures["seconds_per_further_token"] = round(seconds / 16, 3)
 figures["peak_while_answering_bytes"] = peak[0] - before
 done.set()
 print(json.dumps(figures))

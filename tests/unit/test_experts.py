@@ -98,7 +98,7 @@ def test_implementations_equal_the_plain_formula(relative, name, tokens):
     assert relative(module(states, chosen, weights), expected.detach()) <= TOLERANCE
 
 
-@pytest.mark.parametrize("tokens", [5, FEW_TOKENS + 1])
+@pytest.mark.parametrize("tokens", [1, 5, FEW_TOKENS + 1])
 def test_gradients_of_both_ways_are_equal(relative, tokens):
     found = []
     for function in (DeepseekVL2Experts.forward, experts_by_device):
@@ -110,7 +110,7 @@ def test_gradients_of_both_ways_are_equal(relative, tokens):
         assert relative(other, one) <= TOLERANCE
 
 
-@pytest.mark.parametrize("tokens", [5, FEW_TOKENS + 1])
+@pytest.mark.parametrize("tokens", [1, 5, FEW_TOKENS + 1])
 @pytest.mark.parametrize("name", ["eager", "by_device"])
 def test_experts_of_other_processes_are_left_out(relative, name, tokens):
     """Expert parallelism numbers them from `num_experts` on, and adds the processes' results."""

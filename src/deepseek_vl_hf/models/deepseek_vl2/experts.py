@@ -124,10 +124,20 @@ class DeepseekVL2Experts(nn.Module):
             part = slice(start, start + count)
             start += count
             if count:
-                gate, up = functional.linear(hidden_states[tokens[part]], self.gate_up_proj[expert]).chunk(2, -1)
-                output = functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
+                output = self.one_expert(expert, hidden_states[tokens[part]])
                 result.index_add_(0, tokens[part], output * weights[part])
         return result.to(hidden_states.dtype)
+
+    def of_one_token(self, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The same for a single token, whose experts need no sorting."""
+        here = [(place, expert) for place, expert in enumerate(experts[0].tolist()) if expert < self.num_experts]
+        outputs = [weights[0, place] * self.one_expert(expert, hidden_states) for place, expert in here]
+        return sum(outputs, torch.zeros_like(hidden_states, dtype=torch.float32)).to(hidden_states.dtype)
+
+    def one_expert(self, expert: int, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[tokens, hidden] -> the same, by one expert."""
+        gate, up = functional.linear(hidden_states, self.gate_up_proj[expert]).chunk(2, -1)
+        return functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
 
 
 def experts_by_device(
@@ -135,11 +145,14 @@ def experts_by_device(
 ) -> torch.Tensor:
     """The fastest way for device and number of tokens; arguments as of `DeepseekVL2Experts.forward`.
 
-    transformers' grouped products, which never wait for the host; for many tokens on a CPU a loop over the experts
-    (`benchmarks/experts.py` has the figures).
+    transformers' grouped products, which never wait for the host; on a CPU loops over the experts of one token, and of
+    many tokens (`benchmarks/experts.py` has the figures).
     """
-    if hidden_states.device.type == "cpu" and len(hidden_states) > FEW_TOKENS and not torch.compiler.is_compiling():
-        return self.one_after_the_other(hidden_states, experts, weights)
+    if hidden_states.device.type == "cpu" and not torch.compiler.is_compiling():
+        if len(hidden_states) == 1:
+            return self.of_one_token(hidden_states, experts, weights)
+        if len(hidden_states) > FEW_TOKENS:
+            return self.one_after_the_other(hidden_states, experts, weights)
     return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, experts, weights)
 
 
