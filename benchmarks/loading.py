@@ -38,6 +38,7 @@ def watch():
 
 folder, picture = sys.argv[1:]
 threading.Thread(target=watch, daemon=True).start()
+start_whole = int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) * 1024
 before, start = own_bytes(), time.perf_counter()
 model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
 figures = {"load_seconds": round(time.perf_counter() - start, 2)}
@@ -45,6 +46,8 @@ weights = sum(parameter.numel() * parameter.element_size() for parameter in mode
 figures["weights_bytes"] = weights
 figures["parameters"] = sum(parameter.numel() for parameter in model.parameters())
 figures["peak_while_loading_bytes"] = peak[0] - before
+whole = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+figures["peak_with_mapped_files_bytes"] = whole - start_whole
 figures["peak_to_weights"] = round((peak[0] - before) / weights, 3)
 peak[0] = 0
 processor = AutoProcessor.from_pretrained(folder)

@@ -35,7 +35,9 @@ def draw_boxes(image: Any, labels: Sequence[str], boxes: Sequence[Sequence[Seque
     for number, (label, places) in enumerate(zip(labels, boxes, strict=True)):
         color = COLORS[number % len(COLORS)]
         for left, top, right, bottom in places:
-            draw.rectangle((left, top, right, bottom), outline=color, width=width)
+            # A box may end where the picture does, one pixel beyond its last one.
+            edges = (left, top, min(right, picture.width - 1), min(bottom, picture.height - 1))
+            draw.rectangle(edges, outline=color, width=width)
             if label:
                 _draw_label(draw, label, (left, top), color, font)
     return picture

@@ -38,6 +38,7 @@ def test_metadata(card, family):
     assert data.license_link.startswith(f"https://github.com/deepseek-ai/{repository}/")
     assert ("Llama" in card.text) is not family.is_vl2
     assert ("Plain transformers" in card.text) is not family.is_vl2
+    assert ("temperature of at most 0.7" in card.text) is family.is_vl2
     assert data.pipeline_tag == "image-text-to-text"
     assert data.to_dict()["library_name"] == "transformers"
     tags = {"vl": "deepseek-vl", "vl_hybrid": "deepseek-vl-hybrid", "vl2_mha": "deepseek-vl2"}

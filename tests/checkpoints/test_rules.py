@@ -240,6 +240,43 @@ def test_unknown_towers_and_projectors_of_the_hybrid(path, value, message):
         deepseek_vl_hybrid.config_from_original(changed(published_config("7b"), path, value), TOKEN_IDS)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("tile_tag", "1D", "config.json.tile_tag is '1D'; expected '2D', as all these models have"),
+        ("global_view_pos", "tail", "global_view_pos is 'tail'; expected 'head'"),
+        ("vision_config.model_name", "vit_huge", "model_name is 'vit_huge'; expected 'siglip_so400m_patch14_384'"),
+        ("vision_config.class_token", True, "class_token is True; expected False"),
+        ("projector_config.projector_type", "linear", "projector_type is 'linear'; expected 'downsample_mlp_gelu'"),
+        ("projector_config.n_embed", 99, "n_embed is 99; expected 1280"),
+        ("language_config.rope_scaling", {"type": "yarn"}, "rope_scaling is {'type': 'yarn'}; expected None"),
+        ("language_config.moe_layer_freq", 2, "moe_layer_freq is 2; expected 1"),
+        ("language_config.topk_method", "group_limited_greedy", "topk_method 'group_limited_greedy'"),
+        ("language_config.scoring_func", "sigmoid", "scoring_func 'sigmoid' with topk_method 'greedy'"),
+        ("language_config.kv_lora_rank", 512, "kv_lora_rank is 512; expected None"),
+        ("language_config.model_type", "llama", "model_type is 'llama'; expected 'deepseek_v2'"),
+    ],
+)
+def test_what_no_published_deepseek_vl2_has(path, value, message):
+    config = changed(published_config("vl2-tiny"), path, value)
+    with pytest.raises(ValueError, match=message):
+        deepseek_vl2.config_from_original(config, VL2_TOKEN_IDS)
+
+
+@pytest.mark.parametrize("candidates", [[], [[384, 384], [384, 500]]])
+def test_candidates_that_are_no_tiles(candidates):
+    config = changed(published_config("vl2-tiny"), "candidate_resolutions", candidates)
+    with pytest.raises(ValueError, match="candidate_resolutions"):
+        deepseek_vl2.image_processor_from_original({"candidate_resolutions": candidates}, config)
+
+
+def test_candidates_of_two_files_disagree():
+    with pytest.raises(ValueError, match=r"candidate_resolutions is \[\[384, 384\]\]; expected"):
+        deepseek_vl2.image_processor_from_original(
+            {"candidate_resolutions": [[384, 384]]}, published_config("vl2-tiny")
+        )
+
+
 TABLE = (
     Rename("a.{layer}.{kind}", "b.{layer}.{kind}"),
     Split("qkv.{kind}", ("q.{kind}", "k.{kind}", "v.{kind}")),

@@ -176,15 +176,45 @@ def test_router_logits_and_the_auxiliary_loss_on_request(vl2):
     config = model.config.text_config
     assert len(output.router_logits) == config.num_hidden_layers - config.first_k_dense_replace
     assert output.router_logits[0].shape == (labels.numel(), config.n_routed_experts)
-    assert output.aux_loss > config.router_aux_loss_coef  # uneven in some layer, of which there are two
+    gates = [layer.mlp.gate for layer in model.model.language_model.layers[config.first_k_dense_replace :]]
+    pairs = zip(gates, output.router_logits, strict=True)
+    expected = sum(balance_loss(gate, logits, None, labels.shape) for gate, logits in pairs)
+    assert torch.allclose(output.aux_loss, config.router_aux_loss_coef * expected)
     assert torch.allclose(output.loss, plain.loss + output.aux_loss)
+
+
+@torch.no_grad()
+def test_the_auxiliary_loss_is_of_sequences_with_and_without_a_mask(vl2):
+    ids = vl2.inputs(4)["input_ids"]
+    batch = torch.cat([ids, ids.flip(1)])
+    found = [
+        vl2.model(input_ids=batch, attention_mask=mask, labels=batch, output_router_logits=True).aux_loss
+        for mask in (None, torch.ones_like(batch))
+    ]
+    alone = [vl2.model(input_ids=row[None], labels=row[None], output_router_logits=True).aux_loss for row in batch]
+    assert torch.allclose(*found)
+    assert torch.allclose(found[0], torch.stack(alone).mean())
+
+
+@torch.no_grad()
+def test_router_logits_disturb_no_generation(vl2):
+    inputs, settings = vl2.inputs(4), {"max_new_tokens": 4, "do_sample": False, "cache_implementation": "static"}
+    expected = vl2.model.generate(**inputs, **settings)
+    assert torch.equal(vl2.model.generate(**inputs, **settings, output_router_logits=True), expected)
 
 
 def test_every_router_learns_from_the_auxiliary_loss(vl2):
     """Also with the sigmoid router, with which the original refuses to train."""
     model = vl2.load().train()
     inputs = vl2.inputs(4)
-    model(**inputs, labels=inputs["input_ids"], output_router_logits=True).aux_loss.backward()
+    settings = {"labels": inputs["input_ids"], "output_router_logits": True, "use_cache": False}
+    checkpoint = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # by version
+    checkpoint({"use_reentrant": True})
+    model.enable_input_require_grads()
+    with pytest.raises(ValueError, match=r"expected gradient_checkpointing_kwargs=\{\"use_reentrant\": False\}"):
+        model(**inputs, **settings)
+    checkpoint({"use_reentrant": False})
+    model(**inputs, **settings).aux_loss.backward()
     gates = [parameter for name, parameter in model.named_parameters() if name.endswith("mlp.gate.weight")]
     assert gates
     assert all(gate.grad.abs().max() > 0 for gate in gates)
@@ -233,6 +263,7 @@ def test_the_same_weights_in_transformers_own_text_models(families, relative, na
         ),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this model has 'silu'"),
         ({"num_experts_per_tok": 65}, "chooses 65 experts per token"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "scales its rotary embedding by 'linear'"),
         ({"q_lora_rank": 1536}, "q_lora_rank is 1536; this model has None"),
     ],
 )

@@ -63,6 +63,12 @@ def test_boxes_are_drawn():
     assert np.asarray(white).min() == 255  # the picture itself stays as it is
 
 
+def test_boxes_that_end_where_the_picture_does():
+    drawn = np.asarray(draw_boxes(Image.new("RGB", (300, 200), "white"), [""], [[(0, 0, 300, 200)]]))
+    for row, column in ((100, 0), (100, 299), (0, 150), (199, 150)):
+        assert tuple(drawn[row, column]) == COLORS[0]
+
+
 def test_labels_and_boxes_disagree():
     with pytest.raises(ValueError, match="2 labels and 1 lists of boxes"):
         draw_boxes(Image.new("RGB", (30, 30)), ["a", "b"], [[]])

@@ -46,7 +46,7 @@ def test_grids(size, grid):
 
 
 def test_candidates_are_those_of_the_published_files():
-    """Every grid of at most nine tiles in which no more than one edge is longer than needed."""
+    """Every grid of at most nine tiles."""
     assert len(CANDIDATE_RESOLUTIONS) == len(set(CANDIDATE_RESOLUTIONS)) == 23
     assert max(width * height for width, height in CANDIDATE_RESOLUTIONS) == 9 * 384**2
     for columns in range(1, 10):

@@ -61,12 +61,15 @@ def gradients(model, inputs):
 
 
 @pytest.mark.parametrize(
-    "frozen", [("vision_model", "high_res_vision"), ("language_model", "lm_head"), ("aligner",)], ids=" ".join
+    "frozen",
+    [("vision_model", "high_res_vision"), ("language_model", "lm_head"), ("aligner", "projector")],
+    ids=" ".join,
 )
 def test_frozen_parts_get_no_gradients(family, inputs, frozen):
     model = family.load().train()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not any(part in name for part in frozen))
+        parameter.requires_grad_(not any(name.startswith((f"{part}.", f"model.{part}")) for part in frozen))
+    assert not all(parameter.requires_grad for parameter in model.parameters())
     found = gradients(model, inputs)
     assert found == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 

@@ -1,6 +1,7 @@
 """What is particular to DeepSeek-VL2: tiles that depend on the conversation, tokens per image, experts, bad input."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -89,6 +90,8 @@ def test_tokens_per_image_for_serving_engines(processor):
     assert found["num_image_tokens"] == [211 + 14 * 29, 421]
     assert found["num_image_patches"] == [3, 2]
     assert processor._get_num_multimodal_tokens([(350, 700)] * 3)["num_image_tokens"] == [421] * 3
+    each = processor._get_num_multimodal_tokens([(350, 700)] * 2, tiling=[False, True])
+    assert each["num_image_tokens"] == [421, 211 + 14 * 29]
     inputs = encode(processor, ask(image(WIDE), text("?")))
     assert len(processor.replace_image_token(inputs, 0)) == len(processor.image_token) * (211 + 14 * 29)
 
@@ -100,6 +103,17 @@ def test_long_prompts_are_warned_of_with_the_tokens_of_each_image(processor, cap
     assert "longer than the 4096 positions" in caplog.text
     assert "The images take [2017, 2017] tokens." in caplog.text
     assert "With tiling=False an image takes 421 tokens." in caplog.text
+
+
+def test_unknown_tilings(processor):
+    with pytest.raises(ValueError, match="expected 'auto', True, False, or True or False for each image"):
+        encode(processor, ask(image(WIDE), text("?")), tiling="Auto")
+
+
+@pytest.mark.parametrize("tiling", ["Auto", None, [True, "auto"]])
+def test_unknown_tilings_of_a_new_processor(processor, tiling):
+    with pytest.raises(ValueError, match="expected 'auto', True, False"):
+        type(processor)(processor.image_processor, processor.tokenizer, tiling=tiling)
 
 
 # Prompts
@@ -217,13 +231,20 @@ def test_bad_settings_of_the_image_processor(settings, message):
     ],
 )
 def test_tiles_and_grids_disagree(model, tiles, grids, message):
-    with pytest.raises(ValueError, match=message):
-        model.get_image_features(torch.zeros(tiles, 3, 384, 384), torch.tensor(grids))
+    images = {"pixel_values": torch.zeros(tiles, 3, 384, 384), "tile_grids": torch.tensor(grids)}
+    ids = torch.full((1, 421), model.config.image_token_id)
+    for call in (model.get_image_features, partial(model, input_ids=ids), partial(model.generate, input_ids=ids)):
+        with pytest.raises(ValueError, match=message):
+            call(**images)
 
 
 def test_one_of_the_image_inputs_alone(model):
-    with pytest.raises(ValueError, match="tile_grids is missing"):
-        model.get_image_features(torch.zeros(2, 3, 384, 384))
+    ids = torch.full((1, 421), model.config.image_token_id)
+    for call in (model.get_image_features, partial(model, input_ids=ids), partial(model.generate, input_ids=ids)):
+        with pytest.raises(ValueError, match="tile_grids is missing"):
+            call(pixel_values=torch.zeros(2, 3, 384, 384))
+        with pytest.raises(ValueError, match="pixel_values is missing"):
+            call(tile_grids=torch.tensor([[1, 1]]))
     with pytest.raises(ValueError, match="Found no images"):
         model.get_image_features()
 

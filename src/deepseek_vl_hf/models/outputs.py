@@ -42,8 +42,8 @@ class MultimodalCausalLMOutputWithPast(ModelOutput):
         image_hidden_states: [images, tokens, width], or one [tokens, width] per image: what was put at the image
             places; None for text alone.
         router_logits: per layer with experts [tokens, experts], on request; other families have none.
-        aux_loss: scalar, how unevenly experts are chosen, times its coefficient; with `router_logits`. It is part of
-            the loss.
+        aux_loss: scalar, how unevenly experts are chosen, times its coefficient; part of the loss, where there are
+            labels and `router_logits`.
     """
 
     loss: torch.Tensor | None = None

@@ -156,9 +156,7 @@ def check_values(section: dict[str, Any], expected: dict[str, Any], place: str) 
     """Raises ValueError where a section of the file has a key with another value than the expected one."""
     for key, value in expected.items():
         if section.get(key, value) != value:
-            raise ValueError(
-                f"{place}.{key} is {section[key]!r}; expected {value!r}, which the other sections ask for."
-            )
+            raise ValueError(f"{place}.{key} is {section[key]!r}; expected {value!r}, as all these models have.")
 
 
 def check_projector(original: dict[str, Any], projector_type: str, vision_width: int, config: PreTrainedConfig) -> None:

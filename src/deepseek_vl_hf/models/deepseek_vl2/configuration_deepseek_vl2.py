@@ -157,8 +157,8 @@ class DeepseekVL2TextConfig(PreTrainedConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.router_aux_loss_coef is None:
             self.router_aux_loss_coef = AUX_LOSS_COEFFICIENTS.get(self.scoring_func)
-        self._check_kinds()
         super().__post_init__(**kwargs)
+        self._check_kinds()  # at last, because transformers reads rope_parameters from older spellings
 
     def _check_kinds(self) -> None:
         if (self.scoring_func, self.topk_method) not in ROUTERS:

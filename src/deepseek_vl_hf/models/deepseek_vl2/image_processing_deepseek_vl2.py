@@ -90,7 +90,7 @@ class DeepseekVL2ImageProcessor(PillowImageProcessor):
         table = _scaling_table(**kwargs)
         tiles: list[np.ndarray] = []
         grids: list[Pair] = []
-        for image, tiled in zip(images, _per_image(tiling, len(images)), strict=True):
+        for image, tiled in zip(images, per_image(tiling, len(images)), strict=True):
             grid = tile_grid(*image.size, candidate_resolutions, tile) if tiled else (1, 1)
             grids.append(grid)
             tiles += [scale_pixels(np.asarray(view), table) for view in cut(image, grid, tile, resample, color)]
@@ -111,8 +111,8 @@ def _scaling_table(
     return scaling_table(rescale_factor if do_rescale else None, *statistics)
 
 
-def _per_image(tiling: bool | list[bool], count: int) -> list[bool]:
-    """One value per picture.
+def per_image(tiling: bool | list[bool], count: int) -> list[bool]:
+    """One value of `tiling` per picture.
 
     Raises:
         ValueError: another number of values than of pictures, or "auto".

@@ -82,6 +82,8 @@ class DeepseekVL2TextModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, DeepseekVL2Router):
             init.normal_(module.weight, std=self.config.initializer_range)
+            if hasattr(module, "e_score_correction_bias"):
+                init.zeros_(module.e_score_correction_bias)
         elif isinstance(module, DeepseekVL2Experts):
             init.normal_(module.gate_up_proj, std=self.config.initializer_range)
             init.normal_(module.down_proj, std=self.config.initializer_range)
@@ -95,16 +97,27 @@ class DeepseekVL2TextModel(PreTrainedModel):
         """Where nothing was asked for, what is fastest on the device."""
         return super().get_correct_experts_implementation(requested_experts or BY_DEVICE)
 
-    def balance_loss(self, router_logits: Any, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def balance_loss(
+        self, router_logits: Any, shape: tuple[int, int], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
         """The sum of all layers' balance losses, each times `router_aux_loss_coef`, as the original adds them.
 
         Args:
             router_logits: per layer with experts, [batch * sequence, experts].
-            attention_mask: [batch, sequence], 0 at padding; None for a single sequence without any.
+            shape: batch and sequence.
+            attention_mask: [batch, past + sequence], 0 at padding, which does not count; any other mask is not read.
+
+        Raises:
+            ValueError: the routers are to learn, but their logits were recorded without a graph.
         """
         routers = [module for module in self.modules() if isinstance(module, DeepseekVL2Router)]
-        mask = None if attention_mask is None else attention_mask[:, -(len(router_logits[0]) // len(attention_mask)) :]
-        shape = (1, len(router_logits[0])) if mask is None else tuple(mask.shape)
+        learning = self.training and torch.is_grad_enabled() and any(router.weight.requires_grad for router in routers)
+        if learning and not router_logits[0].requires_grad:
+            raise ValueError(
+                "Found gradient checkpointing that records the routers' logits without a graph, so that the auxiliary "
+                'loss would teach nothing; expected gradient_checkpointing_kwargs={"use_reentrant": False}.'
+            )
+        mask = attention_mask[:, -shape[1] :] if attention_mask is not None and attention_mask.ndim == 2 else None
         losses = [balance_loss(*pair, mask, shape) for pair in zip(routers, router_logits, strict=True)]
         return self.config.router_aux_loss_coef * torch.stack([loss.to(losses[0].device) for loss in losses]).sum()
 

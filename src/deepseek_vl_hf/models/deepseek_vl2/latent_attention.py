@@ -155,8 +155,8 @@ class DeepseekVL2LatentAttention(nn.Module):
         """Attention to the latents, the heads as rows of one; returns [batch, sequence, heads, value] and weights."""
         shape = plain.shape[1:3]  # heads, sequence
         rows = (self.kv_b_proj(plain, absorb="keys") * self.scaling).flatten(1, 2)
-        scores = torch.bmm((rotary * self.scaling).flatten(1, 2), keys[:, 0].mT)
-        scores = torch.baddbmm(scores, rows, latents[:, 0].mT).unflatten(1, shape).float()
+        scores = torch.bmm((rotary * self.scaling).flatten(1, 2), keys[:, 0].mT).float()
+        scores = (scores + torch.bmm(rows, latents[:, 0].mT)).unflatten(1, shape)  # float32: rounded once, not twice
         if mask is not None:
             mask = mask[..., : scores.shape[-1]]
             # Not -inf: of rows at padding nothing is left, and their softmax would not be a number.

@@ -125,11 +125,10 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
             ValueError: one of the two is missing, the tiles are more or fewer than the grids say, or a size is not the
                 tower's.
         """
-        check_none_missing({"pixel_values": pixel_values, "tile_grids": tile_grids})
-        if pixel_values is None or tile_grids is None:
+        grids = _checked_grids(pixel_values, tile_grids)
+        if pixel_values is None or grids is None:
             raise ValueError("Found no images; pass pixel_values and tile_grids.")
         check_pixels(pixel_values, "pixel_values", self.config.vision_config.image_size)
-        grids = _checked_grids(tile_grids, len(pixel_values))
         vision = self.vision_model(pixel_values, return_dict=True, **kwargs)
         tiles = self.projector(vision.last_hidden_state).split([num_tiles(*grid) for grid in grids])
         return BaseModelOutputWithPooling(
@@ -139,15 +138,19 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
             attentions=vision.attentions,
         )
 
-    def check_places(self, input_ids: torch.Tensor | None, tile_grids: torch.Tensor | None) -> None:
-        """Raises ValueError unless the places of each prompt are those of whole images, in their order.
+    def check_images(
+        self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None, tile_grids: torch.Tensor | None
+    ) -> None:
+        """Raises ValueError unless tiles and grids agree and the places of each prompt are those of whole images.
 
-        Their sum says too little: grids in another order may have the same one.
+        The sum of the places says too little: grids in another order may have the same one.
         """
-        if input_ids is None or tile_grids is None or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return
-        side = self.config.tokens_per_side
-        lengths = [num_image_tokens(columns, rows, side) for columns, rows in tile_grids.tolist()]
+        grids = _checked_grids(pixel_values, tile_grids)
+        if input_ids is None or grids is None:
+            return
+        lengths = [num_image_tokens(columns, rows, self.config.tokens_per_side) for columns, rows in grids]
         images_per_prompt(lengths, (input_ids == self.config.image_token_id).sum(-1).tolist())
 
     def _join(self, tiles: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
@@ -200,7 +203,7 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
         image_features = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None or tile_grids is not None:
             check_not_encoded_twice(image_features)
-            self.check_places(input_ids, tile_grids)
+            self.check_images(input_ids, pixel_values, tile_grids)
             image_features = self.get_image_features(pixel_values, tile_grids, return_dict=True)
         inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features, past_key_values)
         outputs = self.language_model(
@@ -240,7 +243,7 @@ class DeepseekVL2ForConditionalGeneration(DeepseekVL2PreTrainedModel, Multimodal
         found = super()._check_image_inputs(input_ids, kwargs)
         cache = kwargs.get("past_key_values")
         if cache is None or not int(cache.get_seq_length()):  # else images of earlier turns may have been read before
-            self.model.check_places(input_ids, kwargs.get("tile_grids"))
+            self.model.check_images(input_ids, kwargs.get("pixel_values"), kwargs.get("tile_grids"))
         return found
 
     @can_return_tuple
@@ -289,30 +292,32 @@ class DeepseekVL2ForConditionalGeneration(DeepseekVL2PreTrainedModel, Multimodal
             **kwargs,
         )
         output = head_output(self, outputs, labels, logits_to_keep, kwargs)
-        if output.router_logits is not None:
-            output.aux_loss = self.model.language_model.balance_loss(output.router_logits, attention_mask)
-            if output.loss is not None:
-                output.loss = output.loss + output.aux_loss.to(output.loss.device)
+        if output.router_logits is not None and labels is not None and output.loss is not None:
+            shape = (labels.shape[0], labels.shape[1])
+            output.aux_loss = self.model.language_model.balance_loss(output.router_logits, shape, attention_mask)
+            output.loss = output.loss + output.aux_loss.to(output.loss.device)
         return output
 
 
-def _checked_grids(tile_grids: torch.Tensor, tiles: int) -> list[tuple[int, int]]:
-    """[images, 2] as pairs.
+def _checked_grids(pixel_values: torch.Tensor | None, tile_grids: Any) -> list[tuple[int, int]] | None:
+    """`tile_grids` as pairs; None if there are no images.
 
     Raises:
-        ValueError: another shape, a grid without tiles, or another number of tiles than there are.
+        ValueError: one of the two is missing, another shape, a grid without tiles, or other numbers of tiles.
     """
-    if tile_grids.ndim != 2 or tile_grids.shape[1] != 2:
-        raise ValueError(
-            f"tile_grids has the shape {list(tile_grids.shape)}; expected [images, 2], columns and rows of each image."
-        )
-    grids = [(columns, rows) for columns, rows in tile_grids.tolist()]
+    check_none_missing({"pixel_values": pixel_values, "tile_grids": tile_grids})
+    if pixel_values is None:
+        return None
+    shape = list(torch.as_tensor(tile_grids).shape)
+    if len(shape) != 2 or shape[1] != 2:
+        raise ValueError(f"tile_grids has the shape {shape}; expected [images, 2], columns and rows of each image.")
+    grids = [(int(columns), int(rows)) for columns, rows in torch.as_tensor(tile_grids).tolist()]
     if any(min(grid) < 1 for grid in grids):
         raise ValueError(f"tile_grids is {grids}; expected at least one column and one row for each image.")
     expected = sum(num_tiles(*grid) for grid in grids)
-    if expected != tiles:
+    if expected != len(pixel_values):
         raise ValueError(
-            f"pixel_values holds {tiles} tiles, but tile_grids {grids} describe {expected}: 1 + columns * rows for "
-            "each image. Pass both as the processor gives them."
+            f"pixel_values holds {len(pixel_values)} tiles, but tile_grids {grids} describe {expected}: 1 + columns * "
+            "rows for each image. Pass both as the processor gives them."
         )
     return grids

@@ -12,6 +12,7 @@ from ...chat_templates import DEEPSEEK_VL2, VL2_IMAGE_TOKEN
 from ...images import square_side
 from ...processing import ChatProcessor
 from .grounding import GroundedText, find_boxes
+from .image_processing_deepseek_vl2 import per_image
 from .tiling import MOST_TILED_IMAGES, grid_side, num_image_tokens, num_tiles, tile_grid
 
 # Tokens with which people ask for places in a picture; they are control tokens in typed text too.
@@ -57,7 +58,7 @@ class DeepseekVL2Processor(ChatProcessor):
     ) -> None:
         self.patch_size = patch_size
         self.downsample_ratio = downsample_ratio
-        self.tiling = tiling
+        self.tiling = _checked_tiling(tiling)
         super().__init__(image_processor, tokenizer, chat_template)
 
     @property
@@ -72,7 +73,7 @@ class DeepseekVL2Processor(ChatProcessor):
 
     def process_images(self, pictures: list[Image.Image], places: Sequence[int], **kwargs: Any) -> BatchFeature:
         """See `ChatProcessor.process_images`."""
-        tiling = kwargs.pop("tiling", self.tiling)
+        tiling = _checked_tiling(kwargs.pop("tiling", self.tiling))
         if tiling == "auto":
             tiling = [count <= MOST_TILED_IMAGES for count in places for _ in range(count)]
         return self.image_processor(pictures, tiling=tiling, **kwargs)
@@ -105,10 +106,14 @@ class DeepseekVL2Processor(ChatProcessor):
         """Tokens and tiles per image of (height, width) pixels, for serving engines; they are one conversation."""
         if image_sizes is None:
             return MultiModalData()
-        tiling = kwargs.get("tiling", self.tiling)
-        tiled = len(image_sizes) <= MOST_TILED_IMAGES if tiling == "auto" else bool(tiling)
+        tiling = _checked_tiling(kwargs.get("tiling", self.tiling))
+        if tiling == "auto":
+            tiling = len(image_sizes) <= MOST_TILED_IMAGES
         candidates = self.image_processor.candidate_resolutions
-        grids = [tile_grid(width, height, candidates, self._tile) if tiled else (1, 1) for height, width in image_sizes]
+        grids = [
+            tile_grid(width, height, candidates, self._tile) if tiled else (1, 1)
+            for (height, width), tiled in zip(image_sizes, per_image(tiling, len(image_sizes)), strict=True)
+        ]
         return MultiModalData(
             num_image_tokens=[num_image_tokens(*grid, self.tokens_per_side) for grid in grids],
             num_image_patches=[num_tiles(*grid) for grid in grids],
@@ -136,6 +141,14 @@ class DeepseekVL2Processor(ChatProcessor):
                 "(height, width) of the picture that it speaks of."
             )
         return list(itertools.starmap(find_boxes, zip(texts, image_sizes, strict=True)))
+
+
+def _checked_tiling(tiling: Any) -> Any:
+    """The same; raises ValueError unless it is "auto", True, False, or a list of the latter two."""
+    each = tiling if isinstance(tiling, (list, tuple)) else [tiling]
+    if tiling != "auto" and not all(isinstance(value, bool) for value in each):
+        raise ValueError(f"tiling is {tiling!r}; expected 'auto', True, False, or True or False for each image.")
+    return tiling
 
 
 def _grids(images: dict[str, Any]) -> list[tuple[int, int]]:
