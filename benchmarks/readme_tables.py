@@ -144,12 +144,22 @@ def loading_table() -> str:
                 f"{figures['weights_bytes'] / 1e9:.1f} GB",
                 f"{figures['load_seconds']:.1f} s",
                 f"{figures['peak_to_weights']:.2f} x the weights",
+                f"{figures['peak_with_mapped_files_bytes'] / figures['weights_bytes']:.2f} x",
                 f"{figures['first_token_seconds']:.1f} s for {figures['prompt_tokens']} tokens",
                 f"{figures['seconds_per_further_token'] * 1000:.0f} ms",
                 f"{machine['processor']}, {machine['cores']} cores, {figures['dtype']}",
             ]
         )
-    head = ["original files", "weights", "loading", "peak of its own memory", "first token", "each further", "machine"]
+    head = [
+        "original files",
+        "weights",
+        "loading",
+        "peak of its own memory",
+        "with mapped files",
+        "first token",
+        "each further",
+        "machine",
+    ]
     return table(head, rows)
 
 
