@@ -1,4 +1,4 @@
-"""Shared fixtures: both families, each converted once per session, and a watch on deprecations."""
+"""Shared fixtures: all families, each converted once per session, and a watch on deprecations."""
 
 import logging
 import os

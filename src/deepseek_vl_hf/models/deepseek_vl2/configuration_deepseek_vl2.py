@@ -176,11 +176,6 @@ class DeepseekVL2TextConfig(PreTrainedConfig):
         self._check_experts()
 
     def _check_experts(self) -> None:
-        if self.num_experts_per_tok > self.n_routed_experts:
-            raise ValueError(
-                f"text_config chooses {self.num_experts_per_tok} experts per token of {self.n_routed_experts}; "
-                "expected at most as many as there are."
-            )
         if self.n_group < 1 or self.n_routed_experts % self.n_group or not 1 <= self.topk_group <= self.n_group:
             raise ValueError(
                 f"text_config chooses {self.topk_group} of {self.n_group} groups of {self.n_routed_experts} experts; "
