@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from .scenes import COLORS, SIDE, AnyScene, ChartScene, PageScene, Shape, ShapeScene, Text, TextScene
+from .scenes import COLORS, SIDE, AnyScene, CharacterScene, ChartScene, PageScene, Shape, ShapeScene, Text, TextScene
 
 CROPPED_SHARE = 0.25
 CHART_TEXT = 16  # font size of labels and values, in pixels
@@ -43,6 +43,8 @@ def parts(scene: AnyScene) -> list[Part]:
         return [*scene.shapes, *((scene.caption,) if scene.caption else ())]
     if isinstance(scene, TextScene):
         return list(scene.texts)
+    if isinstance(scene, CharacterScene):
+        return list(scene.characters)
     if isinstance(scene, PageScene):
         return [text for line in scene.lines for text in line]
     return _chart_parts(scene)

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .drawing import View
-from .scenes import SIDE, SMALL_TEXT, Bar, ChartScene, Scene, Shape, ShapeScene, Text, TextScene
+from .scenes import SIDE, SMALL_TEXT, Bar, CharacterScene, ChartScene, Scene, Shape, ShapeScene, Text, TextScene
 
 CHINESE_SHARE = 0.2
 MOST_TURNS = 8
@@ -22,6 +22,7 @@ KINDS = (
     "read_large",
     "read_all",
     "chart",
+    "character",
 )
 
 CHINESE = {
@@ -93,6 +94,8 @@ def ask(scene: Scene, rng: random.Random, view: View | None = None, most_turns: 
         turns = _about_shapes(scene, rng, view or View())
     elif isinstance(scene, TextScene):
         turns = _about_texts(scene, rng)
+    elif isinstance(scene, CharacterScene):
+        turns = _about_characters(scene, rng, view or View())
     else:
         turns = _about_chart(scene, rng)
     rng.shuffle(turns)
@@ -173,8 +176,8 @@ def _places(scene: ShapeScene, rng: random.Random, view: View) -> list[Turn]:
     return turns
 
 
-def place_of(shape: Shape, view: View) -> str | None:
-    """The ninth of the picture in which a shape has its middle; None where that is not plain to see."""
+def place_of(shape: Shape | Text, view: View) -> str | None:
+    """The ninth of the picture in which a shape or a centred text has its middle; None where that is not plain."""
     thirds = []
     for middle, shift in zip((shape.x, shape.y), view.shift, strict=True):
         near = [int((middle + shift + step) * 3 / SIDE) for step in (-CLEAR_PLACE, CLEAR_PLACE)]
@@ -245,21 +248,30 @@ def _about_text(scene: TextScene, number: int, rng: random.Random) -> Turn:
     return _turn(rng, kind, english, f"{CHINESE[text.color]}的文字是什么？", text.text)
 
 
+def _about_characters(scene: CharacterScene, rng: random.Random, view: View) -> list[Turn]:
+    turns = []
+    for text in scene.characters:
+        colors = tuple(f"What {word} is {text.text}?" for word in ("color", "colour"))
+        turns.append(_turn(rng, "character", colors, f"{text.text}是什么颜色？", text.color))
+        place = place_of(text, view)
+        if place:
+            turns.append(_turn(rng, "character", (f"Where is {text.text}?",), f"{text.text}在哪里？", place))
+    return turns
+
+
 def _about_chart(scene: ChartScene, rng: random.Random) -> list[Turn]:
     tallest, shortest = (choose(scene.bars, key=lambda bar: bar.value) for choose in (max, min))
     number = str(len(scene.bars))
-    turns = [
+    about_all = [
         _turn(rng, "chart", TALLEST, "哪个柱子最高？", tallest.label),
         _turn(rng, "chart", SHORTEST, "哪个柱子最低？", shortest.label),
         _turn(rng, "chart", ("How many bars are there?",), "图中有几个柱子？", number),
         _turn(rng, "read_large", TITLE, "标题是什么？", scene.title),
     ]
-    for bar in rng.sample(scene.bars, 3):
-        turns.append(_about_bar(bar, rng))
-    return turns
+    return [*rng.sample(about_all, 3), *(turn for bar in scene.bars for turn in _about_bar(bar, rng))]
 
 
-def _about_bar(bar: Bar, rng: random.Random) -> Turn:
+def _about_bar(bar: Bar, rng: random.Random) -> list[Turn]:
     label, value, color, chinese = bar.label, str(bar.value), bar.color, CHINESE[bar.color]
     questions = (
         (f"What is the value of the {color} bar?", f"{chinese}柱子的值是多少？", value),
@@ -268,5 +280,5 @@ def _about_bar(bar: Bar, rng: random.Random) -> Turn:
         (f"What is the label of the {color} bar?", f"{chinese}柱子的标签是什么？", label),
     )
     # A bar's value stands next to its colour; what goes by labels is harder and asked more often.
-    english, in_chinese, answer = rng.choices(questions, weights=(1, 2, 2, 2))[0]
-    return _turn(rng, "chart", (english,), in_chinese, answer)
+    chosen = {*rng.choices(questions, weights=(1, 2, 2, 2), k=2)}
+    return [_turn(rng, "chart", (english,), in_chinese, answer) for english, in_chinese, answer in sorted(chosen)]

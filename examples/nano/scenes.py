@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .splits import belongs_to
-from .strings import random_string
+from .strings import CODE_CHARACTERS, random_string
 
 SIDE = 256
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
@@ -28,7 +28,7 @@ TEXT_COLORS = ("black", "blue", "red", "green", "purple")
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 SMALLEST_TEXT, MIDDLE_TEXT, LARGEST_PAGE_TEXT = 14, 20, 36  # font sizes in pixels
 SMALL_TEXT = 18  # font sizes in pixels below this one count as small
-SCENE_KINDS = {"shapes": 0.42, "text": 0.28, "chart": 0.3}
+SCENE_KINDS = {"shapes": 0.32, "text": 0.23, "chart": 0.32, "characters": 0.13}
 CELL = 80
 CELLS = tuple((column, row) for row in range(3) for column in range(3))
 
@@ -86,6 +86,20 @@ class TextScene:
 
 
 @dataclass(frozen=True)
+class CharacterScene:
+    """One to five different characters, scattered as shapes are. They teach to find what a question spells."""
+
+    background: tuple[int, int, int]
+    characters: tuple[Text, ...]
+
+    @property
+    def key(self) -> str:
+        """Characters, colours and the ninth of the picture that each stands in."""
+        places = sorted((text.text, text.color, text.x // CELL, text.y // CELL) for text in self.characters)
+        return f"characters {places}"
+
+
+@dataclass(frozen=True)
 class PageScene:
     """Lines of text from top to bottom, each of one or more strings: as much as fits, to look at alone."""
 
@@ -122,7 +136,7 @@ class ChartScene:
         return f"chart {[(bar.label, bar.value) for bar in self.bars]}"
 
 
-Scene = ShapeScene | TextScene | ChartScene
+Scene = ShapeScene | TextScene | ChartScene | CharacterScene
 AnyScene = Scene | PageScene  # those, and what is looked at without questions
 
 
@@ -170,16 +184,30 @@ def _shape_scene(rng: random.Random, split: str) -> ShapeScene:
     shapes = []
     # Few kinds or few colours at a time, so that counts above one are common.
     kinds, colors = rng.sample(SHAPES, rng.randint(2, 5)), rng.sample(tuple(COLORS), rng.randint(2, 5))
-    for column, row in cells:
-        size = rng.randint(28, 62)
-        free = CELL - size
-        x, y = (8 + CELL * place + size // 2 + rng.randint(0, free) for place in (column, row))
+    for cell in cells:
+        x, y, size = _in_cell(cell, rng)
         shapes.append(Shape(rng.choice(kinds), rng.choice(colors), x, y, size))
     caption = None
     free_rows = [row for row in (2, 0, 1) if all(row != taken for _, taken in cells)]
     if free_rows and rng.random() < 0.5:
         caption = _text(rng, split, rng.choice(TEXT_COLORS), 8 + CELL * free_rows[0] + CELL // 2)
     return ShapeScene(_background(rng), tuple(shapes), caption)
+
+
+def _in_cell(cell: tuple[int, int], rng: random.Random) -> tuple[int, int, int]:
+    """Centre and size of something that stands within a cell, in pixels."""
+    size = rng.randint(28, 62)
+    x, y = (8 + CELL * place + size // 2 + rng.randint(0, CELL - size) for place in cell)
+    return x, y, size
+
+
+def _character_scene(rng: random.Random, split: str) -> CharacterScene:
+    cells = rng.sample(CELLS, rng.randint(1, 5))
+    texts = []
+    for cell, character in zip(cells, rng.sample(CODE_CHARACTERS, len(cells)), strict=True):
+        x, y, size = _in_cell(cell, rng)
+        texts.append(Text(character, rng.choice(TEXT_COLORS), rng.choice(FONTS), x, y, size, centered=True))
+    return CharacterScene(_background(rng), tuple(texts))
 
 
 def _text(rng: random.Random, split: str, color: str, y: int, largest: int = 40) -> Text:
@@ -266,4 +294,5 @@ SCENE_MAKERS: dict[str, SceneMaker] = {
     "shapes": _shape_scene,
     "text": _text_scene,
     "chart": _chart_scene,
+    "characters": _character_scene,
 }
