@@ -1,11 +1,61 @@
-"""What the families' image processors do alike: opening pictures and handing them on as 8-bit RGB."""
+"""What the families' image processors do alike: opening pictures, handing them on in 8 bits, scaling many at once."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from PIL import Image
-from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-from .images import flatten_pictures, open_image, to_rgb
+from .images import flatten_pictures, open_image, scale_pixels, to_rgb
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Pictures = np.ndarray | list[np.ndarray]  # of one size, or each of its own
+
+
+def in_parallel(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Calls a function for each item on as many threads as torch may use; Pillow and numpy work side by side.
+
+    torch's number is 1 in the workers of a data loader, which are many already.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if threads < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
+
+
+def threads_per_picture(pictures: int) -> int:
+    """Threads that are left for each of the pictures that `in_parallel` prepares."""
+    return max(1, torch.get_num_threads() // max(1, pictures))
+
+
+def scale_pictures(pictures: Sequence[np.ndarray], table: np.ndarray) -> Pictures:
+    """Looks the pixels of many pictures up in a `scaling_table`.
+
+    Args:
+        pictures: each uint8 [height, width, channels].
+        table: float32 [channels or 1, 256].
+
+    Returns:
+        float32 [pictures, channels, height, width]; a list of [channels, height, width] where sizes differ.
+    """
+    shapes = [(picture.shape[2], *picture.shape[:2]) for picture in pictures]
+    scaled: Any = [np.empty(shape, np.float32) for shape in shapes]
+    if len({*shapes}) == 1:
+        scaled = np.empty((len(pictures), *shapes[0]), np.float32)
+    in_parallel(lambda number: scale_pixels(pictures[number], table, scaled[number]), range(len(pictures)))
+    return scaled
+
+
+def batch_of(data: dict[str, Any], return_tensors: str | None) -> BatchFeature:
+    """A batch in the type that was asked for; without one, a list with an entry per picture, as everywhere."""
+    if return_tensors is None:
+        data = {name: list(values) for name, values in data.items()}
+    return BatchFeature(data=data, tensor_type=return_tensors)
 
 
 class PillowImageProcessor(BaseImageProcessor):

@@ -24,6 +24,7 @@ LAYERS = (
         "models.checks",
         "models.rotary",
         "models.offload",
+        "models.encoding",
         "models.deepseek_vl2.expert_weights",
     ),
     ("batching", "models.sub_configs", "models.pretrained", "models.generation", "models.steps"),

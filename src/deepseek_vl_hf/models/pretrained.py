@@ -19,6 +19,24 @@ class MultimodalPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _image_batch_size = 8
+
+    @property
+    def image_batch_size(self) -> int:
+        """How many images (DeepSeek-VL2: tiles) the towers read at once; more of them are encoded in such chunks.
+
+        A setting of the running model, which is not saved. The results are the same; memory is not.
+
+        Raises:
+            ValueError: when it is set to less than 1.
+        """
+        return self.base_model._image_batch_size
+
+    @image_batch_size.setter
+    def image_batch_size(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"image_batch_size is {size}; expected at least 1.")
+        self.base_model._image_batch_size = size
 
     def stored_conversions(self) -> list[Any]:
         """How tensors in files become those in memory, in files of the transformers layout; saving turns it round."""

@@ -11,15 +11,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from ...image_processing import PillowImageProcessor
-from ...images import (
-    fitted_size,
-    pad_to_square,
-    padding_color,
-    scale_pixels,
-    scaling_table,
-    square_side,
-)
+from ...image_processing import PillowImageProcessor, batch_of, in_parallel, scale_pictures, threads_per_picture
+from ...images import fitted_size, pad_to_square, padding_color, resize, scaling_table, square_side
 
 
 class DeepseekVLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -94,11 +87,14 @@ class DeepseekVLImageProcessor(PillowImageProcessor):
             image_mean if do_normalize else None,
             image_std if do_normalize else None,
         )
-        pixel_values = []
-        for image in images:
+        threads = threads_per_picture(len(images))
+
+        def fit(image: Image.Image) -> np.ndarray:
             if do_resize:
-                image = image.resize(fitted_size(*image.size, square_side(size), min_size), resample)
+                image = resize(image, fitted_size(*image.size, square_side(size), min_size), resample, threads)
             if do_pad:
                 image = pad_to_square(image, background_color or padding_color(image_mean))
-            pixel_values.append(scale_pixels(np.asarray(image), table))
-        return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+            return np.asarray(image)
+
+        pixel_values = scale_pictures(in_parallel(fit, images), table)
+        return batch_of({"pixel_values": pixel_values}, return_tensors)

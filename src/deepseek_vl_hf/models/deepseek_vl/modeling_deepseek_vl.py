@@ -10,6 +10,7 @@ input_ids [batch, sequence]
   --lm_head-->                 [batch, kept positions, vocabulary]
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from ..checks import check_not_encoded_twice, check_pixels
+from ..encoding import in_chunks
 from ..generation import MultimodalGenerationMixin
 from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..pretrained import MultimodalPreTrainedModel
@@ -80,7 +82,8 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
         """
         vision_config = self.config.vision_config
         check_pixels(pixel_values, "pixel_values", vision_config.image_size, vision_config.num_channels)
-        tower = self.vision_model(pixel_values, return_dict=True, **kwargs)
+        encode = partial(self.vision_model, return_dict=True, **kwargs)
+        tower = in_chunks(encode, pixel_values, self.image_batch_size)
         return BaseModelOutputWithPooling(
             last_hidden_state=tower.last_hidden_state,
             pooler_output=self.aligner(tower.last_hidden_state),

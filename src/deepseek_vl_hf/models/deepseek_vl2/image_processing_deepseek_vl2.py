@@ -15,8 +15,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from ...image_processing import PillowImageProcessor
-from ...images import padding_color, scale_pixels, scaling_table, square_side
+from ...image_processing import PillowImageProcessor, batch_of, in_parallel, scale_pictures
+from ...images import padding_color, scaling_table, square_side
 from .tiling import CANDIDATE_RESOLUTIONS, Pair, check_candidates, tile_grid
 
 
@@ -88,14 +88,16 @@ class DeepseekVL2ImageProcessor(PillowImageProcessor):
         check_candidates(candidate_resolutions, tile)
         color = tuple(background_color or padding_color(kwargs["image_mean"]))
         table = _scaling_table(**kwargs)
-        tiles: list[np.ndarray] = []
-        grids: list[Pair] = []
-        for image, tiled in zip(images, per_image(tiling, len(images)), strict=True):
-            grid = tile_grid(*image.size, candidate_resolutions, tile) if tiled else (1, 1)
-            grids.append(grid)
-            tiles += [scale_pixels(np.asarray(view), table) for view in cut(image, grid, tile, resample, color)]
-        data = {"pixel_values": tiles, "tile_grids": grids}
-        return BatchFeature(data=data, tensor_type=return_tensors)
+        grids: list[Pair] = [
+            tile_grid(*image.size, candidate_resolutions, tile) if tiled else (1, 1)
+            for image, tiled in zip(images, per_image(tiling, len(images)), strict=True)
+        ]
+
+        def tiles_of(number: int) -> list[np.ndarray]:
+            return [np.asarray(view) for view in cut(images[number], grids[number], tile, resample, color)]
+
+        tiles = [view for views in in_parallel(tiles_of, range(len(images))) for view in views]
+        return batch_of({"pixel_values": scale_pictures(tiles, table), "tile_grids": grids}, return_tensors)
 
 
 def _scaling_table(

@@ -14,6 +14,8 @@ The tiles of all images of a batch lie one behind the other: of each image the v
 row by row. `tile_grids` holds columns and rows of each image, so image i has 1 + columns * rows tiles.
 """
 
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from transformers.utils import can_return_tuple
 
 from ...fusion import images_per_prompt
 from ..checks import check_none_missing, check_not_encoded_twice, check_pixels
+from ..encoding import encode_distinct, in_chunks
 from ..generation import MultimodalGenerationMixin
 from ..offload import resident
 from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
@@ -129,7 +132,7 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
         if pixel_values is None or grids is None:
             raise ValueError("Found no images; pass pixel_values and tile_grids.")
         check_pixels(pixel_values, "pixel_values", self.config.vision_config.image_size)
-        vision = self.vision_model(pixel_values, return_dict=True, **kwargs)
+        vision = self._encode(pixel_values, grids, **kwargs)
         tiles = self.projector(vision.last_hidden_state).split([num_tiles(*grid) for grid in grids])
         return BaseModelOutputWithPooling(
             pooler_output=[self._join(*pair) for pair in zip(tiles, grids, strict=True)],
@@ -137,6 +140,17 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
             hidden_states=vision.hidden_states,
             attentions=vision.attentions,
         )
+
+    def _encode(
+        self, pixel_values: torch.Tensor, grids: list[tuple[int, int]], **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """The tower, each different tile once: the only tile of an untiled image is the view of the whole again."""
+        encode = partial(in_chunks, partial(self.vision_model, return_dict=True, **kwargs), size=self.image_batch_size)
+        if torch.compiler.is_compiling():
+            return encode(pixel_values)
+        starts = accumulate((num_tiles(*grid) for grid in grids), initial=0)
+        pairs = [(start, start + 1) for start, grid in zip(starts, grids, strict=False) if num_tiles(*grid) == 2]
+        return encode_distinct(encode, pixel_values, pairs)
 
     def check_images(
         self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None, tile_grids: torch.Tensor | None

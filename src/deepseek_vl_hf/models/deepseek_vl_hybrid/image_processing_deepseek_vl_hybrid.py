@@ -15,15 +15,15 @@ from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from ...image_processing import PillowImageProcessor
-from ...images import (
-    fitted_size,
-    pad_to_square,
-    padding_color,
-    scale_pixels,
-    scaling_table,
-    square_side,
+from ...image_processing import (
+    Pictures,
+    PillowImageProcessor,
+    batch_of,
+    in_parallel,
+    scale_pictures,
+    threads_per_picture,
 )
+from ...images import fitted_size, pad_to_square, padding_color, resize, scale_pixels, scaling_table, square_side
 
 INTERPOLATION_MODES = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 
@@ -115,20 +115,22 @@ class DeepseekVLHybridImageProcessor(PillowImageProcessor):
         return_tensors: str | None,
         **kwargs: Any,
     ) -> BatchFeature:
-        data: dict[str, list[np.ndarray]] = {"pixel_values": [], "high_res_pixel_values": []}
-        for image in images:
+        threads = threads_per_picture(len(images))
+
+        def fit(image: Image.Image) -> np.ndarray:
             if do_resize:
-                image = image.resize(fitted_size(*image.size, square_side(high_res_size), min_size), high_res_resample)
+                fitted = fitted_size(*image.size, square_side(high_res_size), min_size)
+                image = resize(image, fitted, high_res_resample, threads)
             if do_pad:
                 image = pad_to_square(image, high_res_background_color or padding_color(kwargs["high_res_image_mean"]))
-            low, high = _two_resolutions(np.asarray(image), do_resize=do_resize, **kwargs)
-            data["pixel_values"].append(low)
-            data["high_res_pixel_values"].append(high)
-        return BatchFeature(data=data, tensor_type=return_tensors)
+            return np.asarray(image)
+
+        low, high = _two_resolutions(in_parallel(fit, images), do_resize=do_resize, **kwargs)
+        return batch_of({"pixel_values": low, "high_res_pixel_values": high}, return_tensors)
 
 
 def _two_resolutions(
-    pixels: np.ndarray,
+    pictures: list[np.ndarray],
     *,
     do_resize: bool,
     size: SizeDict,
@@ -141,16 +143,20 @@ def _two_resolutions(
     high_res_image_mean: tuple[float, ...],
     high_res_image_std: tuple[float, ...],
     **kwargs: Any,
-) -> tuple[np.ndarray, np.ndarray]:
-    """8-bit [height, width, 3] -> float32 [3, low, low] and [3, height, width]."""
+) -> tuple[Pictures, Pictures]:
+    """Each 8-bit [height, width, 3] -> float32 [3, low, low] and [3, height, width]."""
     factor = rescale_factor if do_rescale else None
-    low = scale_pixels(pixels, scaling_table(factor))
-    if do_resize:
-        low = reduce_pixels(low, square_side(size), resample)
-    if not do_normalize:
-        return low, scale_pixels(pixels, scaling_table(factor))
     mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (image_mean, image_std))
-    return (low - mean) / std, scale_pixels(pixels, scaling_table(factor, high_res_image_mean, high_res_image_std))
+
+    def low_resolution(pixels: np.ndarray) -> np.ndarray:
+        low = scale_pixels(pixels, scaling_table(factor))
+        if do_resize:
+            low = reduce_pixels(low, square_side(size), resample)
+        return (low - mean) / std if do_normalize else low
+
+    statistics = (high_res_image_mean, high_res_image_std) if do_normalize else (None, None)
+    high = scale_pictures(pictures, scaling_table(factor, *statistics))
+    return in_parallel(low_resolution, pictures), high
 
 
 def reduce_pixels(pixels: np.ndarray, side: int, resample: int) -> np.ndarray:

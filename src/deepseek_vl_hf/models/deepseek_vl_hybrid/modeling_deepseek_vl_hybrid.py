@@ -16,6 +16,7 @@ input_ids [batch, sequence]
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from transformers.utils import can_return_tuple, logging
 
 from ...sam import SamEncoder, SamNeck
 from ..checks import check_none_missing, check_not_encoded_twice, check_pixels
+from ..encoding import in_chunks
 from ..generation import MultimodalGenerationMixin
 from ..offload import resident
 from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
@@ -157,8 +159,9 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
             ValueError: one of the two is missing, they disagree in number, or a size is not its tower's.
         """
         pixel_values, high_res_pixel_values = self._check_pixels(pixel_values, high_res_pixel_values)
-        low = self.vision_model(pixel_values, return_dict=True, **kwargs)
-        high, high_states = self._encode_high_resolution(high_res_pixel_values, **kwargs)
+        low = in_chunks(partial(self.vision_model, return_dict=True, **kwargs), pixel_values, self.image_batch_size)
+        encode_high = partial(self._encode_high_resolution, **kwargs)
+        high, high_states = in_chunks(encode_high, high_res_pixel_values, self.image_batch_size)
         return DeepseekVLHybridImageFeatures(
             pooler_output=self.aligner(low.last_hidden_state, high),
             last_hidden_state=low.last_hidden_state,

@@ -1,0 +1,69 @@
+"""Loading time and memory, of a process of its own per implementation."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from port import OURS, PORT
+
+# Anonymous memory is the process's own; pages of the mapped files belong to the system, which can drop them.
+PROGRAM = """
+import json, sys, threading, time
+from pathlib import Path
+import torch
+implementation, folder = sys.argv[1:]
+if implementation == "transformers":
+    from transformers.models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
+        DeepseekVLHybridForConditionalGeneration as Model,
+    )
+else:
+    from deepseek_vl_hf import DeepseekVLHybridForConditionalGeneration as Model
+
+def own_bytes():
+    return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) * 1024
+
+start = time.perf_counter()
+model = Model.from_pretrained(folder, dtype=torch.bfloat16).eval()
+figures = {"load_seconds": time.perf_counter() - start}
+low, high = (torch.randn(1, 3, side, side, dtype=torch.bfloat16) for side in (384, 1024))
+peak, done = [0], threading.Event()
+
+def watch():
+    while not done.wait(0.005):
+        peak[0] = max(peak[0], own_bytes())
+
+with torch.no_grad():
+    for _ in range(2):  # the first call reads the mapped files
+        before = own_bytes()
+        peak[0] = before
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        model.model.get_image_features(low, high, return_dict=True)
+        done.set()
+        watcher.join()
+        done.clear()
+        figures["encoding_bytes"] = peak[0] - before
+print(json.dumps(figures))
+"""
+
+
+def measure(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Medians per implementation: seconds to load a checkpoint, bytes beyond it while one picture is encoded.
+
+    Args:
+        folder: a checkpoint in the transformers layout, which both read.
+        repeats: processes per implementation, started in turn.
+    """
+    found: dict[str, list[dict[str, Any]]] = {OURS: [], PORT: []}
+    for _ in range(repeats):
+        for implementation, runs in found.items():
+            command = [sys.executable, "-c", PROGRAM, implementation, str(folder)]
+            result = subprocess.run(command, check=True, capture_output=True, text=True)
+            runs.append(json.loads(result.stdout.splitlines()[-1]))
+    return {
+        name: {implementation: statistics.median(run[name] for run in runs) for implementation, runs in found.items()}
+        for name in ("load_seconds", "encoding_bytes")
+    }
