@@ -105,6 +105,29 @@ def full_size_table() -> str:
     return table(head, rows)
 
 
+def amount(value: float, unit: str) -> str:
+    """Seconds or bytes, with the digits that matter."""
+    if unit == "bytes":
+        return f"{value / 1e9:.2f} GB"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.{0 if value >= 0.1 else 1}f} ms"
+
+
+def speed_table() -> str:
+    """Stages timed against transformers' own classes, from benchmarks/results/speed.json."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text(encoding="utf-8"))
+    rows = [
+        [
+            row["stage"],
+            row["dtype"],
+            amount(row["deepseek_vl_hf"], row["unit"]),
+            amount(row["transformers"], row["unit"]),
+            f"{row['ratio']:.2f}",
+        ]
+        for row in figures["rows"]
+    ]
+    return table(["DeepSeek-VL-Hybrid", "type", "deepseek_vl_hf", "transformers", "ratio"], rows)
+
+
 FOUR_BITS = 0.5 + 4 / 128  # bytes per weight: the weight, and for 128 of them a bfloat16 scale and zero
 # In the language model's layers; kv_b_proj is multiplied into queries and outputs, the router is small.
 STAYS_16_BIT = ("kv_b_proj", "mlp.gate.", "norm")
@@ -191,6 +214,7 @@ NANO_ROWS = {
     "read_small": "the same, 14 to 17 pixels high",
     "read_all": "reading up to four strings",
     "chart": "bar charts",
+    "character": "single characters: place, color",
 }
 
 
@@ -210,6 +234,7 @@ TABLES = {
     "checkpoints": checkpoints_table,
     "parity": parity_table,
     "conversion": conversion_table,
+    "speed": speed_table,
     "full size": full_size_table,
     "loading": loading_table,
     "memory": memory_table,

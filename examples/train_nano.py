@@ -37,7 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("build/nano"), help="(default: %(default)s)")
-    parser.add_argument("--pictures", type=int, default=300_000, help="pictures to see (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=340_000, help="pictures to see (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="AdamW's (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")

@@ -7,8 +7,8 @@
 
 The weights are named as in transformers' `SamVisionModel`, and its config class is used. The attention is our own: its
 scores have a bias per query and key, decomposed into a row and a column part. Whole-grid layers would need one tensor
-of 12 x 4096 x 4096 scores and another one for the bias; here blocks of query rows are scored one after the other, and
-the bias is added in place. No attention maps exist at any time, so none can be returned.
+of 12 x 4096 x 4096 scores and another one for the bias; here blocks of heads and query rows are scored one after the
+other. No attention maps exist at any time, so none can be returned.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,17 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-# Query tokens that are scored at once in a whole-grid layer. With 128 of 4096 the scores of 12 heads take 12 MB in
-# bfloat16 and stay in the cache of a CPU.
+# How many scores exist at once. On a CPU so few that they stay in its cache and their memory is used again, instead of
+# being asked of the system for each block, which took a third of the time; on other devices enough to fill them.
+CPU_SCORES = 1 << 21
+SCORES = 1 << 27
+# Rows of queries that are scored together at least.
 QUERY_BLOCK = 128
-# Grids of up to so many keys, such as a window, are scored in one product that includes the bias, in bfloat16. A pass
-# over the scores costs more than a wider product there: on a CPU, windows of the published size take a third as long.
-# In float32 it is no faster, and over a whole grid slower.
+# Grids of up to so many keys, such as a window, are scored in one product that includes the bias. There a pass over the
+# scores costs more than a wider product: windows of the published size take less than half as long. Whole grids do not.
 LARGEST_FOLDED_GRID = 256
+# Tokens whose wide hidden layer exists at once on a CPU, for the same reason.
+CPU_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -119,21 +123,45 @@ def biased_attention(
     Returns:
         [batch, queries, head width].
     """
-    if query.dtype == torch.bfloat16 and key.shape[1] <= LARGEST_FOLDED_GRID:
-        folded_query = torch.cat((query * scale, row_bias, column_bias), -1)
-        return (folded_query @ _fold_places(key, row_bias.shape[-1]).transpose(1, 2)).softmax(-1) @ value
+    batch, queries = query.shape[:2]
+    keys = key.shape[1]
+    attend = _attend_folded if keys <= LARGEST_FOLDED_GRID else _attend_in_blocks
+    scores = CPU_SCORES if query.device.type == "cpu" else SCORES
+    block = min(queries, max(QUERY_BLOCK, scores // (batch * keys)))
+    parts = [
+        tensor.split(max(1, scores // (block * keys))) for tensor in (query * scale, key, value, row_bias, column_bias)
+    ]
+    attended = [attend(*part, block) for part in zip(*parts, strict=True)]
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def _attend_folded(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row_bias: torch.Tensor,
+    column_bias: torch.Tensor,
+    block: int,
+) -> torch.Tensor:
+    """As `biased_attention`, of a scaled query; all scores in one product."""
+    folded_query = torch.cat((query, row_bias, column_bias), -1)
+    return (folded_query @ _fold_places(key, row_bias.shape[-1]).transpose(1, 2)).softmax(-1) @ value
+
+
+def _attend_in_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row_bias: torch.Tensor,
+    column_bias: torch.Tensor,
+    block: int,
+) -> torch.Tensor:
+    """As `biased_attention`, of a scaled query; `block` queries at a time, their products added to the bias."""
     keys = key.transpose(1, 2)
-    grid = (row_bias.shape[-1], column_bias.shape[-1])
     blocks = []
-    for part, rows, columns in zip(
-        (query * scale).split(QUERY_BLOCK, 1),
-        row_bias.split(QUERY_BLOCK, 1),
-        column_bias.split(QUERY_BLOCK, 1),
-        strict=True,
-    ):
-        scores = part @ keys
-        scores.unflatten(-1, grid).add_(rows.unsqueeze(-1)).add_(columns.unsqueeze(-2))
-        blocks.append(scores.softmax(-1) @ value)
+    for part, rows, columns in zip(*(each.split(block, 1) for each in (query, row_bias, column_bias)), strict=True):
+        bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
+        blocks.append(bias.baddbmm_(part, keys).softmax(-1) @ value)
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
 
 
@@ -187,7 +215,8 @@ class SamPatchEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """One vector per patch."""
-        return self.projection(pixel_values.to(self.projection.weight.dtype)).permute(0, 2, 3, 1)
+        features = self.projection(pixel_values.to(self.projection.weight.dtype))
+        return features.permute(0, 2, 3, 1).contiguous()  # else every layer would inherit the order of channels first
 
 
 class SamAttention(nn.Module):
@@ -206,8 +235,8 @@ class SamAttention(nn.Module):
         """[batch, height, width, width of the model] -> the same."""
         batch, height, width, _ = hidden_states.shape
         qkv = self.qkv(hidden_states).reshape(batch, height * width, 3, self.num_heads, self.head_dim)
-        # [3, batch * heads, height * width, head width]
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
+        # [3, batch * heads, height * width, head width], contiguous: else each block of queries would copy all keys
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous().unbind(0)
         row_bias, column_bias = relative_position_bias(query, self.rel_pos_h, self.rel_pos_w, height, width)
         attended = biased_attention(query, key, value, row_bias, column_bias, self.head_dim**-0.5)
         heads = attended.reshape(batch, self.num_heads, height, width, self.head_dim)
@@ -225,7 +254,10 @@ class SamMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[..., width] -> the same."""
-        return self.lin2(self.activation(self.lin1(hidden_states)))
+        tokens = hidden_states.flatten(0, -2)
+        parts = tokens.split(CPU_TOKENS) if tokens.device.type == "cpu" else (tokens,)
+        outputs = [self.lin2(self.activation(self.lin1(part))) for part in parts]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).view(hidden_states.shape)
 
 
 class SamLayer(GradientCheckpointingLayer):

@@ -32,6 +32,7 @@ from nano.scenes import (
     SMALLEST_TEXT,
     TEXT_COLORS,
     Bar,
+    CharacterScene,
     ChartScene,
     PageScene,
     Shape,
@@ -55,6 +56,8 @@ def examples(request):
 def strings(scene):
     if isinstance(scene, ShapeScene):
         return [scene.caption.text] if scene.caption else []
+    if isinstance(scene, CharacterScene):
+        return []  # single characters belong to both
     if isinstance(scene, TextScene):
         return [text.text for text in scene.texts]
     if isinstance(scene, PageScene):
@@ -320,6 +323,23 @@ def test_answers_about_text():
     }
     assert kinds["ONE"] == "read_large"
     assert kinds["22"] == "read_small"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Where is K?", "top left"),
+        ("7在哪里？", "右下"),
+        ("What colour is K?", "red"),
+        ("7是什么颜色？", "蓝色"),
+    ],
+)
+def test_answers_about_characters(question, answer):
+    characters = (
+        Text("K", "red", "DejaVuSans", 40, 40, 30, centered=True),
+        Text("7", "blue", "DejaVuSans", 210, 215, 50, centered=True),
+    )
+    assert answers_about(CharacterScene((255, 255, 255), characters))[question] == answer
 
 
 # Conversations and tokens

@@ -141,8 +141,10 @@ def test_the_block_size_changes_nothing_but_memory(monkeypatch, relative):
     model, pixels = encoder(), torch.randn(1, 3, 512, 512)
     with torch.no_grad():
         expected = model(pixels).last_hidden_state
-        for block in (1000, 100, 7):
+        for block, scores, tokens in ((1000, 1 << 30, 1 << 20), (100, 100_000, 100), (7, 1, 1)):
             monkeypatch.setattr(sam, "QUERY_BLOCK", block)
+            monkeypatch.setattr(sam, "CPU_SCORES", scores)
+            monkeypatch.setattr(sam, "CPU_TOKENS", tokens)
             assert relative(model(pixels).last_hidden_state, expected) <= TOLERANCE
 
 
