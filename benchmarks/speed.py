@@ -10,6 +10,7 @@ are those of its own clock.
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from tqdm import tqdm
 
 import processes
 import stages
-from compiled import compiled_decode
+from deepseek_vl_hf import prepack_weights
 from environment import environment, write_result
-from port import OURS, PORT, implementations
+from port import DEVICE, OURS, PORT, implementations
 from timing import Run, medians
 
 LAYERS = 6
 REPEATS = 5
+DECODE_REPEATS = 31
 PICTURES = (1, 2, 4, 8)
 PROMPTS = (310, 620, 1240, 2480)
 
@@ -66,7 +68,7 @@ def growth(pair: stages.Pair) -> dict[str, Any]:
 @torch.no_grad()
 def towers_in(dtype: str, pair: stages.Pair) -> list[dict[str, Any]]:
     """The stages in front of the language model."""
-    named = {
+    named: dict[str, Callable[[stages.Pair], Any]] = {
         "SAM": stages.sam,
         "SigLIP": stages.siglip,
         "aligner": stages.aligner,
@@ -81,7 +83,7 @@ def language_in(dtype: str, pair: stages.Pair) -> list[dict[str, Any]]:
     return [
         compare("four pictures", dtype, stages.images(pair, 4), 3),
         compare("prompt of 620 tokens", dtype, stages.prefill(pair)),
-        compare("one token behind 620", dtype, stages.decode(pair), 31),
+        compare("one token behind 620", dtype, stages.decode(pair), DECODE_REPEATS),
         compare("picture and question to first token", dtype, stages.first_token(pair)),
     ]
 
@@ -102,20 +104,31 @@ def measure(folder: Path) -> dict[str, Any]:
     with torch.no_grad():
         curves = growth(pair)
     pair[OURS].model.save_pretrained(folder)
-    rows.append(compiled_row(pair))
+    rows += prepacked(pair)
     del pair
     found = processes.measure(folder, 3)
     rows.append(row("loading", "bfloat16", found["load_seconds"]))
     rows.append(row("memory while a picture is encoded", "bfloat16", found["encoding_bytes"], "bytes"))
-    rows += towers_in("float32", implementations(0, torch.float32))
+    exact = implementations(0, torch.float32)
+    rows += [*towers_in("float32", exact), *prepacked(exact)]
     return {"language_layers": LAYERS, "picture": stages.PICTURE_SIZE, "rows": rows, "growth": curves}
 
 
 @torch.no_grad()
-def compiled_row(pair: stages.Pair) -> dict[str, Any]:
-    """One token, ours compiled."""
-    runs = {OURS: compiled_decode(pair[OURS].model), PORT: stages.decode(pair)[PORT]}
-    return compare("one token behind 620, ours compiled", "bfloat16", runs, 31)
+def prepacked(pair: stages.Pair) -> list[dict[str, Any]]:
+    """What linear layers take most of, ours with prepacked weights, which it keeps; nothing on a GPU."""
+    if DEVICE != "cpu":
+        return []
+    prepack_weights(pair[OURS].model)
+    dtype = str(pair[OURS].model.dtype).removeprefix("torch.")
+    named: dict[str, tuple[Callable[[stages.Pair], Any], int]] = {"both towers and aligner": (stages.images, REPEATS)}
+    if pair[OURS].model.config.text_config.num_hidden_layers:
+        named |= {
+            "prompt of 620 tokens": (stages.prefill, REPEATS),
+            "one token behind 620": (stages.decode, DECODE_REPEATS),
+            "picture and question to first token": (stages.first_token, REPEATS),
+        }
+    return [compare(f"{name}, prepacked", dtype, make(pair), repeats) for name, (make, repeats) in tqdm(named.items())]
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ def decode(pair: Pair) -> Runs:
 
         def run() -> torch.Tensor:
             logits = one.model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits
-            cache.crop(PROMPT_TOKENS)
+            cache.crop(-1)
             return logits
 
         return run

@@ -19,6 +19,7 @@ from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
 )
 from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
 from .nano import nano_path
+from .prepacking import prepack_weights
 from .quantization import int4_config
 from .registration import register, unregister
 from .training import ConversationCollator, load_conversations
@@ -45,6 +46,7 @@ __all__ = [
     "int4_config",
     "load_conversations",
     "nano_path",
+    "prepack_weights",
     "register",
     "unregister",
 ]

@@ -13,7 +13,15 @@ REPOSITORY = ROOT.parent.parent
 
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
-    ("version", "compat", "chat_templates", "nano", "models.deepseek_vl2.tiling", "models.deepseek_vl2.grounding"),
+    (
+        "version",
+        "compat",
+        "chat_templates",
+        "nano",
+        "prepacking",
+        "models.deepseek_vl2.tiling",
+        "models.deepseek_vl2.grounding",
+    ),
     (
         "images",
         "fusion",

@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..prepacking import check_can_be_saved
 from .rotary import float32_rotary_tables
 
 
@@ -54,7 +55,9 @@ class MultimodalPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: `save_original_format=True`, of which transformers would make names that nothing reads.
+            RuntimeError: the weights were prepacked.
         """
+        check_can_be_saved(self)
         if kwargs.get("save_original_format"):
             raise ValueError(
                 "Found save_original_format=True; expected it to be left out. For the original layout save the model, "
