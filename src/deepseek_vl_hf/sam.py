@@ -11,7 +11,9 @@ of 12 x 4096 x 4096 scores and another one for the bias; here blocks of heads an
 other. No attention maps exist at any time, so none can be returned.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -125,13 +127,14 @@ def biased_attention(
     """
     batch, queries = query.shape[:2]
     keys = key.shape[1]
-    attend = _attend_folded if keys <= LARGEST_FOLDED_GRID else _attend_in_blocks
     scores = CPU_SCORES if query.device.type == "cpu" else SCORES
     block = min(queries, max(QUERY_BLOCK, scores // (batch * keys)))
     parts = [
         tensor.split(max(1, scores // (block * keys))) for tensor in (query * scale, key, value, row_bias, column_bias)
     ]
-    attended = [attend(*part, block) for part in zip(*parts, strict=True)]
+    folded = keys <= LARGEST_FOLDED_GRID
+    attend: Callable[..., torch.Tensor] = _attend_folded if folded else partial(_attend_in_blocks, block=block)
+    attended = [attend(*part) for part in zip(*parts, strict=True)]
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
@@ -141,7 +144,6 @@ def _attend_folded(
     value: torch.Tensor,
     row_bias: torch.Tensor,
     column_bias: torch.Tensor,
-    block: int,
 ) -> torch.Tensor:
     """As `biased_attention`, of a scaled query; all scores in one product."""
     folded_query = torch.cat((query, row_bias, column_bias), -1)
