@@ -22,7 +22,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """
     names = [f"{row['stage']} ({row['dtype']})" for row in rows]
     ratios = [row["ratio"] for row in rows]
-    mpl.rcParams["svg.hashsalt"] = "speed"  # the same file for the same figures
+    mpl.rcParams |= {"svg.hashsalt": "speed", "svg.fonttype": "none"}  # the same file for the same figures
     figure = Figure(figsize=(8, 0.34 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(names, ratios, color=[FASTER if ratio <= 1 else SLOWER for ratio in ratios])

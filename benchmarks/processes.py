@@ -1,4 +1,4 @@
-"""Loading time and memory, of a process of its own per implementation."""
+"""Loading time and memory on the CPU, of a process of its own per implementation."""
 
 import json
 import statistics
@@ -29,29 +29,27 @@ start = time.perf_counter()
 model = Model.from_pretrained(folder, dtype=torch.bfloat16).eval()
 figures = {"load_seconds": time.perf_counter() - start}
 low, high = (torch.randn(1, 3, side, side, dtype=torch.bfloat16) for side in (384, 1024))
-peak, done = [0], threading.Event()
+before = own_bytes()
+peak, done = [before], threading.Event()
 
 def watch():
     while not done.wait(0.005):
         peak[0] = max(peak[0], own_bytes())
 
+watcher = threading.Thread(target=watch, daemon=True)
+watcher.start()
 with torch.no_grad():
-    for _ in range(2):  # the first call reads the mapped files
-        before = own_bytes()
-        peak[0] = before
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
+    for _ in range(2):
         model.model.get_image_features(low, high, return_dict=True)
-        done.set()
-        watcher.join()
-        done.clear()
-        figures["encoding_bytes"] = peak[0] - before
+done.set()
+watcher.join()
+figures["encoding_bytes"] = peak[0] - before
 print(json.dumps(figures))
 """
 
 
 def measure(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
-    """Medians per implementation: seconds to load a checkpoint, bytes beyond it while one picture is encoded.
+    """Medians per implementation: seconds to load a checkpoint, most bytes beyond the loaded model in two encodings.
 
     Args:
         folder: a checkpoint in the transformers layout, which both read.

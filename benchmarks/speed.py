@@ -96,8 +96,8 @@ def measure(folder: Path) -> dict[str, Any]:
     """
     pair = implementations(LAYERS, torch.bfloat16)
     rows = [
-        compare("one picture preprocessed", "uint8", stages.preprocessing(pair, 1), 15),
-        compare("16 pictures preprocessed", "uint8", stages.preprocessing(pair, 16), 3),
+        compare("one picture preprocessed (Pillow)", "uint8", stages.preprocessing(pair, 1), 15),
+        compare("16 pictures preprocessed (Pillow)", "uint8", stages.preprocessing(pair, 16), 3),
         *towers_in("bfloat16", pair),
         *language_in("bfloat16", pair),
     ]

@@ -5,6 +5,7 @@ products then run at the speed of the memory: measured 44 to 69 GB/s instead of 
 take a tenth less. Nothing is compiled, and any cache and batch size will do.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,39 +14,44 @@ from torch import nn
 DTYPES = (torch.bfloat16, torch.float32)
 # Their weights are read by others than their own forward: latent attention multiplies kv_b_proj into queries.
 READ_ELSEWHERE = ("kv_b_proj",)
-CANNOT_BE_SAVED = "Prepacked weights cannot be saved. Save the model before prepack_weights, or load it again."
+CANNOT_BE_SAVED = "Prepacked weights can be neither saved, copied nor replaced. Do it before prepack_weights, or load the model again."
 
 
 class PrepackedLinear(nn.Module):
     """A linear layer for inference whose weight is kept in oneDNN's blocks alone: [..., in] -> [..., out].
 
     Args:
-        linear: the layer to take the place of, on the CPU; it loses its weight.
+        linear: the layer to take the place of, on the CPU.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bias = linear.bias
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
         # An opaque tensor: no parameter and no buffer, because it can be neither moved nor cast nor saved.
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
-        del linear.weight
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """As `nn.Linear`.
 
         Raises:
             RuntimeError: a gradient is asked for.
+            ValueError: another type or width than the weight's.
         """
         if torch.is_grad_enabled() and hidden_states.requires_grad:
             raise RuntimeError(
                 "Found a gradient to be computed through prepacked weights, which are for inference. Call the model "
                 "under torch.no_grad() (generate does); to train it, take it as from_pretrained gives it."
             )
+        if hidden_states.dtype != self._packed.dtype or hidden_states.shape[-1] != self.in_features:
+            raise ValueError(
+                f"Found inputs of {hidden_states.dtype} and width {hidden_states.shape[-1]}; the weights are packed in "
+                f"{self._packed.dtype} for a width of {self.in_features}. Give inputs of that type, without autocast."
+            )
         return torch.ops.mkldnn._linear_pointwise(hidden_states, self._packed, self.bias, "none", [], "")
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Called by `to`, `half`, `cuda` and the like; raises if anything would change."""
+    def check_move(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Raises RuntimeError if a function that `to`, `half` or `cuda` applies would change the weight."""
         probe = torch.empty(0, dtype=self._packed.dtype)
         found = fn(probe)
         if (found.device, found.dtype) != (probe.device, probe.dtype):
@@ -53,10 +59,19 @@ class PrepackedLinear(nn.Module):
                 f"Prepacked weights stay on the CPU in {probe.dtype}; found a move to {found.device} in {found.dtype}. "
                 "Move the model before prepack_weights."
             )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.check_move(fn)
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         raise RuntimeError(CANNOT_BE_SAVED)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(CANNOT_BE_SAVED)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise RuntimeError(CANNOT_BE_SAVED)  # for copies, too
 
     def extra_repr(self) -> str:
         """As `nn.Linear`."""
@@ -66,9 +81,9 @@ class PrepackedLinear(nn.Module):
 def prepack_weights(model: nn.Module) -> nn.Module:
     """Gives a model's linear layers prepacked weights, in place: faster on a CPU, for inference alone.
 
-    Each layer's weight is replaced when its packed copy is there, so the model takes no more memory than before. Not
-    packed are the experts of DeepSeek-VL2, which are no linear layers, weights that are read elsewhere, and quantized
-    ones.
+    Each layer is replaced as soon as its packed copy is there, so the model takes no more memory than before. Left as
+    they are: the experts of DeepSeek-VL2, which are no linear layers, weights that are read elsewhere, quantized ones,
+    and layers with hooks.
 
     Args:
         model: on the CPU, in bfloat16 or float32.
@@ -77,17 +92,28 @@ def prepack_weights(model: nn.Module) -> nn.Module:
         The same model.
 
     Raises:
-        ValueError: it is on another device or of another type.
-        RuntimeError: this build of torch has no oneDNN.
+        ValueError: it is on another device or of another type, or a single layer.
+        RuntimeError: this build of torch has no oneDNN, or this processor no bfloat16 in it.
     """
     if not torch.backends.mkldnn.is_available():
         raise RuntimeError("This build of torch has no oneDNN, whose blocks are asked for. Use the model as it is.")
-    layers = [(name, layer) for name, layer in model.named_modules() if _can_be_packed(name, layer)]
+    if isinstance(model, nn.Linear):
+        raise ValueError("Found a single linear layer, which cannot be replaced in place; expected a model with some.")
+    # A layer that stands in several places is packed once.
+    modules = model.named_modules(remove_duplicate=False)
+    layers = [(name, layer) for name, layer in modules if _can_be_packed(name, layer)]
     for name, layer in layers:
         _check(name, layer.weight)
+    places: dict[nn.Linear, list[str]] = {}
     for name, layer in layers:
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, PrepackedLinear(layer))
+        places.setdefault(layer, []).append(name)
+    del layers
+    while places:
+        layer, names = places.popitem()
+        packed = PrepackedLinear(layer)
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, packed)
     return model
 
 
@@ -97,9 +123,17 @@ def check_can_be_saved(model: nn.Module) -> None:
         raise RuntimeError(CANNOT_BE_SAVED)
 
 
+def check_can_be_moved(model: nn.Module, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Raises RuntimeError if a move or cast would change prepacked weights, before anything is moved."""
+    layer = next((layer for layer in model.modules() if isinstance(layer, PrepackedLinear)), None)
+    if layer is not None:
+        layer.check_move(fn)
+
+
 def _can_be_packed(name: str, layer: nn.Module) -> bool:
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "_hf_hook")
     plain = type(layer) is nn.Linear and type(layer.weight.data) is torch.Tensor
-    return plain and name.rpartition(".")[2] not in READ_ELSEWHERE
+    return plain and not hooked and name.rpartition(".")[2] not in READ_ELSEWHERE
 
 
 def _check(name: str, weight: torch.Tensor) -> None:
@@ -107,4 +141,8 @@ def _check(name: str, weight: torch.Tensor) -> None:
         raise ValueError(
             f"{name}.weight is on {weight.device} in {weight.dtype}; prepacked weights are for a CPU, in "
             f"{' or '.join(map(str, DTYPES))}. Load the model there with dtype=torch.bfloat16."
+        )
+    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise RuntimeError(
+            "oneDNN has no bfloat16 products on this processor. Load the model with dtype=torch.float32 to prepack it."
         )

@@ -24,7 +24,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 # How many scores exist at once. On a CPU so few that they stay in its cache and their memory is used again, instead of
-# being asked of the system for each block, which took a third of the time; on other devices enough to fill them.
+# being asked of the system for each block, which took a third of the time; elsewhere a guess, 256 MB in bfloat16.
 CPU_SCORES = 1 << 21
 SCORES = 1 << 27
 # Rows of queries that are scored together at least.
@@ -128,11 +128,11 @@ def biased_attention(
     batch, queries = query.shape[:2]
     keys = key.shape[1]
     scores = CPU_SCORES if query.device.type == "cpu" else SCORES
-    block = min(queries, max(QUERY_BLOCK, scores // (batch * keys)))
+    folded = keys <= LARGEST_FOLDED_GRID
+    block = queries if folded else min(queries, max(QUERY_BLOCK, scores // max(1, batch * keys)))
     parts = [
         tensor.split(max(1, scores // (block * keys))) for tensor in (query * scale, key, value, row_bias, column_bias)
     ]
-    folded = keys <= LARGEST_FOLDED_GRID
     attend: Callable[..., torch.Tensor] = _attend_folded if folded else partial(_attend_in_blocks, block=block)
     attended = [attend(*part) for part in zip(*parts, strict=True)]
     return attended[0] if len(attended) == 1 else torch.cat(attended)

@@ -107,6 +107,22 @@ def test_the_page_on_deepseek_vl2_runs(vl2, tmp_path):
     assert (tmp_path / "boxes.png").is_file()
 
 
+def test_the_page_on_speed_runs(converted):
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program = snippet.replace("path/to/model", str(converted))
+    assert "PrepackedLinear(in_features=" in run_program(f"{program}\nprint(model)")
+
+
+def test_the_chart_shows_the_measured_ratios():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text(encoding="utf-8"))["rows"]
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (ROOT / "docs" / "speed.svg").read_text(encoding="utf-8"))
+    assert [text for text in texts if text in {f"{row['stage']} ({row['dtype']})" for row in rows}] == [
+        f"{row['stage']} ({row['dtype']})" for row in rows
+    ]
+    assert texts[-len(rows) :] == [f"{row['ratio']:.2f}" for row in rows]
+
+
 def test_the_page_on_training_runs(converted, tmp_path):
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from deepseek_vl_hf import DeepseekVL2ImageProcessor, DeepseekVLHybridImageProcessor, DeepseekVLImageProcessor
 from deepseek_vl_hf.images import resize
+from deepseek_vl_hf.models.deepseek_vl2 import modeling_deepseek_vl2
 from deepseek_vl_hf.models.encoding import encode_distinct, in_chunks
 
 # Another number of images per product may add in another order: measured 1e-6 relative.
@@ -100,11 +101,14 @@ def test_models_encode_many_images_in_chunks(family):
     assert model.image_batch_size == model.model.image_batch_size == 8
     whole = model.get_image_features(**inputs, output_hidden_states=True, return_dict=True)
     sizes = []
-    model.model.vision_model.register_forward_pre_hook(lambda tower, values: sizes.append(len(values[0])))
+    towers = [getattr(model.model, name, None) for name in ("vision_model", "high_res_vision_model")]
+    for tower in filter(None, towers):
+        tower.register_forward_pre_hook(lambda tower, values: sizes.append(len(values[0])))
     model.image_batch_size = 2
     chunked = model.get_image_features(**inputs, output_hidden_states=True, return_dict=True)
     assert max(sizes) == 2
-    assert len(sizes) > 1
+    copies = (inputs["tile_grids"].prod(1) == 1).sum() if family.is_vl2 else 0  # untiled images
+    assert sum(sizes) == sum(len(value) for name, value in inputs.items() if name.endswith("pixel_values")) - copies
     assert type(chunked) is type(whole)
     assert set(chunked) == set(whole)
     for name in ("last_hidden_state", "high_res_vision_last_hidden_state"):
@@ -139,3 +143,17 @@ def test_an_untiled_image_of_vl2_is_encoded_once(vl2):
     tiled = processor(pictures, tiling=True, return_tensors="pt")
     model.get_image_features(**tiled, return_dict=True)
     assert sum(sizes[2:]) == len(tiled["pixel_values"])
+
+
+@torch.no_grad()
+def test_tiled_and_untiled_images_of_vl2_keep_their_features(vl2, monkeypatch):
+    model, processor = vl2.load(), vl2.processor.image_processor
+    pictures = [noise(700, 350), noise(500, 300, 1), noise(350, 700, 2), noise(300, 200, 3)]
+    inputs = processor(pictures, tiling=[True, False, True, False], return_tensors="pt")
+    assert inputs["tile_grids"].tolist() == [[2, 1], [1, 1], [1, 2], [1, 1]]
+    found = model.get_image_features(**inputs, return_dict=True)
+    monkeypatch.setattr(modeling_deepseek_vl2, "encode_distinct", lambda encode, pixels, pairs: encode(pixels))
+    expected = model.get_image_features(**inputs, return_dict=True)
+    torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, rtol=0, atol=TOLERANCE)
+    for one, other in zip(found.pooler_output, expected.pooler_output, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE)

@@ -1,5 +1,7 @@
 """Prepacked weights: the same numbers, and what they cannot do says so."""
 
+import copy
+
 import pytest
 import torch
 
@@ -56,11 +58,12 @@ def test_quantized_layers_stay_as_they_are(vl):
 
 def test_they_cannot_be_saved(vl, tmp_path):
     model = prepack_weights(vl.load())
-    with pytest.raises(RuntimeError, match=r"cannot be saved\. Save the model before prepack_weights"):
+    with pytest.raises(RuntimeError, match="neither saved, copied nor replaced"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
-    with pytest.raises(RuntimeError, match="cannot be saved"):
-        model.state_dict()
+    for wrong in (model.state_dict, lambda: copy.deepcopy(model), lambda: model.load_state_dict({}, strict=False)):
+        with pytest.raises(RuntimeError, match="neither saved, copied nor replaced"):
+            wrong()
 
 
 def test_they_cannot_be_trained(vl):
@@ -75,6 +78,39 @@ def test_they_cannot_be_moved_or_cast(vl):
     for move in ({"dtype": torch.float16}, {"device": "meta"}):
         with pytest.raises(RuntimeError, match=r"stay on the CPU in torch.float32; found a move to"):
             model.to(**move)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+@torch.no_grad()
+def test_layers_in_two_places_and_layers_with_hooks():
+    shared, hooked = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+    hooked.register_forward_hook(lambda layer, inputs, output: output + 1)
+    model, values = torch.nn.Sequential(shared, hooked, shared), torch.randn(3, 8)
+    expected = model(values)
+    prepack_weights(model)
+    assert model[0] is model[2]
+    assert isinstance(model[0], PrepackedLinear)
+    assert model[1] is hooked
+    torch.testing.assert_close(model(values), expected)
+
+
+def test_inputs_of_another_type_or_width():
+    model = prepack_weights(torch.nn.Sequential(torch.nn.Linear(8, 8)))
+    for values in (torch.randn(3, 8).bfloat16(), torch.randn(3, 7)):
+        with pytest.raises(ValueError, match=r"the weights are packed in torch.float32 for a width of 8"):
+            model(values)
+
+
+def test_a_single_layer():
+    with pytest.raises(ValueError, match="a single linear layer"):
+        prepack_weights(torch.nn.Linear(2, 2))
+
+
+def test_a_processor_without_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(RuntimeError, match="no bfloat16 products on this processor"):
+        prepack_weights(torch.nn.Sequential(torch.nn.Linear(4, 4, dtype=torch.bfloat16)))
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("meta", torch.bfloat16), ("cpu", torch.float16)])

@@ -101,6 +101,23 @@ def test_attention_of_windows_and_of_the_whole_grid_reads_all_keys(relative):
         assert relative(found, weights @ value) <= TOLERANCE
 
 
+@pytest.mark.parametrize("grid", [(14, 14), (20, 20)])
+def test_gradients_of_attention_equal_those_of_the_plain_formula(grid, monkeypatch):
+    """In float64: of the product with folded biases, and of blocks that are added to theirs in place."""
+    monkeypatch.setattr(sam, "CPU_SCORES", 50_000)
+    monkeypatch.setattr(sam, "QUERY_BLOCK", 48)
+    height, width = grid
+    shapes = [(2, height * width, size) for size in (8, 8, 8, height, width)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    query, key, value, rows, columns = inputs
+    weight = torch.randn(2, height * width, 8, dtype=torch.float64)
+    found = torch.autograd.grad((sam.biased_attention(*inputs, 0.3) * weight).sum(), inputs)
+    bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
+    plain = (0.3 * query @ key.transpose(1, 2) + bias).softmax(-1) @ value
+    for one, other in zip(found, torch.autograd.grad((plain * weight).sum(), inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("grid", [(14, 14), (16, 16), (3, 7), (20, 20)])
 def test_attention_in_bfloat16_is_as_exact_as_its_inputs(grid):

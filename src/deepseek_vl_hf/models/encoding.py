@@ -45,7 +45,11 @@ def encode_distinct(
     Returns:
         What `encode` would give for all images.
     """
-    twins = {copy: number for number, copy in pairs if torch.equal(pixel_values[number], pixel_values[copy])}
+    if not pairs or pixel_values.is_meta:
+        return encode(pixel_values)
+    numbers, copies = (list(each) for each in zip(*pairs, strict=True))
+    equal = (pixel_values[numbers] == pixel_values[copies]).flatten(1).all(1).tolist()  # one wait for a GPU
+    twins = {copy: number for number, copy, same in zip(numbers, copies, equal, strict=True) if same}
     if not twins:
         return encode(pixel_values)
     distinct = [number for number in range(len(pixel_values)) if number not in twins]

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..prepacking import check_can_be_saved
+from ..prepacking import check_can_be_moved, check_can_be_saved
 from .rotary import float32_rotary_tables
 
 
@@ -44,6 +44,7 @@ class MultimodalPreTrainedModel(PreTrainedModel):
         return []
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        check_can_be_moved(self, fn)
         with float32_rotary_tables(self):
             return super()._apply(fn, recurse)
 

@@ -156,7 +156,7 @@ def _two_resolutions(
 
     statistics = (high_res_image_mean, high_res_image_std) if do_normalize else (None, None)
     high = scale_pictures(pictures, scaling_table(factor, *statistics))
-    return in_parallel(low_resolution, pictures), high
+    return [low_resolution(pixels) for pixels in pictures], high  # torch has its own threads
 
 
 def reduce_pixels(pixels: np.ndarray, side: int, resample: int) -> np.ndarray:
