@@ -26,7 +26,7 @@ from port import DEVICE, OURS, PORT, implementations
 from timing import Run, medians
 
 LAYERS = 6
-REPEATS = 5
+REPEATS = 3
 DECODE_REPEATS = 31
 PICTURES = (1, 2, 4, 8)
 PROMPTS = (310, 620, 1240, 2480)
@@ -81,7 +81,7 @@ def towers_in(dtype: str, pair: stages.Pair) -> list[dict[str, Any]]:
 def language_in(dtype: str, pair: stages.Pair) -> list[dict[str, Any]]:
     """Prompts and answers."""
     return [
-        compare("four pictures", dtype, stages.images(pair, 4), 3),
+        compare("four pictures", dtype, stages.images(pair, 4), REPEATS),
         compare("prompt of 620 tokens", dtype, stages.prefill(pair)),
         compare("one token behind 620", dtype, stages.decode(pair), DECODE_REPEATS),
         compare("picture and question to first token", dtype, stages.first_token(pair)),
@@ -97,7 +97,7 @@ def measure(folder: Path) -> dict[str, Any]:
     pair = implementations(LAYERS, torch.bfloat16)
     rows = [
         compare("one picture preprocessed (Pillow)", "uint8", stages.preprocessing(pair, 1), 15),
-        compare("16 pictures preprocessed (Pillow)", "uint8", stages.preprocessing(pair, 16), 3),
+        compare("16 pictures preprocessed (Pillow)", "uint8", stages.preprocessing(pair, 16), REPEATS),
         *towers_in("bfloat16", pair),
         *language_in("bfloat16", pair),
     ]

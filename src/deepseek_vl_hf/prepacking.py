@@ -14,7 +14,10 @@ from torch import nn
 DTYPES = (torch.bfloat16, torch.float32)
 # Their weights are read by others than their own forward: latent attention multiplies kv_b_proj into queries.
 READ_ELSEWHERE = ("kv_b_proj",)
-CANNOT_BE_SAVED = "Prepacked weights can be neither saved, copied nor replaced. Do it before prepack_weights, or load the model again."
+CANNOT_BE_SAVED = (
+    "Prepacked weights can be neither saved, copied nor replaced. Do it before prepack_weights, or load the model "
+    "again."
+)
 
 
 class PrepackedLinear(nn.Module):
