@@ -23,7 +23,7 @@ from ...image_processing import (
     scale_pictures,
     threads_per_picture,
 )
-from ...images import fitted_size, pad_to_square, padding_color, resize, scale_pixels, scaling_table, square_side
+from ...images import fitted_size, pad_to_square, padding_color, resize, scaling_table, square_side
 
 INTERPOLATION_MODES = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 
@@ -149,14 +149,13 @@ def _two_resolutions(
     mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (image_mean, image_std))
 
     def low_resolution(pixels: np.ndarray) -> np.ndarray:
-        low = scale_pixels(pixels, scaling_table(factor))
-        if do_resize:
-            low = reduce_pixels(low, square_side(size), resample)
+        low = reduce_pixels(pixels, square_side(size), resample) if do_resize else pixels
         return (low - mean) / std if do_normalize else low
 
     statistics = (high_res_image_mean, high_res_image_std) if do_normalize else (None, None)
     high = scale_pictures(pictures, scaling_table(factor, *statistics))
-    return [low_resolution(pixels) for pixels in pictures], high  # torch has its own threads
+    # One picture after the other: torch reduces each on threads of its own.
+    return [low_resolution(pixels) for pixels in scale_pictures(pictures, scaling_table(factor))], high
 
 
 def reduce_pixels(pixels: np.ndarray, side: int, resample: int) -> np.ndarray:
