@@ -120,7 +120,8 @@ def test_the_chart_shows_the_measured_ratios():
     assert [text for text in texts if text in {f"{row['stage']} ({row['dtype']})" for row in rows}] == [
         f"{row['stage']} ({row['dtype']})" for row in rows
     ]
-    assert texts[-len(rows) :] == [f"{row['ratio']:.2f}" for row in rows]
+    ratios = [text for text in texts if re.fullmatch(r"\d\.\d\d", text)]  # the axis has one digit
+    assert ratios == [f"{row['ratio']:.2f}" for row in rows]
 
 
 def test_the_page_on_training_runs(converted, tmp_path):
