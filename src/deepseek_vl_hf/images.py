@@ -231,7 +231,7 @@ def _is_base64(text: str) -> bool:
 
 
 def to_rgb(image: Any, input_data_format: Any = None) -> Image.Image:
-    """Turns one picture into an 8-bit RGB Pillow image.
+    """Turns one picture into an 8-bit RGB Pillow image; one that is such an image already is handed back.
 
     Args:
         image: a Pillow image of any mode (converted as Pillow does: the first frame of an animation, alpha dropped), or
@@ -249,6 +249,8 @@ def to_rgb(image: Any, input_data_format: Any = None) -> Image.Image:
         image = _image_from_array(image, input_data_format)
     if 0 in image.size:
         raise ValueError(f"Found an empty image of {image.width} x {image.height} pixels; expected at least 1 x 1.")
+    if type(image) is Image.Image and image.mode == "RGB":
+        return image  # in memory already; nothing here draws on a picture, and a copy of a large one takes long
     try:
         return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers.image_utils import ChannelDimension
 
+from deepseek_vl_hf import DeepseekVL2ImageProcessor, DeepseekVLHybridImageProcessor, DeepseekVLImageProcessor
 from deepseek_vl_hf.images import (
     fitted_size,
     flatten_pictures,
@@ -115,6 +116,18 @@ def test_scale_pixels_equals_arithmetic_on_the_float_image():
     expected = (torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
     assert found.shape == (3, 9, 13)
     assert torch.equal(found, expected)
+
+
+def test_rgb_pictures_in_memory_are_neither_copied_nor_changed(images):
+    from_file = Image.open(images / "tall.png")
+    assert type(to_rgb(from_file)) is Image.Image
+    image = gradient(300, 300)
+    before = image.tobytes()
+    assert to_rgb(image) is image
+    for processor in (DeepseekVLImageProcessor(), DeepseekVLHybridImageProcessor(), DeepseekVL2ImageProcessor()):
+        processor(image, return_tensors="pt")
+    DeepseekVLImageProcessor(do_resize=False)(image, return_tensors="pt")["pixel_values"].zero_()
+    assert image.tobytes() == before
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
