@@ -5,7 +5,7 @@
 #   make test-oldest  unit, parity, checkpoint and usage tests on the oldest one
 #   make lint         linters and type checker alone
 #   make docs-tables  write the README's tables anew from their files
-#   make bench        time every stage against transformers' own classes (25 minutes; 14 GB of memory)
+#   make bench        time every stage against transformers' own classes (a quarter of an hour on two cores; 14 GB of memory)
 #   make clean        remove environments and build products
 
 PYTHON ?= python3
