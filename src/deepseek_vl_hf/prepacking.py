@@ -84,9 +84,8 @@ class PrepackedLinear(nn.Module):
 def prepack_weights(model: nn.Module) -> nn.Module:
     """Gives a model's linear layers prepacked weights, in place: faster on a CPU, for inference alone.
 
-    Each layer is replaced as soon as its packed copy is there, so the model takes no more memory than before. Left as
-    they are: the experts of DeepSeek-VL2, which are no linear layers, weights that are read elsewhere, quantized ones,
-    and layers with hooks.
+    Each layer is replaced as soon as its packed copy is there, so no second copy is kept. Left as they are: the experts
+    of DeepSeek-VL2, which are no linear layers, weights that are read elsewhere, quantized ones, and layers with hooks.
 
     Args:
         model: on the CPU, in bfloat16 or float32.

@@ -327,12 +327,7 @@ def test_answers_about_text():
 
 @pytest.mark.parametrize(
     ("question", "answer"),
-    [
-        ("Where is K?", "top left"),
-        ("7在哪里？", "右下"),
-        ("What colour is K?", "red"),
-        ("7是什么颜色？", "蓝色"),
-    ],
+    [("Where is K?", "top left"), ("7在哪里？", "右下"), ("What colour is K?", "red"), ("7是什么颜色？", "蓝色")],
 )
 def test_answers_about_characters(question, answer):
     characters = (
