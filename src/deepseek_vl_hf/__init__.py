@@ -20,7 +20,7 @@ from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
 from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
 from .nano import nano_path
 from .prepacking import prepack_weights
-from .quantization import int4_config
+from .quantization import int4_config, quantization_report
 from .registration import register, unregister
 from .training import ConversationCollator, load_conversations
 from .version import __version__
@@ -47,6 +47,7 @@ __all__ = [
     "load_conversations",
     "nano_path",
     "prepack_weights",
+    "quantization_report",
     "register",
     "unregister",
 ]

@@ -2,5 +2,12 @@
 
 from .conversion.convert import ConversionResult, convert_checkpoint, describe_conversion
 from .conversion.jobs import NothingToConvertError
+from .conversion.quantize import quantize_checkpoint
 
-__all__ = ["ConversionResult", "NothingToConvertError", "convert_checkpoint", "describe_conversion"]
+__all__ = [
+    "ConversionResult",
+    "NothingToConvertError",
+    "convert_checkpoint",
+    "describe_conversion",
+    "quantize_checkpoint",
+]

@@ -23,7 +23,7 @@ def run_command(run: Callable[[argparse.Namespace], int], arguments: argparse.Na
     try:
         with _cleaning_up_on_sigterm():
             return run(arguments)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

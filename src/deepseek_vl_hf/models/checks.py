@@ -88,3 +88,20 @@ def warn_of_slow_float16(hidden_states: torch.Tensor) -> None:
         "with dtype=torch.bfloat16, as in from_pretrained(..., dtype=torch.bfloat16) or pipeline(..., "
         "dtype=torch.bfloat16)."
     )
+
+
+def check_quantization_config(config: Any) -> None:
+    """Answers a `quantization_config` of torchao's that is not, or not well, suited to these models.
+
+    Raises:
+        ValueError: its recipe is a string such as "int4_weight_only", which transformers has given up.
+    """
+    recipe = config.get("quant_type") if isinstance(config, dict) else getattr(config, "quant_type", config)
+    line = "quantization_config=deepseek_vl_hf.int4_config(group_size=128)"
+    if isinstance(recipe, str):
+        raise ValueError(f"Found {recipe!r} as the recipe of quantization_config. For 4-bit weights pass {line}.")
+    if type(config).__name__ == "TorchAoConfig" and "Int4" in type(recipe).__name__:
+        logger.warning_once(
+            f"Found TorchAoConfig({type(recipe).__name__}), which quantizes the vision towers too and leaves experts "
+            f"as they are. For 4-bit weights pass {line}."
+        )

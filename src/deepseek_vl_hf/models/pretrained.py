@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..prepacking import check_can_be_moved, check_can_be_saved
+from .checks import check_quantization_config
 from .rotary import float32_rotary_tables
 
 
@@ -43,8 +44,22 @@ class MultimodalPreTrainedModel(PreTrainedModel):
         """How tensors in files become those in memory, in files of the transformers layout; saving turns it round."""
         return []
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, and 4-bit weights asked for in a way that no longer exists get an answer that helps.
+
+        Raises:
+            ValueError: `quantization_config` is a string, or a dict with a string for its recipe, as older model cards
+                and configs have it.
+        """
+        check_quantization_config(kwargs.get("quantization_config"))
+        return super().from_pretrained(*args, **kwargs)
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         check_can_be_moved(self, fn)
+        quantized = next((parameter for parameter in self.parameters() if hasattr(parameter, "qdata")), None)
+        if quantized is not None:
+            fn(quantized)  # refuses a move or cast before anything else is changed
         with float32_rotary_tables(self):
             return super()._apply(fn, recurse)
 

@@ -39,20 +39,8 @@ def write_model_card(
     Raises:
         OSError: the file cannot be written.
     """
-    origin = base_model or PUBLISHED.get(source.resolve().name)
-    is_vl2 = job.config.model_type == "deepseek_vl2"
-    license_link = LICENSE.format(repository="DeepSeek-VL2" if is_vl2 else "DeepSeek-VL")
-    data = ModelCardData(
-        language=["en", "zh"],
-        license="other",
-        license_name="deepseek",
-        license_link=license_link,
-        pipeline_tag="image-text-to-text",
-        library_name="transformers",
-        base_model=origin,
-        tags=["deepseek-vl", "deepseek_vl_hf", job.config.model_type.replace("_", "-"), "vision", "multimodal"],
-        ignore_metadata_errors=False,
-    )
+    origin = base_model or origin_of(source)
+    data = card_data(job.config.model_type, origin)
     stored = {tensor.dtype for tensor in job.plan.tensors}
     written = stored if job.dtype is None else {job.dtype}
     template = files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8")
@@ -63,7 +51,7 @@ def write_model_card(
         origin=origin,
         layout=job.to,
         is_original=job.to == ORIGINAL,
-        is_vl2=is_vl2,
+        is_vl2=job.config.model_type == "deepseek_vl2",
         towers=_towers(job),
         text=job.config.text_config,
         dtype=" and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in written)),
@@ -72,11 +60,31 @@ def write_model_card(
         dropped={reason: len(tensors) for reason, tensors in job.plan.dropped.items()},
         verification=verification,
         version=__version__,
-        license_link=license_link,
+        license_link=data.license_link,
     )
     # Optional parts of the template leave blank lines behind.
     text = re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def origin_of(source: Path) -> str | None:
+    """The published repository that a folder is a download of, judged by its name."""
+    return PUBLISHED.get(source.resolve().name)
+
+
+def card_data(model_type: str, origin: str | None) -> ModelCardData:
+    """What the Hub reads of a model card."""
+    return ModelCardData(
+        language=["en", "zh"],
+        license="other",
+        license_name="deepseek",
+        license_link=LICENSE.format(repository="DeepSeek-VL2" if model_type == "deepseek_vl2" else "DeepSeek-VL"),
+        pipeline_tag="image-text-to-text",
+        library_name="transformers",
+        base_model=origin,
+        tags=["deepseek-vl", "deepseek_vl_hf", model_type.replace("_", "-"), "vision", "multimodal"],
+        ignore_metadata_errors=False,
+    )
 
 
 def _towers(job: Job) -> str:

@@ -146,8 +146,11 @@ def experts_by_device(
     """The fastest way for device and number of tokens; arguments as of `DeepseekVL2Experts.forward`.
 
     transformers' grouped products, which never wait for the host; on a CPU loops over the experts of one token, and of
-    many tokens (`benchmarks/experts.py` has the figures).
+    many tokens (`benchmarks/experts.py` has the figures), and always over those of quantized weights, for which there
+    are no grouped products.
     """
+    if type(self.gate_up_proj) is not nn.Parameter:
+        return self.one_after_the_other(hidden_states, experts, weights)
     if hidden_states.device.type == "cpu" and not torch.compiler.is_compiling():
         if len(hidden_states) == 1:
             return self.of_one_token(hidden_states, experts, weights)

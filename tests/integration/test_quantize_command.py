@@ -1,0 +1,70 @@
+"""`deepseek-vl quantize` as a program: what it writes, prints and refuses."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from deepseek_vl_hf import int4_config, quantization_report
+from deepseek_vl_hf.cli import main
+from family import FAMILIES
+
+OPTIONS = ["--group-size", "32", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("family", FAMILIES, indirect=True, scope="session")
+def test_quantizing(family, tmp_path, capsys):
+    """The result opens without a word about quantization, and is what int4_config makes."""
+    target = tmp_path / "target"
+    assert main(["quantize", str(family.original), str(target), *OPTIONS, "--base-model", "a/b"]) == 0
+    output = capsys.readouterr().out
+    assert "layers quantized to 0.31 of their size" in output
+    assert output.splitlines()[-1] == f"Wrote {target}"
+    model = AutoModelForImageTextToText.from_pretrained(target).eval()
+    processor = AutoProcessor.from_pretrained(target)
+    assert str(quantization_report(model)) in output
+    inputs = processor.apply_chat_template(
+        family.conversations[0], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    expected = family.inputs(0)
+    assert torch.equal(inputs["input_ids"], expected["input_ids"])
+    same = AutoModelForImageTextToText.from_pretrained(
+        family.original, dtype=torch.bfloat16, quantization_config=int4_config(32, "cpu")
+    ).eval()
+    inputs = inputs.to("cpu", dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, same(**inputs).logits)
+    card = (target / "README.md").read_text()
+    assert "base_model: a/b" in card
+    assert "base_model_relation: quantized" in card
+    assert len({path.stat().st_mode for path in target.iterdir()}) == 1
+
+
+def test_refusals_leave_nothing(original, tmp_path, capsys):
+    target = tmp_path / "target"
+    for arguments, message in (
+        ([str(tmp_path / "missing"), str(target)], "missing"),
+        ([str(original), str(target), "--group-size", "100"], "group_size is 100"),
+        ([str(original), str(target), "--device", "tpu"], "device"),
+        ([str(original), str(original / "inside")], "the source is never written to"),
+    ):
+        assert main(["quantize", *arguments]) == 1
+        assert message in capsys.readouterr().err
+        assert not target.exists()
+    assert main(["quantize", str(original), str(target), *OPTIONS, "--quiet"]) == 0
+    assert main(["quantize", str(target), str(tmp_path / "again")]) == 1
+    assert "has quantized weights already" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
+
+
+def test_without_torchao(original, tmp_path):
+    program = (
+        "import sys; sys.modules['torchao'] = None; from deepseek_vl_hf.cli import main; "
+        f"sys.exit(main(['quantize', {str(original)!r}, {str(tmp_path / 'target')!r}]))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("error: 4-bit weights need torchao 0.18")
+    assert not (tmp_path / "target").exists()

@@ -1,0 +1,150 @@
+"""4-bit weights by themselves: their order in memory, products with few and many tokens, gradients."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional
+
+from deepseek_vl_hf.quantization import packing
+from deepseek_vl_hf.quantization.packing import dequantized, kernel_order, pack, unpack
+from deepseek_vl_hf.quantization.tensors import MANY_TOKENS, Int4CpuWeight, Int4Experts, Int4TilePackedTo4dTensor
+from family import relative_error
+
+# Whole blocks alone, a rest, a rest of one half block, less than a block.
+ROWS = (128, 176, 96, 16)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_packing_and_back(rows):
+    values = torch.randint(16, (rows, 96), dtype=torch.uint8)
+    assert torch.equal(unpack(pack(values)), values)
+
+
+PROGRAM = f"""
+import runpy, torch
+packing = runpy.run_path({packing.__file__!r})
+values = torch.randint(16, (176, 96), dtype=torch.uint8)
+assert torch.equal(packing["unpack"](packing["pack"](values)), values)
+print(packing["kernel_order"]())
+"""
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_the_orders_of_other_processors(capability):
+    """torch can be told to use the kernels of an older processor."""
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert "Order(rows=" in found.stdout
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+def test_dequantized_weights_are_the_kernels(rows, group_size):
+    """The kernel, given one unit vector after the other, spells out the weights that it uses."""
+    weight = Int4CpuWeight.quantize(torch.randn(rows, 256), group_size)
+    blocks = [columns for _, columns in dequantized(weight.qdata, weight.scale_and_zero)]
+    spelled = torch.ops.aten._weight_int4pack_mm_for_cpu(
+        torch.eye(256), weight.qdata, group_size, weight.scale_and_zero
+    )
+    assert relative_error(torch.cat(blocks, 1), spelled) < 1e-6
+
+
+def test_blocks_cover_all_rows():
+    weight = Int4CpuWeight.quantize(torch.randn(4096 + 48, 512), 128)
+    rows = [rows for rows, _ in dequantized(weight.qdata, weight.scale_and_zero)]
+    assert len(rows) > 2
+    assert [part.start for part in rows] == [0, *(part.stop for part in rows[:-1])]
+    assert rows[-1].stop == 4096 + 48
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_few_and_many_tokens_agree(dtype, bias):
+    """The number of tokens decides which way is taken; the numbers are the same."""
+    weight = Int4CpuWeight.quantize(torch.randn(176, 256).to(dtype), 64)
+    bias = torch.randn(176).to(dtype) if bias else None
+    inputs = torch.randn(2, MANY_TOKENS, 256).to(dtype)
+    many = functional.linear(inputs, weight, bias)
+    few = torch.cat([functional.linear(part, weight, bias) for part in inputs.split(32, 1)], 1)
+    assert many.shape == (2, MANY_TOKENS, 176)
+    assert relative_error(many, few.float()) < (1e-5 if dtype == torch.float32 else 2e-2)
+
+
+def test_quantization_is_near():
+    weight = torch.randn(64, 256)
+    for group_size, error in ((32, 0.085), (128, 0.11)):
+        quantized = Int4CpuWeight.quantize(weight, group_size)
+        (_, columns), *_ = dequantized(quantized.qdata, quantized.scale_and_zero)
+        # Sixteen steps over the range of a group of normal numbers; their rounding error is a step / sqrt(12).
+        assert ((columns.T - weight).norm() / weight.norm()).item() < error
+
+
+@pytest.mark.parametrize("tokens", [3, MANY_TOKENS])
+def test_gradients_reach_the_inputs(tokens):
+    weight = Int4CpuWeight.quantize(torch.randn(176, 256), 64)
+    plain = torch.cat([columns for _, columns in dequantized(weight.qdata, weight.scale_and_zero)], 1).T
+    inputs, same = (torch.randn(1, tokens, 256, generator=torch.manual_seed(0)).requires_grad_() for _ in range(2))
+    functional.linear(inputs, weight).square().sum().backward()
+    functional.linear(same, plain).square().sum().backward()
+    assert relative_error(inputs.grad, same.grad) < 1e-5
+
+
+def test_another_type_of_inputs():
+    weight = Int4CpuWeight.quantize(torch.randn(64, 64).bfloat16(), 32)
+    with pytest.raises(
+        TypeError, match=r"inputs in torch.float32 and a 4-bit weight whose scales are in torch.bfloat16"
+    ):
+        functional.linear(torch.randn(1, 64), weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert functional.linear(torch.randn(1, 64), weight).dtype == torch.bfloat16
+
+
+def test_an_unknown_order(monkeypatch):
+    """A future torch might pack otherwise: the kernel is then used for many tokens too, and saving is refused."""
+    weight = Int4CpuWeight.quantize(torch.randn(64, 64), 32)
+    inputs = torch.randn(MANY_TOKENS, 64)
+    expected = functional.linear(inputs, weight)
+    monkeypatch.setattr("deepseek_vl_hf.quantization.packing.ORDERS", ())
+    kernel_order.cache_clear()
+    try:
+        assert kernel_order() is None
+        assert relative_error(functional.linear(inputs, weight), expected) < 1e-5
+        with pytest.raises(RuntimeError, match="packs 4-bit weights in an order that is not known here"):
+            weight.to_plain()
+    finally:
+        kernel_order.cache_clear()
+
+
+def test_plain_pairs_and_back():
+    weight = Int4CpuWeight.quantize(torch.randn(176, 256), 64)
+    again = Int4CpuWeight.from_plain(weight.to_plain(), weight.scale_and_zero)
+    assert torch.equal(again.qdata, weight.qdata)
+    assert (again.shape, again.block_size, again.dtype) == (weight.shape, weight.block_size, weight.dtype)
+
+
+def test_experts():
+    weights = [Int4CpuWeight.quantize(torch.randn(48, 64), 32) for _ in range(3)]
+    experts = Int4Experts.stack(weights)
+    assert (experts.shape, experts.dtype) == ((3, 48, 64), torch.float32)
+    inputs = torch.randn(5, 64)
+    for expert, weight in enumerate(weights):
+        assert torch.equal(functional.linear(inputs, experts[expert]), functional.linear(inputs, weight))
+        assert experts[expert].qdata.data_ptr() == experts.qdata[expert].data_ptr()
+    copied = copy.deepcopy(torch.nn.Parameter(experts, requires_grad=False))
+    assert torch.equal(copied[2].qdata, weights[2].qdata)
+
+
+def test_experts_packed_for_cuda(monkeypatch):
+    """Of torchao's class, one behind the other. Only its shapes can be looked at without such a device."""
+    parts = torch.zeros(8, 2, 32, 4, dtype=torch.int32), torch.zeros(2, 64, 2, dtype=torch.bfloat16)
+    weight = Int4TilePackedTo4dTensor(*parts, [1, 128], torch.Size([64, 256]))
+    experts = Int4Experts.stack([weight, weight])
+    assert experts.shape == (2, 64, 256)
+    assert experts.qdata.shape == (2, 8, 2, 32, 4)
