@@ -2,6 +2,7 @@
 
     python benchmarks/loading.py deepseek-vl2-tiny --folder /path/with/7/GB
     python benchmarks/loading.py deepseek-vl2-small --layers 7 --folder /path/with/9/GB
+    python benchmarks/loading.py deepseek-vl2-small --layers 7 --folder /path/with/9/GB --int4
 
 Time and memory are those of a process of its own. The checkpoint is removed at the end.
 """
@@ -37,13 +38,14 @@ def watch():
     while not done.wait(0.02):
         peak[0] = max(peak[0], own_bytes())
 
-folder, picture = sys.argv[1:]
+folder, picture, int4 = sys.argv[1:]
+options = {"quantization_config": deepseek_vl_hf.int4_config(device="cpu")} if int4 == "True" else {}
 threading.Thread(target=watch, daemon=True).start()
 start_whole = int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) * 1024
 before, start = own_bytes(), time.perf_counter()
-model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
+model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16, **options).eval()
 figures = {"load_seconds": round(time.perf_counter() - start, 2)}
-weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+weights = deepseek_vl_hf.quantization_report(model).num_bytes
 figures["weights_bytes"] = weights
 figures["parameters"] = sum(parameter.numel() for parameter in model.parameters())
 figures["peak_while_loading_bytes"] = peak[0] - before
@@ -86,14 +88,14 @@ print(json.dumps(figures))
 """
 
 
-def measure(folder: Path, size: str, layers: int | None) -> dict[str, Any]:
+def measure(folder: Path, size: str, layers: int | None, int4: bool) -> dict[str, Any]:
     """Writes the checkpoint and runs the program on it."""
     num_bytes = write_checkpoint(folder / size, size, layers)
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder / size), str(PICTURE)], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", PROGRAM, str(folder / size), str(PICTURE), str(int4)]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures = json.loads(result.stdout.splitlines()[-1])
-    return {"size": size, "layers": layers or "all", "dtype": "bfloat16", "checkpoint_bytes": num_bytes, **figures}
+    dtype = "bfloat16, 4-bit language layers" if int4 else "bfloat16"
+    return {"size": size, "layers": layers or "all", "dtype": dtype, "checkpoint_bytes": num_bytes, **figures}
 
 
 def main() -> int:
@@ -102,14 +104,16 @@ def main() -> int:
     parser.add_argument("size", choices=PUBLISHED)
     parser.add_argument("--layers", type=int, help="how many of the language model's layers (default: all)")
     parser.add_argument("--folder", type=Path, help="where the temporary folder goes (default: the system's)")
+    parser.add_argument("--int4", action="store_true", help="give the language model 4-bit weights while loading")
     parser.add_argument("--no-result", action="store_true", help="print the figures without writing results/*.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
-        figures = measure(Path(temporary), arguments.size, arguments.layers)
+        figures = measure(Path(temporary), arguments.size, arguments.layers, arguments.int4)
     if arguments.no_result:
         print(json.dumps({"environment": environment(), **figures}, indent=2))
     else:
-        print(write_result(f"loading_{arguments.size}", figures).read_text(encoding="utf-8"))
+        name = f"loading_{arguments.size}" + ("_int4" if arguments.int4 else "")
+        print(write_result(name, figures).read_text(encoding="utf-8"))
     return 0
 
 

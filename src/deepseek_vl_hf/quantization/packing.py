@@ -71,8 +71,9 @@ def dequantized(packed: torch.Tensor, scale_and_zero: torch.Tensor) -> Iterator[
     groups = len(scale_and_zero)
     for rows, part, neighbours in _parts(packed, order):
         scale, zero = (numbers.contiguous()[:, None] for numbers in scale_and_zero[:, rows].unbind(-1))
-        columns = _columns(part, neighbours, scale_and_zero.dtype)
-        columns.sub_(8).unflatten(0, (groups, -1)).mul_(scale).add_(zero)
+        columns = _columns(part, neighbours, scale_and_zero.dtype).sub_(8)
+        grouped = columns.unflatten(0, (groups, -1))
+        torch.addcmul(zero, grouped, scale, out=grouped)  # rounded once
         yield rows, columns
 
 
