@@ -1,4 +1,4 @@
-"""Writes the README's tables from their files, or checks that they are up to date."""
+"""Writes the tables of the README and of pages in docs/ from their files, or checks that they are up to date."""
 
 import argparse
 import json
@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import int4_tables
+
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -229,47 +230,60 @@ def nano_table() -> str:
     return table(["held-out questions about", "asked", *columns], rows)
 
 
-TABLES = {
+README = {
     "nano": nano_table,
     "checkpoints": checkpoints_table,
     "parity": parity_table,
     "conversion": conversion_table,
     "speed": speed_table,
+    "int4": int4_tables.speed_table,
     "full size": full_size_table,
     "loading": loading_table,
     "memory": memory_table,
 }
+QUANTIZATION = {
+    "int4 quality": int4_tables.quality_table,
+    "int4 fixtures": int4_tables.fixtures_table,
+    "int4 memory": int4_tables.memory_table,
+}
+PAGES = {"README.md": README, "docs/quantization.md": QUANTIZATION}
 
 
-def render(readme: str) -> str:
-    """The README with every table written anew.
+def render(page: str) -> str:
+    """A page with every table written anew.
+
+    Args:
+        page: of PAGES.
 
     Raises:
         ValueError: the markers of a table are missing.
     """
-    for name, make in TABLES.items():
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, make in PAGES[page].items():
         begin, end = f"<!-- table: {name} -->\n", "<!-- end of table -->"
-        head, found_begin, rest = readme.partition(begin)
+        head, found_begin, rest = text.partition(begin)
         _, found_end, tail = rest.partition(end)
         if not (found_begin and found_end):
-            raise ValueError(f"README.md has no '{begin.strip()}' followed by '{end}'.")
-        readme = f"{head}{begin}{make()}\n{end}{tail}"
-    return readme
+            raise ValueError(f"{page} has no '{begin.strip()}' followed by '{end}'.")
+        text = f"{head}{begin}{make()}\n{end}{tail}"
+    return text
 
 
 def main() -> int:
     """Checks, or writes with --write; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write README.md instead of checking it")
+    parser.add_argument("--write", action="store_true", help="write the pages instead of checking them")
     arguments = parser.parse_args()
-    current = README.read_text(encoding="utf-8")
-    wanted = render(current)
-    if arguments.write:
-        README.write_text(wanted, encoding="utf-8")
-    elif wanted != current:
-        print("README.md's tables differ from their files; run `make docs-tables`.", file=sys.stderr)
-        return 1
-    return 0
+    old = []
+    for page in PAGES:
+        wanted = render(page)
+        if arguments.write:
+            (ROOT / page).write_text(wanted, encoding="utf-8")
+        elif wanted != (ROOT / page).read_text(encoding="utf-8"):
+            old.append(page)
+    if old:
+        print(f"The tables of {', '.join(old)} differ from their files; run `make docs-tables`.", file=sys.stderr)
+    return 1 if old else 0
 
 
 if __name__ == "__main__":

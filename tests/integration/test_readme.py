@@ -41,10 +41,11 @@ def test_the_first_answer_is_the_one_under_the_picture():
 
 @pytest.mark.parametrize("layout", ["original", "converted"])
 @pytest.mark.parametrize("number", range(1, len(SNIPPETS)))
-def test_python_snippets_run(original, converted, number, layout):
+def test_python_snippets_run(original, converted, number, layout, tmp_path):
     snippet = SNIPPETS[number]
     assert "path/to/model" in snippet
     program = snippet.replace("path/to/model", str({"original": original, "converted": converted}[layout]))
+    program = program.replace("out-int4", str(tmp_path / "int4"))
     assert run_program(program)
 
 
@@ -78,10 +79,26 @@ def commands_of(text):
     ]
 
 
-def test_conversion_command_runs(original, tmp_path):
-    (line,) = commands_of(README)
-    run_command(line, {"path/to/original": str(original), "path/to/model": str(tmp_path / "model")})
+def test_commands_run(original, tmp_path):
+    places = {f"path/to/{name}": str(tmp_path / name) for name in ("model", "int4")}
+    convert, quantize = commands_of(README)
+    run_command(convert, {**places, "path/to/original": str(original)})
     assert (tmp_path / "model" / "config.json").is_file()
+    run_command(quantize, places)
+    assert (tmp_path / "int4" / "config.json").is_file()
+
+
+def test_the_page_on_quantization_runs(original, tmp_path):
+    """Its snippets build on one another."""
+    page = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+    (command,) = commands_of(page)
+    run_command(command, {"path/to/model": str(original), "path/to/int4": str(tmp_path / "int4")})
+    first, training = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    places = {"path/to/model": str(original), "out-int4": str(tmp_path / "saved")}
+    for snippet, said in ((first, "layers quantized to"), (training, "trainable params")):
+        for name, place in places.items():
+            snippet = snippet.replace(name, place)
+        assert said in run_program(snippet)
 
 
 def test_the_page_on_checkpoints_runs(original, tmp_path):

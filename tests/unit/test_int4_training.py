@@ -85,3 +85,13 @@ def test_trainer_with_adapters(with_adapters, batch, tmp_path):
 def test_trainer_without_adapters(int4, tmp_path):
     with pytest.raises(ValueError, match="attach trainable adapters"):
         Trainer(int4, arguments(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without:UserWarning")
+def test_adapters_are_not_merged(with_adapters):
+    """There is no way to add to 4 bits without rounding again; peft says that it cannot."""
+    before = [parameter.qdata.clone() for parameter in with_adapters.parameters() if hasattr(parameter, "qdata")]
+    with pytest.raises((ValueError, RuntimeError, NotImplementedError)):
+        with_adapters.merge_and_unload()
+    after = [parameter.qdata for parameter in with_adapters.parameters() if hasattr(parameter, "qdata")]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForImageTextToText, TorchAoConfig
 
-from deepseek_vl_hf import int4_config, quantization_report
+from deepseek_vl_hf import int4_config, prepack_weights, quantization_report
+from deepseek_vl_hf.prepacking import PrepackedLinear
 from deepseek_vl_hf.quantization.packing import group_size_for
 from family import FAMILIES, VL2_FAMILIES, VL_FAMILIES
 
@@ -253,6 +254,19 @@ def test_experts_one_by_one(families, int4):
         load(family.original, experts_implementation={"text_config": "batched_mm"})
     with pytest.raises(TypeError, match="one by one"):
         int4("vl2_mha").get_parameter(f"{LAYERS}.1.mlp.experts.gate_up_proj")[torch.tensor([0, 1])]
+
+
+def test_prepacking_what_kept_its_type(families, relative):
+    """Towers and lm_head are packed; 4-bit layers stay as they are."""
+    family = families["vl"]
+    inputs = family.inputs(family.one_image).to("cpu", dtype=torch.bfloat16)
+    model = load(family.original)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        prepack_weights(model)
+        assert relative(model(**inputs).logits, expected.float()) < 0.05
+    assert quantized(model) == expected_names("vl")
+    assert isinstance(model.lm_head, PrepackedLinear)
 
 
 @pytest.mark.gpu
