@@ -3,6 +3,7 @@
 Importing the package registers its classes, so that `pipeline("image-text-to-text")` and the Auto classes use them.
 """
 
+from .chat import Chat
 from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
 from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
@@ -26,6 +27,7 @@ from .training import ConversationCollator, load_conversations
 from .version import __version__
 
 __all__ = [
+    "Chat",
     "ConversationCollator",
     "DeepseekVL2Config",
     "DeepseekVL2ForConditionalGeneration",

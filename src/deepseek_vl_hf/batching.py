@@ -123,7 +123,7 @@ def encode_batch(
     image_token_id: int,
     fixed_texts: tuple[str, ...] = (),
     mark: str | None = None,
-    if_too_long: Callable[[int], str],
+    if_too_long: Callable[[int], str] | None,
 ) -> dict[str, Any]:
     """Encodes prompts whose image places are already expanded.
 
@@ -139,7 +139,8 @@ def encode_batch(
         image_token_id: id of the image token, which truncation must not remove.
         fixed_texts: texts that are encoded apart from what follows them.
         mark: what breaks control strings in typed text.
-        if_too_long: what to do about the prompt of a number, if it is longer than the model was trained for.
+        if_too_long: what to do about the prompt of a number, if it is longer than the model was trained for; None if
+            that shall not be said.
 
     Returns:
         `input_ids` and what was asked for beside it, as lists.
@@ -159,7 +160,8 @@ def encode_batch(
     if text_kwargs.get("truncation") not in (None, False, "do_not_truncate"):
         limit = text_kwargs.get("max_length") or tokenizer.model_max_length
         encoded = [_truncate(prompt, limit, tokenizer, image_token_id) for prompt in encoded]
-    _warn_of_long_prompts(encoded, tokenizer.model_max_length, if_too_long)
+    if if_too_long is not None:
+        _warn_of_long_prompts(encoded, tokenizer.model_max_length, if_too_long)
     return _pad(encoded, tokenizer, text_kwargs)
 
 

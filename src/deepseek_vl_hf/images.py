@@ -21,6 +21,8 @@ from transformers.image_utils import SizeDict, load_image
 SUPPORTED_CHANNELS = (1, 3, 4)
 ROUNDING = 1e-4
 SMALLEST_STRIP = 128  # rows or columns that a thread is worth
+# How long a server may be silent before a picture counts as unreachable; without a limit it is waited for for ever.
+SECONDS_FOR_A_URL = 20.0
 
 
 def num_image_tokens(image_size: int, patch_size: int) -> int:
@@ -213,7 +215,7 @@ def open_image(source: Any) -> Any:
             "base64 text."
         )
     try:
-        return load_image(source)
+        return load_image(source, timeout=SECONDS_FOR_A_URL)
     except Exception as error:  # whatever the reader, the network client or a damaged file comes up with
         reason = _shorten(str(error).replace(source, "..."))
         raise ValueError(

@@ -71,6 +71,16 @@ class ChatProcessor(ProcessorMixin):
         """Pixel tensors of pictures; `places` says how many of them belong to each prompt."""
         return self.image_processor(pictures, **kwargs)
 
+    def process_picture(self, picture: Image.Image, count: int, tiling: str | bool | None = None) -> BatchFeature:
+        """Pixel tensors of one picture of a message, with which the conversation has `count` pictures.
+
+        Raises:
+            ValueError: `tiling` is given; pictures of this family are not cut into tiles.
+        """
+        if tiling is not None:
+            raise ValueError(f"Found tiling={tiling!r}, which is for DeepSeek-VL2. Leave it out.")
+        return self.process_images([picture], [1], return_tensors="pt")
+
     def if_too_long(self, image_lengths: Sequence[int]) -> str:
         """What to do about a prompt that is longer than the model was trained for, given the tokens of its images."""
         taken = f"The images take {list(image_lengths)} tokens. " if image_lengths else ""
@@ -131,7 +141,9 @@ class ChatProcessor(ProcessorMixin):
             skipped.append("offset_mapping")
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=skipped)
 
-    def _encode(self, prompts: list[str], image_lengths: list[int], text_kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _encode(
+        self, prompts: list[str], image_lengths: list[int], text_kwargs: dict[str, Any], warn: bool = True
+    ) -> dict[str, Any]:
         lengths = iter(image_lengths)
         by_prompt = [[next(lengths) for _ in range(prompt.count(self.image_token))] for prompt in prompts]
         expanded, replacements = self.get_text_with_replacements(
@@ -145,13 +157,44 @@ class ChatProcessor(ProcessorMixin):
             fixed_texts=self.fixed_texts,
             image_token_id=self.image_token_id,
             mark=_typed_text_mark.get(),
-            if_too_long=lambda number: self.if_too_long(by_prompt[number]),
+            if_too_long=(lambda number: self.if_too_long(by_prompt[number])) if warn else None,
         )
         if text_kwargs.get("return_mm_token_type_ids"):
             data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
         if text_kwargs.get("return_text_replacement_offsets"):
             data["text_replacement_offsets"] = replacements
         return data
+
+    def encode_conversation(
+        self, conversation: Any, image_lengths: Sequence[int], *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Token ids of a conversation whose pictures were processed before, whatever its length.
+
+        They are those of `apply_chat_template(..., tokenize=True)`, which processes the pictures each time.
+
+        Args:
+            conversation: see `apply_chat_template`; one.
+            image_lengths: places that each picture takes, in the order of the pictures.
+            add_generation_prompt: whether the head of an answer follows.
+
+        Raises:
+            ValueError, TypeError: a message that is not understood, or other numbers of pictures than of lengths.
+        """
+        (messages,) = normalize_conversations([conversation], self.image_token)
+        controls = control_tokens(self.tokenizer, self.image_token)
+        typed = tuple(control for control in controls if control not in self.typed_controls)
+        marked, mark = mark_typed_text([messages], typed)
+        prompt = super().apply_chat_template(marked[0], add_generation_prompt=add_generation_prompt)
+        places = prompt.count(self.image_token)
+        if places != len(image_lengths):
+            raise ValueError(f"The conversation has {places} pictures, but {len(image_lengths)} lengths were given.")
+        token = _typed_text_mark.set(mark)
+        try:
+            return self._encode([prompt], list(image_lengths), {"return_attention_mask": False}, warn=False)[
+                "input_ids"
+            ][0]
+        finally:
+            _typed_text_mark.reset(token)
 
     def apply_chat_template(
         self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False, **kwargs: Any

@@ -78,6 +78,17 @@ class DeepseekVL2Processor(ChatProcessor):
             tiling = [count <= MOST_TILED_IMAGES for count in places for _ in range(count)]
         return self.image_processor(pictures, tiling=tiling, **kwargs)
 
+    def process_picture(self, picture: Image.Image, count: int, tiling: str | bool | None = None) -> BatchFeature:
+        """See `ChatProcessor.process_picture`.
+
+        With "auto" the pictures of a message are cut into tiles if no more than two are in the conversation with them.
+        Those of earlier messages stay as they were, where a whole conversation processed at once would have none of
+        three pictures tiled.
+        """
+        tiling = _checked_tiling(self.tiling if tiling is None else tiling)
+        tiling = count <= MOST_TILED_IMAGES if tiling == "auto" else tiling
+        return self.image_processor([picture], tiling=tiling, return_tensors="pt")
+
     def if_too_long(self, image_lengths: Sequence[int]) -> str:
         """See `ChatProcessor.if_too_long`."""
         least, text = num_image_tokens(1, 1, self.tokens_per_side), super().if_too_long(image_lengths)

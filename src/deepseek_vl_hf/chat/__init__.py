@@ -1,0 +1,5 @@
+"""Conversations that keep what was computed: the key/value cache and the pictures' embeddings."""
+
+from .session import SAMPLING, Chat, Figures
+
+__all__ = ["SAMPLING", "Chat", "Figures"]

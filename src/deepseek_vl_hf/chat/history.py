@@ -1,0 +1,84 @@
+"""The turns of a conversation, and which of them fit into a model's context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from .memory import EncodedImage
+
+# Dropping turns makes everything behind them to be read again, so it is done for some turns ahead.
+FULL_UP_TO = 0.75
+
+
+@dataclass
+class Turn:
+    """A question and its answer.
+
+    Attributes:
+        text: what was typed.
+        pictures: those that came with it, RGB, in front of the text.
+        images: the same as the language model reads them.
+        answer: None while there is none.
+    """
+
+    text: str
+    pictures: list[Image.Image] = field(default_factory=list)
+    images: list[EncodedImage] = field(default_factory=list)
+    answer: str | None = None
+
+    def messages(self) -> list[dict[str, Any]]:
+        """For the chat template."""
+        places: list[dict[str, Any]] = [{"type": "image"} for _ in self.images]
+        question = {"role": "user", "content": [*places, {"type": "text", "text": self.text}]}
+        return [question] if self.answer is None else [question, {"role": "assistant", "content": self.answer}]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as the model reads it.
+
+    Attributes:
+        ids: tokens, up to the head of the answer.
+        images: in the order of their places.
+    """
+
+    ids: list[int]
+    images: list[EncodedImage]
+
+
+def prompt_of(processor: Any, system: str | None, turns: Sequence[Turn]) -> Prompt:
+    """The prompt of a conversation whose last turn has no answer yet."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages += [message for turn in turns for message in turn.messages()]
+    images = [image for turn in turns for image in turn.images]
+    return Prompt(processor.encode_conversation(messages, [len(image) for image in images]), images)
+
+
+def fit(processor: Any, system: str | None, turns: list[Turn], limit: int, room: int) -> tuple[Prompt, int]:
+    """The prompt of as many of the last turns as fit, and how many of the first ones are left out.
+
+    Args:
+        processor: the model's.
+        system: the system prompt; None for the chat template's own.
+        turns: the last one has no answer yet.
+        limit: the model's longest context, in tokens.
+        room: tokens to leave free for the answer.
+
+    Raises:
+        ValueError: the last turn does not fit by itself.
+    """
+    prompt = prompt_of(processor, system, turns)
+    if len(prompt.ids) + room <= limit:
+        return prompt, 0
+    for dropped in range(1, len(turns)):
+        prompt = prompt_of(processor, system, turns[dropped:])
+        if len(prompt.ids) + room <= limit * FULL_UP_TO:
+            return prompt, dropped
+    if len(prompt.ids) >= limit:
+        raise ValueError(
+            f"The message takes {len(prompt.ids)} tokens, {sum(map(len, turns[-1].images))} of them for its pictures; "
+            f"the model was trained for {limit}. Send less text or fewer pictures."
+        )
+    return prompt, len(turns) - 1

@@ -1,0 +1,294 @@
+"""A conversation about pictures that computes nothing twice."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
+
+from ..auto import FAMILIES
+from ..checkpoints.layouts.files import local_folder
+from ..images import open_images
+from ..models.generation import MultimodalGenerationMixin
+from ..nano import NANO
+from ..quantization import int4_config
+from .history import Prompt, Turn, fit
+from .memory import EncodedImage, Memory
+from .streaming import AnswerText, Generation
+
+logger = logging.get_logger(__name__)
+
+# The original's, in its chat loop. What a checkpoint's generation_config.json says goes before them.
+SAMPLING = {"max_new_tokens": 512, "do_sample": True, "temperature": 0.2, "top_p": 0.95, "repetition_penalty": 1.1}
+OF_SAMPLING_ALONE = ("temperature", "top_p")
+# Turns are left out to keep this share of the context free for an answer, at least.
+LEAST_ROOM = 4
+
+# Called with what is being done ("picture", "prompt"), how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How an answer came about.
+
+    Attributes:
+        prompt_tokens: the whole conversation's.
+        kept_tokens: how many of them were in the cache already.
+        new_tokens: the answer's.
+        seconds_to_first_token: from the question on, pictures and prompt included.
+        seconds: of the whole answer.
+        dropped_turns: how many of the oldest turns had to be left out to make room.
+        ended: "eos", "length" or "stopped".
+    """
+
+    prompt_tokens: int
+    kept_tokens: int
+    new_tokens: int
+    seconds_to_first_token: float
+    seconds: float
+    dropped_turns: int
+    ended: str
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the answer behind its first token; 0 if there is no second one."""
+        rest = self.seconds - self.seconds_to_first_token
+        return (self.new_tokens - 1) / rest if self.new_tokens > 1 and rest > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What is known of an answer before it begins: when it was asked for, tokens in the cache, turns left out."""
+
+    time: float
+    kept: int
+    dropped: int
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Shows nothing."""
+
+
+class Chat:
+    """A conversation that keeps its key/value cache: a new turn reads its own tokens alone, a picture is encoded once.
+
+    The tokens are always those of the chat template over the whole conversation. Where an answer's tokens, decoded and
+    encoded again, are others than those that were generated, the cache is cut back to where they part.
+
+    The context is finite. When a conversation outgrows it, its oldest turns are left out, and `figures.dropped_turns`
+    and a warning say so; a single message that is too long is an error.
+
+    DeepSeek-VL2 cuts pictures into tiles if there are at most two in a conversation. Here that is decided when a
+    message arrives, for its own pictures; those of earlier messages stay as they were read.
+
+    Args:
+        model: one of the package's generation models.
+        processor: its processor.
+        system: system prompt; None for the chat template's own, "" for none.
+        tiling: for DeepSeek-VL2: True, False or "auto" (the default), the rule above.
+        progress: told of pictures that are encoded and of prompts that are read.
+        **sampling: arguments of `generate` for all answers, in place of the original's (`SAMPLING`).
+
+    Attributes:
+        turns: the conversation.
+        figures: of the last answer; None before it.
+
+    Raises:
+        TypeError: the model is not one of this package's.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        system: str | None = None,
+        tiling: str | bool | None = None,
+        progress: Progress = no_progress,
+        **sampling: Any,
+    ) -> None:
+        if not isinstance(model, MultimodalGenerationMixin):
+            raise TypeError(
+                f"Found a {type(model).__name__}; expected a DeepSeek-VL model with its head, as "
+                "AutoModelForImageTextToText gives it once deepseek_vl_hf is imported."
+            )
+        self.model, self.processor = model.eval(), processor
+        self.system, self.tiling, self.progress = system, tiling, progress
+        self.sampling = sampling
+        self.turns: list[Turn] = []
+        self.figures: Figures | None = None
+        self._memory = Memory(model)
+        self._stop = threading.Event()
+        self._busy = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = NANO,
+        *,
+        dtype: torch.dtype | str = torch.bfloat16,
+        device: str | None = None,
+        int4: bool = False,
+        **options: Any,
+    ) -> "Chat":
+        """Loads model and processor.
+
+        Args:
+            name_or_path: folder or Hub repository, in either layout; by default the model that comes with the package.
+            dtype: of the weights.
+            device: by default CUDA if there is one, else the CPU.
+            int4: whether the language model gets 4-bit weights.
+            **options: see the class.
+
+        Raises:
+            OSError: there is no such checkpoint.
+            ValueError: it is of another family.
+        """
+        folder = local_folder(name_or_path)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        check_family(folder)
+        loading = {"quantization_config": int4_config(device=device)} if int4 else {}
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map=device, **loading)
+        return cls(model, AutoProcessor.from_pretrained(folder), **options)
+
+    def ask(self, text: str, images: Sequence[Any] = (), **sampling: Any) -> str:
+        """The whole answer; arguments as for `stream`."""
+        turn = self._turn(text, images)
+        for _ in self._answer(turn, sampling):
+            pass
+        return turn.answer or ""
+
+    def stream(self, text: str, images: Sequence[Any] = (), **sampling: Any) -> Iterator[str]:
+        """Asks, and gives the answer piece by piece.
+
+        Leaving the loop, `stop` from another thread, and Ctrl-C end the answer; what there is of it stays in the
+        conversation. A question of whose answer there is nothing is taken back.
+
+        Args:
+            text: the question; control tokens in it stay text.
+            images: pictures that go in front of it: paths, URLs, `data:` URIs, Pillow images or arrays.
+            **sampling: arguments of `generate` for this answer.
+
+        Raises:
+            RuntimeError: the answer before is still being given.
+            TypeError, ValueError: a picture cannot be read, or the message is longer than the model's context.
+        """
+        return self._answer(self._turn(text, images), sampling)
+
+    def stop(self) -> None:
+        """Ends the answer that is being given, from another thread."""
+        self._stop.set()
+
+    def undo(self) -> Turn | None:
+        """Takes the last turn back and returns it; None if there is none."""
+        return self.turns.pop() if self.turns else None
+
+    def new(self) -> None:
+        """Begins a new conversation."""
+        self.turns.clear()
+        self.figures = None
+        self._memory.clear()
+
+    @property
+    def context(self) -> int:
+        """The longest prompt with its answer that the model was trained for, in tokens."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    def _turn(self, text: str, images: Sequence[Any]) -> Turn:
+        if not isinstance(text, str):
+            raise TypeError(f"Found a {type(text).__name__} as text; expected a string.")
+        return Turn(text, open_images(list(images)))
+
+    def _answer(self, turn: Turn, sampling: dict[str, Any]) -> Iterator[str]:
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("The answer before is still being given. Read it to its end, or call stop() first.")
+        try:
+            self._stop.clear()
+            start = time.perf_counter()
+            options = self._options(sampling)
+            self._encode(turn)
+            turns = [*self.turns, turn]
+            room = min(options["max_new_tokens"], self.context // LEAST_ROOM)
+            prompt, dropped = fit(self.processor, self.system, turns, self.context, room)
+            if dropped:
+                logger.warning(f"The conversation is full; its oldest turns ({dropped}) are left out from here on.")
+            options["max_new_tokens"] = min(options["max_new_tokens"], self.context - len(prompt.ids))
+            kept = self._memory.read(prompt.ids, prompt.images, self._reading)
+            if not self._stop.is_set():
+                yield from self._generate(turn, prompt, options, Beginning(start, kept, dropped))
+        finally:
+            self._busy.release()
+
+    def _encode(self, turn: Turn) -> None:
+        """Gives the pictures of a turn to the towers, one after the other; those of earlier turns were, once."""
+        count = sum(len(each.images) for each in self.turns) + len(turn.pictures)
+        for number, picture in enumerate(turn.pictures):
+            self.progress("pictures", number, len(turn.pictures))
+            pixels = self.processor.process_picture(picture, count, self.tiling)
+            with torch.no_grad():
+                features = self.model.get_image_features(
+                    **pixels.to(self.model.device, dtype=self.model.dtype), return_dict=True
+                )
+            turn.images.append(EncodedImage(features.pooler_output[0]))
+
+    def _generate(self, turn: Turn, prompt: Prompt, options: dict[str, Any], begun: "Beginning") -> Iterator[str]:
+        """Generates, and keeps the turn with what there is of an answer whatever ends it."""
+        generation = Generation(self.model, self._memory.cache, prompt.ids, options, self._stop)
+        text, first = AnswerText(self.processor), 0.0
+        try:
+            for token in generation:
+                first = first or time.perf_counter()
+                piece = text.add(token)
+                if piece:
+                    yield piece
+        except Exception:
+            self._memory.clear()  # its layers may hold different numbers of tokens
+            raise
+        finally:
+            self._memory.noted([*prompt.ids, *generation.new_ids], prompt.images)
+            if generation.new_ids:
+                turn.answer = text.whole
+                self.turns = [*self.turns[begun.dropped :], turn]
+                self.figures = Figures(
+                    prompt_tokens=len(prompt.ids),
+                    kept_tokens=begun.kept,
+                    new_tokens=len(generation.new_ids),
+                    seconds_to_first_token=(first or time.perf_counter()) - begun.time,
+                    seconds=time.perf_counter() - begun.time,
+                    dropped_turns=begun.dropped,
+                    ended=self._end_of(generation.new_ids, options["max_new_tokens"]),
+                )
+
+    def _end_of(self, new_ids: list[int], limit: int) -> str:
+        eos = self.model.generation_config.eos_token_id
+        if new_ids[-1] in (eos if isinstance(eos, list) else [eos]):
+            return "eos"
+        return "length" if len(new_ids) >= limit else "stopped"
+
+    def _reading(self, done: int, total: int) -> bool:
+        self.progress("prompt", done, total)
+        return not self._stop.is_set()
+
+    def _options(self, sampling: dict[str, Any]) -> dict[str, Any]:
+        """What `generate` is called with: the original's sampling, the checkpoint's, the chat's, the call's."""
+        stored = {name: getattr(self.model.generation_config, name, None) for name in SAMPLING}
+        stored = {name: value for name, value in stored.items() if value is not None}
+        options = {**SAMPLING, **stored, **self.sampling, **sampling}
+        if not options["do_sample"]:
+            for name in OF_SAMPLING_ALONE:
+                options.pop(name, None)
+        return options
+
+
+def check_family(folder: Path) -> None:
+    """Raises ValueError if a checkpoint is not one of this package's families."""
+    model_type = AutoConfig.from_pretrained(folder).model_type
+    known = [family.config.model_type for family in FAMILIES]
+    if model_type not in known:
+        raise ValueError(f"{folder} is a {model_type}; expected one of {', '.join(known)}.")
