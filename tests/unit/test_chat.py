@@ -27,8 +27,10 @@ def again(chat, **processor_kwargs):
     """The answer to a chat's last question, everything computed from scratch with the library's own means."""
     conversation = []
     for turn in chat.turns:
-        places = [{"type": "image", "image": picture} for picture in turn.pictures]
-        conversation.append({"role": "user", "content": [*places, {"type": "text", "text": turn.text}]})
+        content = [{"type": "text", "text": turn.texts[0]}]
+        for picture, text in zip(turn.pictures, turn.texts[1:], strict=True):
+            content += [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+        conversation.append({"role": "user", "content": content})
         conversation.append({"role": "assistant", "content": turn.answer})
     inputs = chat.processor.apply_chat_template(
         conversation[:-1],
@@ -74,6 +76,13 @@ def test_ids_are_those_of_the_processor(family):
     assert family.processor.encode_conversation(typed, []) == inputs["input_ids"][0].tolist()
     with pytest.raises(ValueError, match="has 0 pictures, but 1 lengths"):
         family.processor.encode_conversation(typed, [5])
+
+
+def test_pictures_between_texts(chat):
+    chat.ask(["This is A: ", ", and this B: ", ". Which is larger?"], PICTURES[:2])
+    check(chat)
+    chat.ask("")
+    check(chat)
 
 
 def test_a_picture_is_encoded_once(chat, monkeypatch):
@@ -330,8 +339,10 @@ def test_from_pretrained(tmp_path):
         Chat.from_pretrained(tmp_path)
     with pytest.raises(TypeError, match="expected a DeepSeek-VL model with its head"):
         Chat(torch.nn.Linear(1, 1), None)
-    with pytest.raises(TypeError, match="Found a int as text"):
-        chat.ask(5)
+    with pytest.raises(TypeError, match=r"Found \[5\] as text"):
+        chat.ask([5])
+    with pytest.raises(ValueError, match="Found 3 texts around 1 pictures; expected 2"):
+        chat.ask(["a", "b", "c"], PICTURES[:1])
 
 
 def test_with_4_bit_weights(family):

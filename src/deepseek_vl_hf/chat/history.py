@@ -17,21 +17,28 @@ class Turn:
     """A question and its answer.
 
     Attributes:
-        text: what was typed.
-        pictures: those that came with it, RGB, in front of the text.
+        texts: what was typed: before, between and after the pictures, so one more than there are.
+        pictures: those that came with it, RGB.
         images: the same as the language model reads them.
         answer: None while there is none.
     """
 
-    text: str
+    texts: list[str]
     pictures: list[Image.Image] = field(default_factory=list)
     images: list[EncodedImage] = field(default_factory=list)
     answer: str | None = None
 
+    @property
+    def text(self) -> str:
+        """All that was typed, without the pictures' places."""
+        return "".join(self.texts)
+
     def messages(self) -> list[dict[str, Any]]:
         """For the chat template."""
-        places: list[dict[str, Any]] = [{"type": "image"} for _ in self.images]
-        question = {"role": "user", "content": [*places, {"type": "text", "text": self.text}]}
+        content: list[dict[str, Any]] = [{"type": "text", "text": self.texts[0]}]
+        for text in self.texts[1:]:
+            content += [{"type": "image"}, {"type": "text", "text": text}]
+        question = {"role": "user", "content": [part for part in content if part.get("text") != ""] or ""}
         return [question] if self.answer is None else [question, {"role": "assistant", "content": self.answer}]
 
 

@@ -157,27 +157,29 @@ class Chat:
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map=device, **loading)
         return cls(model, AutoProcessor.from_pretrained(folder), **options)
 
-    def ask(self, text: str, images: Sequence[Any] = (), **sampling: Any) -> str:
+    def ask(self, text: str | Sequence[str], images: Sequence[Any] = (), **sampling: Any) -> str:
         """The whole answer; arguments as for `stream`."""
         turn = self._turn(text, images)
         for _ in self._answer(turn, sampling):
             pass
         return turn.answer or ""
 
-    def stream(self, text: str, images: Sequence[Any] = (), **sampling: Any) -> Iterator[str]:
+    def stream(self, text: str | Sequence[str], images: Sequence[Any] = (), **sampling: Any) -> Iterator[str]:
         """Asks, and gives the answer piece by piece.
 
         Leaving the loop, `stop` from another thread, and Ctrl-C end the answer; what there is of it stays in the
         conversation. A question of whose answer there is nothing is taken back.
 
         Args:
-            text: the question; control tokens in it stay text.
-            images: pictures that go in front of it: paths, URLs, `data:` URIs, Pillow images or arrays.
+            text: the question, behind its pictures; or a list of texts, between which the pictures stand, one more
+                than there are pictures. Control tokens in it stay text.
+            images: paths, URLs, `data:` URIs, Pillow images or arrays.
             **sampling: arguments of `generate` for this answer.
 
         Raises:
             RuntimeError: the answer before is still being given.
-            TypeError, ValueError: a picture cannot be read, or the message is longer than the model's context.
+            TypeError, ValueError: a picture cannot be read, the message is longer than the model's context, or texts
+                and pictures differ in number.
         """
         return self._answer(self._turn(text, images), sampling)
 
@@ -200,10 +202,14 @@ class Chat:
         """The longest prompt with its answer that the model was trained for, in tokens."""
         return int(self.model.config.get_text_config().max_position_embeddings)
 
-    def _turn(self, text: str, images: Sequence[Any]) -> Turn:
-        if not isinstance(text, str):
-            raise TypeError(f"Found a {type(text).__name__} as text; expected a string.")
-        return Turn(text, open_images(list(images)))
+    def _turn(self, text: str | Sequence[str], images: Sequence[Any]) -> Turn:
+        images = list(images)
+        texts = [*[""] * len(images), text] if isinstance(text, str) else list(text)
+        if not all(isinstance(each, str) for each in texts):
+            raise TypeError(f"Found {text!r} as text; expected a string, or a list of them.")
+        if len(texts) != len(images) + 1:
+            raise ValueError(f"Found {len(texts)} texts around {len(images)} pictures; expected {len(images) + 1}.")
+        return Turn(texts, open_images(images))
 
     def _answer(self, turn: Turn, sampling: dict[str, Any]) -> Iterator[str]:
         if not self._busy.acquire(blocking=False):

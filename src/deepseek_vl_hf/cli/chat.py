@@ -1,0 +1,38 @@
+"""`deepseek-vl chat`: a conversation in the terminal, or through a pipe."""
+
+import argparse
+import sys
+
+from ..nano import NANO
+from .chat_loop import ChatLoop
+from .models import add_model_arguments, load_chat
+from .reading import lines_of_pipe, lines_of_terminal
+
+SUMMARY = "talk with a model about pictures"
+DESCRIPTION = """A conversation about pictures; answers come as they are made.
+
+The default model, nano, knows drawn scenes alone: shapes, strings, bar charts. Type /help in the conversation."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes the command line."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=NANO, help="(default: %(default)s)")
+    parser.add_argument(
+        "--image", metavar="FILE", action="append", default=[], help="picture of the first message; may be repeated"
+    )
+    add_model_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit status: 1 if a line of a pipe led to an error.
+
+    Raises:
+        OSError, ValueError: the model or a picture cannot be read.
+    """
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    chat = load_chat(arguments, arguments.model)
+    loop = ChatLoop(chat, lines_of_terminal() if at_terminal else lines_of_pipe(sys.stdin), at_terminal)
+    loop.add_pictures(arguments.image)
+    if at_terminal:
+        print(f"{type(chat.model).__name__}, {arguments.model}. /help shows what can be typed; exit ends.")
+    return loop.run()
