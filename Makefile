@@ -2,6 +2,7 @@
 #
 #   make demo         convert the shipped checkpoint and let the pipeline answer about the example pictures
 #   make test         linters, type checker and all tests on the newest transformers that the package admits
+#   make test-page    the tests of the web page, with Gradio; in a browser where Chromium is installed
 #   make test-oldest  unit, parity, checkpoint and usage tests on the oldest one
 #   make lint         linters and type checker alone
 #   make docs-tables  write the README's tables anew from their files
@@ -11,6 +12,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
+PAGE_VENV ?= .venv-page
 # Installed where $(PYTHON) has no torch to lend. Whether it is the CPU build decides the package index that pip is set
 # up for (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL); the general one serves Linux a build with the CUDA libraries.
 TORCH ?= torch==2.13.0
@@ -22,22 +24,27 @@ OLDEST_BIN = $(OLDEST_VENV)/bin
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-oldest lint bench docs-tables clean
+.PHONY: demo test test-oldest test-page lint bench docs-tables clean
 
-# $(call make-environment,folder,requirements)
+comma := ,
+
+# $(call make-environment,folder,requirements,extras)
 define make-environment
 	@if $(PYTHON) -c '$(HAS_TORCH)' 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(1); \
 	else $(PYTHON) -m venv $(1); fi
 	@$(1)/bin/python -c '$(HAS_TORCH)' 2>/dev/null || $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) -e ".[dev]"
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) -e ".[$(3)]"
 	@touch $(1)/.installed
 endef
 
 $(VENV)/.installed: pyproject.toml
-	$(call make-environment,$(VENV),)
+	$(call make-environment,$(VENV),,dev)
 
 $(OLDEST_VENV)/.installed: pyproject.toml
-	$(call make-environment,$(OLDEST_VENV),"$(OLDEST_TRANSFORMERS)")
+	$(call make-environment,$(OLDEST_VENV),"$(OLDEST_TRANSFORMERS)",dev)
+
+$(PAGE_VENV)/.installed: pyproject.toml
+	$(call make-environment,$(PAGE_VENV),,dev$(comma)demo$(comma)page)
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -55,6 +62,9 @@ test-oldest: $(OLDEST_VENV)/.installed
 		tests/integration/test_usage.py tests/integration/test_interpreters.py tests/integration/test_pipelines.py \
 		tests/integration/test_tensor_parallel.py
 
+test-page: $(PAGE_VENV)/.installed
+	$(PAGE_VENV)/bin/python -m pytest tests/page
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/chart.py
@@ -64,4 +74,4 @@ docs-tables: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme_tables.py --write
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) build dist demo-output .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) build dist demo-output .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

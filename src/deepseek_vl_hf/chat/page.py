@@ -1,0 +1,217 @@
+"""A web page to talk with a model: pictures, answers as they are made, several conversations side by side.
+
+Needs Gradio, which the command `deepseek-vl demo` asks for. Nothing is fetched for a visitor: pictures are uploaded.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ..visualize import draw_boxes, draw_tiles
+from .history import Turn
+from .session import Chat
+
+# Conversations that are kept; each has a key/value cache. The one that was silent longest goes first.
+MOST_CONVERSATIONS = 8
+LARGEST_UPLOAD = "50mb"
+# Fonts of the visitor's system: the usual themes have theirs fetched from elsewhere.
+FONTS = ("system-ui", "sans-serif")
+
+Messages = list[dict[str, Any]]
+
+
+class Conversations:
+    """One `Chat` for each visitor; all share the model.
+
+    Args:
+        make: makes a new conversation.
+    """
+
+    def __init__(self, make: Callable[[], Chat]) -> None:
+        self._make = make
+        self._chats: OrderedDict[str, Chat] = OrderedDict()
+
+    def of(self, visitor: str) -> Chat:
+        """The visitor's conversation."""
+        chat = self._chats.pop(visitor, None) or self._make()
+        self._chats[visitor] = chat
+        while len(self._chats) > MOST_CONVERSATIONS:
+            self._chats.popitem(last=False)
+        return chat
+
+    def forget(self, visitor: str) -> None:
+        """Ends the visitor's conversation and frees its memory."""
+        chat = self._chats.pop(visitor, None)
+        if chat is not None:
+            chat.stop()
+
+
+def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
+    """The page; `launch` it.
+
+    Args:
+        make: makes a conversation of a model that is loaded already.
+        title: what is shown above it.
+    """
+    conversations = Conversations(make)
+    facts = facts_of(make())
+    with gr.Blocks(title=title, analytics_enabled=False, fill_height=True) as page:
+        gr.Markdown(f"# {title}")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3):
+                messages = gr.Chatbot(label="Conversation", height=520, elem_id="conversation", buttons=["copy"])
+                question = gr.MultimodalTextbox(
+                    file_types=["image"],
+                    file_count="multiple",
+                    placeholder="A question, and pictures",
+                    show_label=False,
+                    elem_id="question",
+                )
+                with gr.Row():
+                    stop = gr.Button("Stop", elem_id="stop")
+                    undo = gr.Button("Take back", elem_id="undo")
+                    new = gr.Button("New conversation", elem_id="new")
+            with gr.Column(scale=1):
+                figures = gr.Markdown(elem_id="figures")
+                seen = gr.Gallery(label="What the model saw and named", elem_id="seen", visible=False, columns=1)
+                with gr.Accordion("Model", open=False):
+                    gr.Markdown(facts, elem_id="facts")
+
+        def ask(message: dict[str, Any], shown: Messages, request: gr.Request) -> Iterator[Any]:
+            yield from answer(conversations.of(str(request.session_hash)), message, shown)
+
+        def stop_answer(request: gr.Request) -> None:
+            conversations.of(str(request.session_hash)).stop()
+
+        def take_back(shown: Messages, request: gr.Request) -> Messages:
+            conversations.of(str(request.session_hash)).undo()
+            return without_last_turn(shown)
+
+        def begin_anew(request: gr.Request) -> tuple[Messages, str, Any]:
+            conversations.forget(str(request.session_hash))
+            return [], "", gr.Gallery(visible=False)
+
+        def leave(request: gr.Request) -> None:
+            conversations.forget(str(request.session_hash))
+
+        question.submit(ask, [question, messages], [messages, question, figures, seen], api_name="ask")
+        stop.click(stop_answer, queue=False, api_name=False)
+        undo.click(take_back, messages, messages, api_name=False)
+        new.click(begin_anew, None, [messages, figures, seen], queue=False, api_name=False)
+        messages.clear(begin_anew, None, [messages, figures, seen], queue=False, api_name=False)
+        page.unload(leave)
+    return page
+
+
+def answer(chat: Chat, message: dict[str, Any], shown: Messages) -> Iterator[Any]:
+    """Gives the page's state after each piece: messages, question, figures, what was seen.
+
+    Where a picture cannot be read, or the message is too long, that is shown and the question stays to be changed.
+    """
+    text, pictures = message.get("text") or "", [str(file) for file in message.get("files") or ()]
+    if not text.strip() and not pictures:
+        yield shown, gr.skip(), gr.skip(), gr.skip()
+        return
+    asked = [*shown, *({"role": "user", "content": {"path": picture}} for picture in pictures)]
+    asked += [{"role": "user", "content": text}] if text.strip() else []
+    given = ""
+    try:
+        pieces = chat.stream(text, pictures)
+        yield asked, gr.MultimodalTextbox(value=None), "Reading ...", gr.skip()
+        for piece in pieces:
+            given += piece
+            yield [*asked, {"role": "assistant", "content": plain(given)}], gr.skip(), "Answering ...", gr.skip()
+    except (OSError, TypeError, ValueError, RuntimeError) as error:
+        yield (
+            shown,
+            gr.MultimodalTextbox(value=message),
+            f"**The question was not asked.** {plain(str(error))}",
+            gr.skip(),
+        )
+        return
+    seen = what_was_seen(chat)
+    answered = [*asked, {"role": "assistant", "content": plain(given)}]
+    yield answered, gr.skip(), figures_of(chat), gr.Gallery(value=seen, visible=bool(seen))
+
+
+def plain(text: str) -> str:
+    """An answer as Markdown shows it: control tokens that name places would be taken for HTML."""
+    return text.replace("<", "&lt;")
+
+
+def without_last_turn(shown: Messages) -> Messages:
+    """The messages up to the last question."""
+    kept = list(shown)
+    while kept and kept[-1]["role"] == "assistant":
+        kept.pop()
+    while kept and kept[-1]["role"] == "user":
+        kept.pop()
+    return kept
+
+
+def what_was_seen(chat: Chat) -> list[tuple[Image.Image, str]]:
+    """Of DeepSeek-VL2: places that the last answer names, and the tiles of the last question's pictures."""
+    find = getattr(chat.processor, "post_process_grounding", None)
+    if find is None or not chat.turns:
+        return []
+    last = chat.turns[-1]
+    return [*_boxes(chat, find, last), *_tiles(chat, last)]
+
+
+def _boxes(chat: Chat, find: Callable[..., Any], last: Turn) -> list[tuple[Image.Image, str]]:
+    picture = next((turn.pictures[-1] for turn in reversed(chat.turns) if turn.pictures), None)
+    if picture is None:
+        return []
+    (found,) = find(last.answer or "", [(picture.height, picture.width)])
+    return [(draw_boxes(picture, found.labels, found.boxes), ", ".join(found.labels))] if found.boxes else []
+
+
+def _tiles(chat: Chat, last: Turn) -> list[tuple[Image.Image, str]]:
+    count = sum(len(turn.pictures) for turn in chat.turns)
+    shown = []
+    for picture in last.pictures:
+        pixels = chat.processor.process_picture(picture, count, chat.tiling)
+        columns, rows = pixels["tile_grids"][0].tolist()
+        label = f"the whole and {columns} x {rows} tiles of {picture.width} x {picture.height} pixels"
+        shown.append((draw_tiles(pixels["pixel_values"], (columns, rows)), label))
+    return shown
+
+
+def figures_of(chat: Chat) -> str:
+    """How the last answer came about, as Markdown."""
+    found = chat.figures
+    if found is None:
+        return "Stopped before the answer began; the question is not part of the conversation."
+    lines = [
+        f"{found.new_tokens} tokens, the first after {found.seconds_to_first_token:.2f} s",
+        f"{found.tokens_per_second:.1f} tokens per second after it",
+        f"{found.kept_tokens} of {found.prompt_tokens} prompt tokens were known",
+    ]
+    if found.ended != "eos":
+        lines.append("stopped" if found.ended == "stopped" else "cut off at its greatest length")
+    if found.dropped_turns:
+        lines.append(f"the oldest turns ({found.dropped_turns}) no longer fit and were left out")
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def facts_of(chat: Chat) -> str:
+    """The model, as Markdown."""
+    model = chat.model
+    number = sum(parameter.numel() for parameter in model.parameters())
+    lines = [
+        type(model).__name__,
+        f"{number / 1e9:.2f} billion parameters" if number >= 1e8 else f"{number / 1e6:.1f} million parameters",
+        f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
+        f"context of {chat.context} tokens",
+    ]
+    if any(hasattr(parameter, "qdata") for parameter in model.parameters()):
+        lines.append("4-bit language model")
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def theme() -> Any:
+    """Gradio's default look with the visitor's own fonts."""
+    return gr.themes.Default(font=FONTS, font_mono=("monospace",))

@@ -1,0 +1,232 @@
+"""The page of `deepseek-vl demo` in a real browser, and what it refuses to fetch."""
+
+import http.server
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+gr = pytest.importorskip("gradio", reason="Gradio is not installed (pip install -e '.[demo]')")
+api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+import gradio_client
+
+from deepseek_vl_hf import Chat
+from deepseek_vl_hf.chat.page import MOST_CONVERSATIONS, Conversations, build_page, theme, what_was_seen
+from family import IMAGES
+
+SHAPES, WORDS = Path("examples/pictures/shapes.png").resolve(), Path("examples/pictures/words.png").resolve()
+FIRST = min(IMAGES.iterdir())
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", "build/screenshots"))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Gradio's own, about pandas.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+needs_browser = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
+]
+
+
+def launched(chat, title):
+    """A server with the page for a chat's model, and its address."""
+
+    def make():
+        return Chat(chat.model, chat.processor, **chat.sampling)
+
+    page = build_page(make, title)
+    page.queue(default_concurrency_limit=1)
+    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, theme=theme())
+    return page, address
+
+
+@pytest.fixture(scope="module")
+def nano_address():
+    page, address = launched(Chat.from_pretrained(do_sample=False), "DeepSeek-VL: nano")
+    yield address
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def endless_address(vl2):
+    """A model of random weights, whose answers are as long as they may be."""
+    chat = Chat(vl2.model, vl2.processor, do_sample=False, repetition_penalty=1.0, max_new_tokens=2000)
+    page, address = launched(chat, "DeepSeek-VL2")
+    yield address
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.requested = []
+    page.on("request", lambda request: page.requested.append(request.url))
+    yield page
+    page.close()
+
+
+def ask(page, text, *files):
+    for file in files:
+        page.locator("#question input[type=file]").set_input_files(str(file))
+        api.expect(page.locator("#question .thumbnail-item, #question img").first).to_be_visible()
+    page.locator("#question textarea").fill(text)
+    page.locator("#question textarea").press("Enter")
+
+
+def answers(page):
+    return page.locator("#conversation [data-testid=bot]")
+
+
+def expect_answer(page, number, text):
+    api.expect(answers(page)).to_have_count(number, timeout=20000)
+    api.expect(answers(page).nth(number - 1)).to_have_text(re.compile(rf"^\s*{re.escape(text)}\s*$"), timeout=20000)
+
+
+def screenshot(page, name):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+class TestInABrowser:
+    pytestmark = needs_browser
+
+    def test_two_turns_about_a_picture(self, page, nano_address):
+        page.goto(nano_address)
+        ask(page, "How many shapes are there?", SHAPES)
+        expect_answer(page, 1, "4")
+        ask(page, "What color is the star?")
+        expect_answer(page, 2, "green")
+        api.expect(page.locator("#figures")).to_contain_text("prompt tokens were known")
+        kept, whole = map(int, re.search(r"(\d+) of (\d+)", page.locator("#figures").inner_text()).groups())
+        assert kept > 0.8 * whole
+        page.get_by_text("Model", exact=True).click()
+        api.expect(page.locator("#facts")).to_contain_text("DeepseekVLHybridForConditionalGeneration")
+        screenshot(page, "two-turns")
+        foreign = [url for url in page.requested if url.startswith("http") and not url.startswith(nano_address)]
+        assert not foreign, foreign
+
+    def test_taking_back_and_beginning_anew(self, page, nano_address):
+        page.goto(nano_address)
+        ask(page, "How many shapes are there?", SHAPES)
+        expect_answer(page, 1, "4")
+        ask(page, "What color is the star?")
+        expect_answer(page, 2, "green")
+        page.locator("#undo").click()
+        api.expect(answers(page)).to_have_count(1)
+        page.locator("#new").click()
+        api.expect(answers(page)).to_have_count(0)
+        ask(page, "What does the red text say?", WORDS)
+        expect_answer(page, 1, "OPEN")
+
+    def test_a_broken_file(self, page, nano_address, tmp_path):
+        (tmp_path / "broken.png").write_bytes(b"not a picture")
+        page.goto(nano_address)
+        page.locator("#question input[type=file]").set_input_files(str(tmp_path / "broken.png"))
+        page.wait_for_timeout(500)
+        page.locator("#question textarea").fill("What is this?")
+        page.locator("#question textarea").press("Enter")
+        api.expect(page.locator("#figures")).to_contain_text("No image could be read", timeout=20000)
+        api.expect(page.locator("#question textarea")).to_have_value("What is this?")
+        screenshot(page, "broken-file")
+        page.reload()
+        ask(page, "How many shapes are there?", SHAPES)
+        expect_answer(page, 1, "4")
+
+    def test_an_answer_streams_and_stops(self, page, endless_address):
+        page.goto(endless_address)
+        ask(page, "What is this?", FIRST)
+        api.expect(answers(page)).to_have_count(1, timeout=30000)
+        lengths = []
+        for _ in range(2):
+            lengths.append(len(answers(page).first.inner_text()))
+            page.wait_for_timeout(1000)
+        assert lengths[1] > lengths[0]
+        page.locator("#stop").click()
+        api.expect(page.locator("#figures")).to_contain_text("stopped", timeout=20000)
+        length = len(answers(page).first.inner_text())
+        page.wait_for_timeout(1000)
+        assert len(answers(page).first.inner_text()) == length
+        # DeepSeek-VL2: the tiles of the picture are shown.
+        api.expect(page.locator("#seen")).to_contain_text("tiles of", timeout=20000)
+        screenshot(page, "tiles")
+
+
+def test_boxes_are_drawn(vl2):
+    chat = Chat(vl2.model, vl2.processor, max_new_tokens=2)
+    assert what_was_seen(chat) == []
+    picture = FIRST
+    chat.ask("Where is it?", [str(picture)])
+    assert next(label for _, label in what_was_seen(chat)).startswith("the whole and")
+    chat.turns[-1].answer = "<|ref|>the thing<|/ref|><|det|>[[10, 10, 500, 500]]<|/det|>"
+    (drawn, label), _ = what_was_seen(chat)
+    assert label == "the thing"
+    with Image.open(picture) as original:
+        assert drawn.size == original.size
+        assert drawn.tobytes() != original.convert("RGB").tobytes()
+
+
+@pytest.fixture
+def local_server():
+    """A server on this machine that counts what is asked of it."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(SHAPES.read_bytes())
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+@pytest.mark.parametrize("source", ["file:///etc/hostname", "/etc/hostname", "{server}/picture.png"])
+def test_nothing_is_fetched_for_a_visitor(nano_address, local_server, source):
+    """Whoever speaks to the server without the page cannot make it read its own files or its neighbours' pages."""
+    server, asked = local_server
+    client = gradio_client.Client(nano_address, verbose=False)
+    file = {"path": source.format(server=server), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(Exception, match=r".") as error:
+        client.predict({"text": "What is this?", "files": [file]}, [], api_name="/ask")
+    assert asked == []
+    assert not isinstance(error.value, AssertionError)
+
+
+def test_conversations_are_apart_and_few():
+    made = []
+
+    class Stub:
+        def __init__(self):
+            made.append(self)
+
+        def stop(self):
+            self.stopped = True
+
+    conversations = Conversations(Stub)
+    first = conversations.of("a")
+    assert conversations.of("a") is first
+    assert conversations.of("b") is not first
+    for number in range(MOST_CONVERSATIONS):
+        conversations.of(str(number))
+    assert conversations.of("a") is not first
+    second = conversations.of("b")
+    conversations.forget("b")
+    assert second.stopped
+    assert conversations.of("b") is not second
