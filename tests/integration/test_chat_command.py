@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from deepseek_vl_hf.cli import main
-from deepseek_vl_hf.cli.chat_loop import ChatLoop
+from deepseek_vl_hf.cli.conversation import ChatLoop
 from family import IMAGES
 
 SHAPES, WORDS = "examples/pictures/shapes.png", "examples/pictures/words.png"

@@ -1,10 +1,12 @@
 """`deepseek-vl quantize` as a program: what it writes, prints and refuses."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from deepseek_vl_hf import int4_config, quantization_report
@@ -45,9 +47,9 @@ def test_quantizing(family, tmp_path, capsys):
 def test_refusals_leave_nothing(original, tmp_path, capsys):
     target = tmp_path / "target"
     for arguments, message in (
-        ([str(tmp_path / "missing"), str(target)], "missing"),
+        ([str(tmp_path / "missing"), str(target)], "is no folder"),
         ([str(original), str(target), "--group-size", "100"], "group_size is 100"),
-        ([str(original), str(target), "--device", "tpu"], "device"),
+        ([str(original), str(target), "--device", "tpu"], "device is 'tpu'; expected cpu or cuda"),
         ([str(original), str(original / "inside")], "the source is never written to"),
     ):
         assert main(["quantize", *arguments]) == 1
@@ -57,6 +59,28 @@ def test_refusals_leave_nothing(original, tmp_path, capsys):
     assert main(["quantize", str(target), str(tmp_path / "again")]) == 1
     assert "has quantized weights already" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
+
+
+@pytest.mark.parametrize("tensor", ["layers.1.self_attn.q_proj.weight", "lm_head.weight", "embed_tokens.weight", None])
+def test_sources_that_are_not_whole(converted, tmp_path, capsys, tensor):
+    """transformers fills what is missing with random numbers, and only reports it."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(converted, source)
+    tensors = load_file(source / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if tensor is None or not name.endswith(tensor)}
+    extra = {"model.more.weight": torch.zeros(1)} if tensor is None else {}
+    save_file({**kept, **extra}, source / "model.safetensors", metadata={"format": "pt"})
+    assert main(["quantize", str(source), str(target), *OPTIONS]) == 1
+    assert "is not a whole checkpoint" in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_a_full_disk(original, tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=100))
+    assert main(["quantize", str(original), str(tmp_path / "target"), *OPTIONS]) == 1
+    assert "GB are free" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_torchao(original, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deepseek_vl_hf.quantization import packing
+from deepseek_vl_hf.quantization import packing, tensors
 from deepseek_vl_hf.quantization.packing import dequantized, kernel_order, pack, unpack
 from deepseek_vl_hf.quantization.tensors import MANY_TOKENS, Int4CpuWeight, Int4Experts, Int4TilePackedTo4dTensor
 from family import relative_error
@@ -141,10 +142,37 @@ def test_experts():
     assert torch.equal(copied[2].qdata, weights[2].qdata)
 
 
-def test_experts_packed_for_cuda(monkeypatch):
+def test_many_tokens_take_the_weights_out(monkeypatch):
+    """Guards the comparison above: the two ways must not be one."""
+    weight = Int4CpuWeight.quantize(torch.randn(64, 64), 32)
+    called = []
+    monkeypatch.setattr(tensors, "dequantized", lambda *args: called.append(1) or dequantized(*args))
+    functional.linear(torch.randn(MANY_TOKENS - 1, 64), weight)
+    assert not called
+    functional.linear(torch.randn(MANY_TOKENS, 64), weight)
+    assert called
+
+
+@pytest.mark.parametrize("experts", [False, True])
+def test_pickles_hold_plain_pairs(experts, tmp_path):
+    """So that a processor with other kernels reads the same weights."""
+    weight = Int4CpuWeight.quantize(torch.randn(48, 64), 32)
+    weight = Int4Experts.stack([weight, weight]) if experts else weight
+    torch.save({"a": torch.nn.Parameter(weight, requires_grad=False)}, tmp_path / "a.pt")
+    loaded = torch.load(tmp_path / "a.pt", weights_only=True)["a"]
+    assert isinstance(loaded, torch.nn.Parameter)
+    assert type(loaded.data) is type(weight)
+    assert torch.equal(loaded.qdata, weight.qdata)
+    function, arguments = pickle.loads(pickle.dumps(weight.__reduce_ex__(4)))
+    assert torch.equal(arguments[0], weight.to_plain())
+    assert torch.equal(function(*arguments).qdata, weight.qdata)
+
+
+def test_experts_packed_for_cuda():
     """Of torchao's class, one behind the other. Only its shapes can be looked at without such a device."""
     parts = torch.zeros(8, 2, 32, 4, dtype=torch.int32), torch.zeros(2, 64, 2, dtype=torch.bfloat16)
     weight = Int4TilePackedTo4dTensor(*parts, [1, 128], torch.Size([64, 256]))
     experts = Int4Experts.stack([weight, weight])
     assert experts.shape == (2, 64, 256)
     assert experts.qdata.shape == (2, 8, 2, 32, 4)
+    assert type(experts[1]) is Int4TilePackedTo4dTensor

@@ -47,7 +47,7 @@ LAYERS = (
         "models.deepseek_vl2.experts",
     ),
     ("auto",),
-    ("checkpoints.layouts.files", "checkpoints.layouts.rules", "quantization", "training"),
+    ("checkpoints.layouts.files", "checkpoints.layouts.rules", "quantization", "training", "chat"),
     ("checkpoints.tensors", "checkpoints.layouts"),
     ("checkpoints.loading", "checkpoints.conversion"),
     ("checkpoints",),

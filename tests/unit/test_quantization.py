@@ -3,18 +3,25 @@
 import copy
 import json
 import logging
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForImageTextToText, TorchAoConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, TorchAoConfig
 
 from deepseek_vl_hf import int4_config, prepack_weights, quantization_report
+from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
+from deepseek_vl_hf.models.deepseek_vl2.experts import BY_DEVICE, DeepseekVL2Experts
 from deepseek_vl_hf.prepacking import PrepackedLinear
+from deepseek_vl_hf.quantization import Int4Config, Int4Quantizer
 from deepseek_vl_hf.quantization.packing import group_size_for
-from family import FAMILIES, VL2_FAMILIES, VL_FAMILIES
+from deepseek_vl_hf.quantization.tensors import Int4CpuWeight, Int4Experts
+from family import FAMILIES, FIXTURES, VL2_FAMILIES, VL_FAMILIES
 
 EVERY_FAMILY = (*VL_FAMILIES, *VL2_FAMILIES)
+CONFIGS = FIXTURES / "configs"
+WITH_LATENTS = ("deepseek-vl2-small", "deepseek-vl2")
 LAYERS = "model.language_model.layers"
 
 
@@ -31,9 +38,10 @@ def int4(families):
     return get
 
 
-def load(folder, group_size=32, **options):
+def load(folder, group_size=32, evaluate=True, **options):
     options = {"dtype": torch.bfloat16, "quantization_config": int4_config(group_size, "cpu"), **options}
-    return AutoModelForImageTextToText.from_pretrained(folder, **options).eval()
+    loaded = AutoModelForImageTextToText.from_pretrained(folder, **options)
+    return loaded.eval() if evaluate else loaded
 
 
 def quantized(model):
@@ -175,7 +183,7 @@ def test_moves_and_casts_are_refused_as_a_whole(families):
     model = load(families["vl"].original)
     before = {name: (parameter.dtype, parameter.device) for name, parameter in model.named_parameters()}
     for change in (lambda: model.to("meta"), lambda: model.to(torch.float64)):
-        with pytest.raises(RuntimeError, match=r"packed for cpu in torch.bfloat16 can be neither moved .*int4_config"):
+        with pytest.raises(RuntimeError, match=r"packed for cpu in torch.bfloat16 can be neither moved nor cast"):
             change()
     assert {name: (parameter.dtype, parameter.device) for name, parameter in model.named_parameters()} == before
     assert model.to("cpu") is model
@@ -189,14 +197,19 @@ def test_float16_on_a_cpu(families, dtype):
 
 
 def test_the_other_kind_of_device(families, int4, tmp_path):
-    with pytest.raises(ValueError, match=r"packs weights for cpu, .* on cuda:0. .* int4_config\(device='cuda'\)"):
+    with pytest.raises(ValueError, match=r"packs weights for cpu, .* on cuda:0. Pass device_map='cpu'"):
         load(families["vl"].original, device_map="cuda:0")
-    with pytest.raises(ValueError, match=r"packs weights for cuda, .* on cpu. Pass device_map='cuda'"):
-        load(families["vl"].original, quantization_config=int4_config(device="cuda"))
+    with pytest.raises(ValueError, match=r"packs weights for cpu, .* on 0, disk"):
+        load(families["vl"].original, device_map={"model": 0, "lm_head": "disk"})
+    if not torch.cuda.is_available():
+        for device_map in (None, "auto", "cpu"):
+            with pytest.raises(ValueError, match="packs weights for cuda, of which there is no device here"):
+                load(families["vl"].original, quantization_config=int4_config(device="cuda"), device_map=device_map)
     int4("vl").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"The weights were packed for cpu, .* on cuda"):
         AutoModelForImageTextToText.from_pretrained(tmp_path, device_map="cuda")
-    # "auto" is wherever the weights can be.
+    # "auto" is wherever the weights can be, on a machine with CUDA as well.
+    assert Int4Quantizer(int4_config(device="cpu")).update_device_map("auto") == {"": "cpu"}
     assert AutoModelForImageTextToText.from_pretrained(tmp_path, device_map="auto").device.type == "cpu"
 
 
@@ -228,10 +241,27 @@ def test_torchaos_own_config(families, caplog):
     stock = TorchAoConfig(int4_config(group_size=32, device="cpu").quant_type, modules_to_not_convert=["lm_head"])
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
-    model = load(families["vl"].original, quantization_config=stock)
+    model, info = load(families["vl"].converted, quantization_config=stock, output_loading_info=True, evaluate=False)
     logger.removeHandler(caplog.handler)
+    assert not any(info.values()), info
     assert "quantizes the vision towers too" in caplog.text
     assert any("vision" in name for name in quantized(model))
+
+
+def test_our_config_for_towers_too(families, relative):
+    """Of original files one tensor becomes three of the tower's; each of them is quantized."""
+    config = Int4Config(32, "cpu", modules_to_not_convert=["lm_head"])
+    inputs = families["vl"].inputs(0)
+    logits = []
+    for folder in (families["vl"].original, families["vl"].converted):
+        model, info = load(
+            folder, dtype=torch.float32, quantization_config=config, output_loading_info=True, evaluate=False
+        )
+        assert not any(info.values()), info
+        assert any("vision_model" in name and "k_proj" in name for name in quantized(model))
+        with torch.no_grad():
+            logits.append(model.eval()(**inputs).logits)
+    assert torch.equal(*logits)
 
 
 def test_the_device_decides_the_recipe():
@@ -254,6 +284,137 @@ def test_experts_one_by_one(families, int4):
         load(family.original, experts_implementation={"text_config": "batched_mm"})
     with pytest.raises(TypeError, match="one by one"):
         int4("vl2_mha").get_parameter(f"{LAYERS}.1.mlp.experts.gate_up_proj")[torch.tensor([0, 1])]
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 200])
+def test_experts_with_few_and_many_tokens(tokens):
+    """Also where the widths of one of the two parameters alone can be quantized."""
+    torch.manual_seed(0)
+    for hidden, inner in ((64, 64), (64, 48), (48, 64)):
+        config = DeepseekVL2TextConfig(
+            hidden_size=hidden, moe_intermediate_size=inner, n_routed_experts=4, num_experts_per_tok=2
+        )
+        config._experts_implementation = BY_DEVICE
+        experts = DeepseekVL2Experts(config)
+        with torch.no_grad():
+            for parameter in experts.parameters():
+                parameter.normal_(std=0.1)
+            inputs = torch.randn(tokens, hidden)
+            weights, chosen = torch.rand(tokens, 4).topk(2)
+            packed = copy.deepcopy(experts)
+            for name, parameter in experts.named_parameters():
+                if group_size_for(tuple(parameter.shape), 32):
+                    pieces = [Int4CpuWeight.quantize(expert, 32) for expert in parameter]
+                    packed._parameters[name] = torch.nn.Parameter(Int4Experts.stack(pieces), requires_grad=False)
+                    parameter.copy_(dequantize(packed._parameters[name]))
+            expected, found = (module(inputs, chosen, weights) for module in (experts, packed))
+        assert torch.allclose(found, expected, atol=1e-4)
+        assert any(hasattr(parameter, "qdata") for parameter in packed.parameters())
+
+
+@pytest.mark.parametrize("size", ["deepseek-vl-7b-chat", "deepseek-vl2-tiny", "deepseek-vl2-small", "deepseek-vl2"])
+def test_the_layers_of_published_sizes(size):
+    """Exactly these, with these groups, judged by the shapes alone."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(CONFIGS / size))
+    quantizer = Int4Quantizer(int4_config(device="cpu"), pre_quantized=False)
+    quantizer._process_model_before_weight_loading(model)
+    groups = {
+        name.partition("layers.")[2].partition(".")[2]: group_size_for(tuple(parameter.shape), 128)
+        for name, parameter in model.named_parameters()
+        if quantizer.param_needs_quantization(model, name)
+    }
+    attention = [f"self_attn.{part}_proj.weight" for part in ("qo" if size in WITH_LATENTS else "qkvo")]
+    attention += ["self_attn.kv_a_proj_with_mqa.weight"] if size in WITH_LATENTS else []
+    dense = [f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
+    expected = dict.fromkeys(attention + dense, 128)
+    if size.startswith("deepseek-vl2"):
+        shared = [f"mlp.shared_experts.{part}_proj.weight" for part in ("gate", "up", "down")]
+        expected |= dict.fromkeys([*shared, "mlp.experts.gate_up_proj", "mlp.experts.down_proj"], 128)
+    if size in ("deepseek-vl2-tiny", "deepseek-vl2-small"):
+        expected["mlp.down_proj.weight"] = 64  # 6848 and 10944 wide
+    assert groups == expected
+
+
+def damaged(change):
+    """What `change` makes of the stored parts of one projection."""
+    return pytest.param(change, id=change.__name__)
+
+
+def half_the_groups(parts):
+    parts["scale_and_zero"] = parts["scale_and_zero"][::2].contiguous()
+
+
+def twice_the_groups(parts):
+    parts["scale_and_zero"] = parts["scale_and_zero"].repeat(2, 1, 1)
+
+
+def one_scale_for_all_rows(parts):
+    parts["scale_and_zero"] = parts["scale_and_zero"][:, :1].contiguous()
+
+
+def signed_bytes(parts):
+    parts["qdata"] = parts["qdata"].view(torch.int8)
+
+
+def whole_numbers_as_scales(parts):
+    parts["scale_and_zero"] = parts["scale_and_zero"].to(torch.int8)
+
+
+def fewer_rows(parts):
+    parts["qdata"] = parts["qdata"][:48].contiguous()
+
+
+def fewer_columns(parts):
+    parts["qdata"] = parts["qdata"][:, :16].contiguous()
+
+
+CHANGES = (
+    *(half_the_groups, twice_the_groups, one_scale_for_all_rows, signed_bytes),
+    *(whole_numbers_as_scales, fewer_rows, fewer_columns),
+)
+
+
+@pytest.mark.parametrize("change", [damaged(change) for change in CHANGES])
+def test_damaged_files(int4, tmp_path, change):
+    """transformers reports a tensor that cannot be put together, and raises."""
+    int4("vl").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = f"{LAYERS}.0.self_attn.q_proj._weight"
+    parts = {part: tensors[f"{name}_{part}"] for part in ("qdata", "scale_and_zero")}
+    change(parts)
+    save_file({**tensors, **{f"{name}_{part}": value for part, value in parts.items()}}, tmp_path / "model.safetensors")
+    with pytest.raises(RuntimeError, match="issues during automatic conversion"):
+        AutoModelForImageTextToText.from_pretrained(tmp_path)
+
+
+def test_a_source_of_another_shape(families, tmp_path):
+    shutil.copytree(families["vl"].converted, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    name = f"{LAYERS}.0.self_attn.q_proj.weight"
+    save_file({**tensors, name: tensors[name][:48].contiguous()}, file, metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="issues during automatic conversion"):
+        load(tmp_path / "model")
+
+
+def test_saving_parts_and_other_states(int4, tmp_path):
+    model = int4("vl")
+    with pytest.raises(ValueError, match="A part of a model with 4-bit weights cannot be saved by itself"):
+        model.model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Found state_dict"):
+        model.save_pretrained(tmp_path, state_dict=model.state_dict())
+    assert not list(tmp_path.iterdir())
+
+
+def test_4_bit_weights_do_not_learn(int4):
+    assert not any(parameter.requires_grad for parameter in int4("vl2_mha").parameters() if hasattr(parameter, "qdata"))
+
+
+def test_unknown_keys_of_a_config():
+    with pytest.raises(ValueError, match="Found groups in a quantization_config of deepseek_vl_int4"):
+        Int4Config.from_dict({**int4_config(device="cpu").to_dict(), "groups": 3})
+    assert Int4Config(32, "cpu", modules_to_not_convert=[]).modules_to_not_convert == []
 
 
 def test_prepacking_what_kept_its_type(families, relative):

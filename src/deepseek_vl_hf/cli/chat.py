@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ..nano import NANO
-from .chat_loop import ChatLoop
+from .conversation import ChatLoop
 from .models import add_model_arguments, load_chat
 from .reading import lines_of_pipe, lines_of_terminal
 

@@ -1,5 +1,6 @@
 """Checks of a model's inputs that every family makes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -105,3 +106,31 @@ def check_quantization_config(config: Any) -> None:
             f"Found TorchAoConfig({type(recipe).__name__}), which quantizes the vision towers too and leaves experts "
             f"as they are. For 4-bit weights pass {line}."
         )
+
+
+def cannot_be_moved(weight: torch.Tensor, device: Any, dtype: torch.dtype) -> str:
+    """Why a 4-bit weight stays where it is."""
+    return (
+        f"4-bit weights that were packed for {weight.device.type} in {weight.dtype} can be neither moved nor cast; "
+        f"found {device} and {dtype}. Load the model again with the device and dtype that it shall have: "
+        "int4_config(device=...) packs for cpu (bfloat16, float32) or cuda (bfloat16)."
+    )
+
+
+def check_quantized_can_be_moved(model: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Raises RuntimeError if a move or cast would change 4-bit weights, before anything is moved."""
+    quantized = {(p.device, p.dtype): p for p in model.parameters() if hasattr(p, "qdata")}
+    for (device, dtype), weight in quantized.items():
+        moved = fn(torch.empty(0, device=device, dtype=dtype))
+        if (moved.device.type, moved.dtype) != (device.type, dtype):
+            raise RuntimeError(cannot_be_moved(weight, moved.device, moved.dtype))
+
+
+def check_quantized_can_be_saved(model: Any, state_dict: Any) -> None:
+    """Raises ValueError where 4-bit weights would be left out of a saved model, or replaced ones would."""
+    if not any(hasattr(parameter, "qdata") for parameter in model.parameters()):
+        return
+    if getattr(model, "hf_quantizer", None) is None:
+        raise ValueError("A part of a model with 4-bit weights cannot be saved by itself. Save the whole model.")
+    if state_dict is not None:
+        raise ValueError("Found state_dict; a model with 4-bit weights is saved as it is. Leave it out.")

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..prepacking import check_can_be_moved, check_can_be_saved
-from .checks import check_quantization_config
+from .checks import check_quantization_config, check_quantized_can_be_moved, check_quantized_can_be_saved
 from .rotary import float32_rotary_tables
 
 
@@ -57,9 +57,7 @@ class MultimodalPreTrainedModel(PreTrainedModel):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         check_can_be_moved(self, fn)
-        quantized = next((parameter for parameter in self.parameters() if hasattr(parameter, "qdata")), None)
-        if quantized is not None:
-            fn(quantized)  # refuses a move or cast before anything else is changed
+        check_quantized_can_be_moved(self, fn)
         with float32_rotary_tables(self):
             return super()._apply(fn, recurse)
 
@@ -70,10 +68,12 @@ class MultimodalPreTrainedModel(PreTrainedModel):
         `model.vision_model.vision_model.*`.
 
         Raises:
-            ValueError: `save_original_format=True`, of which transformers would make names that nothing reads.
+            ValueError: `save_original_format=True`, of which transformers would make names that nothing reads; or
+                `state_dict`, or a part of a model, where weights have 4 bits.
             RuntimeError: the weights were prepacked.
         """
         check_can_be_saved(self)
+        check_quantized_can_be_saved(self, kwargs.get("state_dict"))
         if kwargs.get("save_original_format"):
             raise ValueError(
                 "Found save_original_format=True; expected it to be left out. For the original layout save the model, "

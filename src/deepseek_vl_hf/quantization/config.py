@@ -66,7 +66,8 @@ class Int4Config(TorchAoConfig):
         if not is_torchao_available():  # asked before transformers does, whose message has no version
             raise ImportError(_TORCHAO_NEEDED)
         self.group_size, self.device = group_size, device
-        super().__init__(_recipe(group_size, device), list(modules_to_not_convert or KEPT_AS_THEY_ARE))
+        kept = KEPT_AS_THEY_ARE if modules_to_not_convert is None else modules_to_not_convert
+        super().__init__(_recipe(group_size, device), list(kept))
         self.quant_method: Any = quant_method
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +81,16 @@ class Int4Config(TorchAoConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a key is not known.
+        """
+        known = {"group_size", "device", "modules_to_not_convert", "quant_method"}
+        if unknown := sorted(set(config_dict) - known):
+            raise ValueError(
+                f"Found {', '.join(unknown)} in a quantization_config of {QUANT_METHOD}; expected {known}."
+            )
         config = cls(**config_dict)
         return (config, kwargs) if return_unused_kwargs else config
 

@@ -16,6 +16,7 @@ from .packing import group_size_for
 logger = logging.get_logger(__name__)
 
 DTYPES = {"cpu": (torch.bfloat16, torch.float32), "cuda": (torch.bfloat16,)}
+ELSEWHERE = "For another kind of device quantize the original checkpoint there: int4_config(device='cpu' or 'cuda')."
 EXPERTS_ONE_BY_ONE = (BY_DEVICE, "eager")
 PARAMETERS = ("weight", "gate_up_proj", "down_proj")
 
@@ -27,6 +28,7 @@ class Int4Quantizer(TorchAoHfQuantizer):
     # Adapters can be trained on top (the weights themselves cannot, which `Trainer` checks).
     is_trainable = True
     serialized_names: dict[str, list[str]] = {}
+    _has_experts = False
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Checks the model's type.
@@ -43,25 +45,36 @@ class Int4Quantizer(TorchAoHfQuantizer):
         self.dtype = dtype
         return dtype
 
-    def update_device_map(self, device_map: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Checks where the model is to be; "auto" becomes the CPU if the weights are packed for it.
+    def update_device_map(self, device_map: Any) -> Any:
+        """Checks where the model is to be; "auto" and no word are the kind of device that weights are packed for.
 
         Raises:
-            ValueError: the device map names a device of another kind.
+            ValueError: the device map names a device of another kind, or there is none of the kind.
         """
         wanted = self.quantization_config.device
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"{self._packed} for cuda, of which there is no device here. {ELSEWHERE}")
+        if wanted == "cuda" and device_map is None:
+            return {"": "cuda"}
         if isinstance(device_map, str) and wanted == "cpu":
-            device_map = {"": "cpu"}
-        places = {"": "cpu"} if device_map is None else device_map if isinstance(device_map, dict) else {}
-        others = {str(place) for place in places.values() if _kind(place) not in (wanted, "meta")}
-        if others and not (wanted == "cuda" and others <= {"cpu"} and len(places) > 1):  # parts may be offloaded
-            found = "The weights were packed" if self.pre_quantized else "int4_config packs weights"
+            return {"": "cpu"}
+        places = device_map.values() if isinstance(device_map, dict) else ()
+        others = sorted({str(place) for place in places if _kind(place) != wanted})
+        if others:
             raise ValueError(
-                f"{found} for {wanted}, but the model is to be on {', '.join(sorted(others))}. Pass "
-                f"device_map={wanted!r}, or quantize the original checkpoint with "
-                f"int4_config(device={_kind(sorted(others)[0])!r})."
+                f"{self._packed} for {wanted}, but the model is to be on {', '.join(others)}. Pass "
+                f"device_map={wanted!r}. {ELSEWHERE}"
             )
         return device_map
+
+    @property
+    def _packed(self) -> str:
+        return "The weights were packed" if self.pre_quantized else "int4_config packs weights"
+
+    @property
+    def is_compileable(self) -> bool:
+        """Whole, unless there are experts, whose number of tokens the host has to know."""
+        return not self._has_experts
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         """Whether a parameter is among the chosen ones and of a width that some group size divides."""
@@ -97,18 +110,26 @@ class Int4Quantizer(TorchAoHfQuantizer):
     def set_metadata(self, checkpoint_files: list[str]) -> None:
         """Nothing: names and shapes say all that torchao keeps in a file's metadata."""
 
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        super()._process_model_before_weight_loading(model, **kwargs)
+        experts = next((module for module in model.modules() if isinstance(module, DeepseekVL2Experts)), None)
+        self._has_experts = experts is not None
+        if experts is not None and experts.config._experts_implementation not in EXPERTS_ONE_BY_ONE:
+            found = experts.config._experts_implementation
+            raise ValueError(
+                f"Found experts_implementation={found!r}. 4-bit experts are multiplied one by one. Leave it out."
+            )
+
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-        if not any(hasattr(parameter, "qdata") for parameter in model.parameters()):
+        packed = [parameter for parameter in model.parameters() if hasattr(parameter, "qdata")]
+        if not packed:
             raise ValueError(
                 "No layer of the language model has a width that a group size of "
                 f"{self.quantization_config.group_size} or less divides, so none got 4-bit weights. Load the model "
                 "without quantization_config."
             )
-        experts = next((module for module in model.modules() if isinstance(module, DeepseekVL2Experts)), None)
-        if experts is not None and experts.config._experts_implementation not in EXPERTS_ONE_BY_ONE:
-            from .tensors import ONE_BY_ONE  # noqa: PLC0415
-
-            raise ValueError(f"Found experts_implementation={experts.config._experts_implementation!r}. {ONE_BY_ONE}")
+        for parameter in packed:
+            parameter.requires_grad_(False)
         return model
 
 

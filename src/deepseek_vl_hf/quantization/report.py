@@ -94,8 +94,11 @@ def quantization_report(model: nn.Module) -> QuantizationReport:
 
 
 def _layers(model: nn.Module) -> Iterator[QuantizedLayer]:
-    for path, module in model.named_modules():
-        if "language_model" not in path.split(".") and path != "lm_head":
+    modules = dict(model.named_modules())
+    whole = any("language_model" in path.split(".") for path in modules)  # else it is a language model by itself
+    for path, module in modules.items():
+        parts = path.split(".")
+        if (whole and "language_model" not in parts and parts[-1] != "lm_head") or "lora_" in path:
             continue
         if isinstance(module, nn.Linear | DeepseekVL2Experts):
             for leaf, weight in module.named_parameters(recurse=False):
@@ -105,7 +108,7 @@ def _layers(model: nn.Module) -> Iterator[QuantizedLayer]:
 
 def _layer(name: str, weight: Any) -> QuantizedLayer:
     before = weight.numel() * weight.element_size()
-    if not hasattr(weight, "qdata"):
+    if not hasattr(weight, "scale_and_zero"):
         return QuantizedLayer(name, tuple(weight.shape), None, before, before)
     num_bytes = weight.qdata.nbytes + weight.scale_and_zero.nbytes
     return QuantizedLayer(name, tuple(weight.shape), weight.block_size[1], num_bytes, before)

@@ -7,11 +7,13 @@ dimensions in one parameter, have an `Int4Experts`: weights of either class, one
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 from torchao.prototype.quantization.int4 import Int4OpaqueTensor
 from torchao.quantization import Int4TilePackedTo4dTensor
 from torchao.utils import TorchAOBaseTensor
 
+from ..models.checks import cannot_be_moved
 from .packing import dequantized, kernel_order, pack, unpack
 
 # From here on it is faster to take the weights out of their bytes and to multiply as usual (2 CPU cores, bfloat16).
@@ -46,6 +48,10 @@ class Int4CpuWeight(Int4OpaqueTensor):
         """Bytes of neighbouring columns, [rows, columns / 2], the first in the lower half: alike on all processors."""
         values = unpack(self.qdata)
         return values[:, ::2] | values[:, 1::2] << 4
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles plain pairs, which another processor can read."""
+        return weight_from_plain, (self.to_plain(), self.scale_and_zero, isinstance(self, nn.Parameter))
 
 
 class Int4Experts(TorchAOBaseTensor):
@@ -87,8 +93,32 @@ class Int4Experts(TorchAOBaseTensor):
         """
         if not isinstance(expert, int):
             raise TypeError(ONE_BY_ONE)
-        kind = Int4CpuWeight if self.qdata.device.type == "cpu" else Int4TilePackedTo4dTensor
+        kind = Int4CpuWeight if self.qdata.dtype == torch.uint8 else Int4TilePackedTo4dTensor
         return kind(self.qdata[expert], self.scale_and_zero[expert], self.block_size, self.shape[1:])
+
+    def to_plain(self) -> torch.Tensor:
+        """Of experts on a CPU: see `Int4CpuWeight.to_plain`."""
+        return torch.stack([self[expert].to_plain() for expert in range(len(self))])
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """See `Int4CpuWeight.__reduce_ex__`."""
+        if self.qdata.dtype != torch.uint8:
+            return super().__reduce_ex__(protocol)
+        return weight_from_plain, (self.to_plain(), self.scale_and_zero, isinstance(self, nn.Parameter))
+
+
+def weight_from_plain(values: torch.Tensor, scale_and_zero: torch.Tensor, is_parameter: bool) -> torch.Tensor:
+    """Undoes pickling, for a weight or for experts."""
+    if values.dim() == 2:
+        weight: torch.Tensor = Int4CpuWeight.from_plain(values, scale_and_zero)
+    else:
+        experts = zip(values, scale_and_zero, strict=True)
+        weight = Int4Experts.stack([Int4CpuWeight.from_plain(*expert) for expert in experts])
+    return nn.Parameter(weight, requires_grad=False) if is_parameter else weight
+
+
+# torch.load refuses what it does not know.
+torch.serialization.add_safe_globals([weight_from_plain])
 
 
 class ThroughInt4(torch.autograd.Function):
@@ -132,7 +162,7 @@ def _linear_layer(input: torch.Tensor, weight: Int4CpuWeight, bias: torch.Tensor
     if tokens.dtype != weight.dtype:
         raise TypeError(
             f"Found inputs in {tokens.dtype} and a 4-bit weight whose scales are in {weight.dtype}; expected one type. "
-            f"Cast the inputs, or load the model with dtype={tokens.dtype}."
+            f"Cast the inputs to {weight.dtype}."
         )
     needs_gradient = torch.is_grad_enabled() and input.requires_grad
     result = ThroughInt4.apply(tokens, weight) if needs_gradient else _multiply(tokens, weight)
@@ -146,9 +176,5 @@ def _to_copy(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     weight = args[0]
     device, dtype = kwargs.get("device") or weight.device, kwargs.get("dtype") or weight.dtype
     if torch.device(device).type != weight.device.type or dtype != weight.dtype:
-        raise RuntimeError(
-            f"4-bit weights that were packed for {weight.device.type} in {weight.dtype} can be neither moved to "
-            f"{device} nor cast to {dtype}. Load the model there: from_pretrained(..., dtype={dtype}, "
-            f"quantization_config=int4_config(device={str(device)!r}))."
-        )
+        raise RuntimeError(cannot_be_moved(weight, device, dtype))
     return weight.clone()

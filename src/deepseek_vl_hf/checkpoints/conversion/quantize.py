@@ -52,7 +52,8 @@ def quantize_checkpoint(
         FileExistsError: `destination` holds files.
         ImportError: torchao is missing.
         OSError: the disk is full.
-        ValueError: `source` has quantized weights already, or the group size or type suits no layer or device.
+        ValueError: `source` has quantized weights already, lacks tensors or has others, or the group size or type suits
+            no layer or device.
     """
     source, destination = Path(source), Path(destination).resolve()
     check_destination(source, destination, overwrite)
@@ -60,9 +61,10 @@ def quantize_checkpoint(
         raise ValueError(f"{source} has quantized weights already. Name the checkpoint that it was made from.")
     config = int4_config(group_size, device)
     processor = AutoProcessor.from_pretrained(source)
-    model = AutoModelForImageTextToText.from_pretrained(
-        source, dtype=dtype, device_map=config.device, quantization_config=config
+    model, loading = AutoModelForImageTextToText.from_pretrained(
+        source, dtype=dtype, device_map=config.device, quantization_config=config, output_loading_info=True
     )
+    _check_complete(source, loading)
     layers = quantization_report(model)
     report(str(layers))
     check_space(destination, layers.num_bytes)
@@ -74,6 +76,14 @@ def quantize_checkpoint(
             shutil.copymode(folder / "config.json", file)  # transformers makes weight files private
     report(f"Wrote {destination}")
     return layers
+
+
+def _check_complete(source: Path, loading: dict[str, Any]) -> None:
+    """Raises ValueError unless every tensor of the source has its place, and every place its tensor."""
+    wrong = {what: sorted(map(str, names)) for what, names in loading.items() if names}
+    if wrong:
+        found = "; ".join(f"{what}: {', '.join(names[:3])} ({len(names)} in all)" for what, names in wrong.items())
+        raise ValueError(f"{source} is not a whole checkpoint ({found}). Download it again.")
 
 
 def _write_card(folder: Path, config: Any, source: Path, layers: QuantizationReport, base_model: str | None) -> None:

@@ -149,7 +149,7 @@ def experts_by_device(
     many tokens (`benchmarks/experts.py` has the figures), and always over those of quantized weights, for which there
     are no grouped products.
     """
-    if type(self.gate_up_proj) is not nn.Parameter:
+    if any(type(weight) is not nn.Parameter for weight in (self.gate_up_proj, self.down_proj)):
         return self.one_after_the_other(hidden_states, experts, weights)
     if hidden_states.device.type == "cpu" and not torch.compiler.is_compiling():
         if len(hidden_states) == 1:
