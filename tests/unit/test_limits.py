@@ -6,7 +6,9 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
-from transformers import pipeline
+from transformers import AutoModelForImageTextToText, TorchAoConfig, pipeline
+
+from deepseek_vl_hf import int4_config
 
 NEWEST = Version(transformers.__version__).release >= (5, 23)
 
@@ -93,3 +95,15 @@ def test_chunked_prefill_from_embeddings(vl, inputs):
 def test_labels_and_kept_logits(vl, inputs):
     with pytest.raises(ValueError, match="batch_size"):
         vl.model(**inputs, labels=inputs["input_ids"], logits_to_keep=5)
+
+
+def test_torchaos_config_on_fused_projections(vl):
+    """Original files hold a tower's q, k and v as one tensor; of the three that it becomes the first is kept."""
+    recipe = int4_config(group_size=32, device="cpu").quant_type
+    _, info = AutoModelForImageTextToText.from_pretrained(
+        vl.original,
+        dtype=torch.bfloat16,
+        quantization_config=TorchAoConfig(recipe, modules_to_not_convert=["lm_head"]),
+        output_loading_info=True,
+    )
+    assert {name.rpartition("self_attn.")[2] for name in info["missing_keys"]} == {"k_proj.weight", "v_proj.weight"}
