@@ -230,12 +230,29 @@ def nano_table() -> str:
     return table(["held-out questions about", "asked", *columns], rows)
 
 
+def chat_table() -> str:
+    """Turns of a conversation against the pipeline, from benchmarks/results/chat.json."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "chat.json").read_text(encoding="utf-8"))
+    rows = [
+        [
+            f"turn {row['turn']}",
+            f"{row['kept_tokens']} of {row['prompt_tokens']}",
+            amount(row["seconds"]["chat"], "seconds"),
+            amount(row["seconds"]["pipeline"], "seconds"),
+            f"{row['ratio']:.3f}",
+        ]
+        for row in figures["turns"]
+    ]
+    return table(["time to the first token", "tokens known", "`Chat`", "pipeline", "ratio"], rows)
+
+
 README = {
     "nano": nano_table,
     "checkpoints": checkpoints_table,
     "parity": parity_table,
     "conversion": conversion_table,
     "speed": speed_table,
+    "chat": chat_table,
     "int4": int4_tables.speed_table,
     "full size": full_size_table,
     "loading": loading_table,
@@ -246,7 +263,7 @@ QUANTIZATION = {
     "int4 fixtures": int4_tables.fixtures_table,
     "int4 memory": int4_tables.memory_table,
 }
-PAGES = {"README.md": README, "docs/quantization.md": QUANTIZATION}
+PAGES = {"README.md": README, "docs/quantization.md": QUANTIZATION, "docs/chat.md": {"chat": chat_table}}
 
 
 def render(page: str) -> str:

@@ -1,5 +1,6 @@
 """`deepseek-vl chat` in a pseudo-terminal and through a pipe, and `deepseek-vl describe`."""
 
+import importlib.util
 import json
 import os
 import re
@@ -200,3 +201,9 @@ def test_the_loop_of_vl2(vl2, capsys):
     chat = Chat(vl2.model, vl2.processor, max_new_tokens=2)
     assert ChatLoop(chat, lambda label: next(lines), at_terminal=False).run() == 0
     assert chat.turns[0].texts == ["", "What is this?"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gradio") is not None, reason="Gradio is installed")
+def test_the_page_without_gradio(capsys):
+    assert main(["demo"]) == 1
+    assert "The page needs Gradio: pip install 'deepseek-vl-hf[demo]'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -65,12 +66,13 @@ def test_snippets_of_the_page_on_generation_run(converted):
 
 def run_command(line, places):
     """Runs a documented `deepseek-vl ...` line, with real folders in place of the named ones."""
-    words = line.split()
+    words = shlex.split(line)
     assert words[0] == "deepseek-vl"
     arguments = [places.get(word, word) for word in words[1:]]
     command = [sys.executable, "-m", "deepseek_vl_hf.cli", *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def commands_of(text):
@@ -81,7 +83,9 @@ def commands_of(text):
 
 def test_commands_run(original, tmp_path):
     places = {f"path/to/{name}": str(tmp_path / name) for name in ("model", "int4")}
-    convert, quantize = commands_of(README)
+    chat, describe, convert, quantize = commands_of(README)
+    assert run_command(chat, {}) == ""  # nobody asks anything
+    assert run_command(describe, {}) == "OPEN\n"
     run_command(convert, {**places, "path/to/original": str(original)})
     assert (tmp_path / "model" / "config.json").is_file()
     run_command(quantize, places)
@@ -99,6 +103,17 @@ def test_the_page_on_quantization_runs(original, tmp_path):
         for name, place in places.items():
             snippet = snippet.replace(name, place)
         assert said in run_program(snippet)
+
+
+def test_the_page_on_conversations_runs():
+    page = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
+    chat, one, several, demo = commands_of(page)
+    assert demo == "deepseek-vl demo"  # tests/page runs it
+    assert run_command(chat, {}) == ""
+    assert run_command(one, {}) == "OPEN\n"
+    assert len(run_command(several, {}).splitlines()) == 2
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert run_program(snippet).splitlines()[:2] == ["4", "green"]
 
 
 def test_the_page_on_checkpoints_runs(original, tmp_path):

@@ -4,7 +4,12 @@ import http.server
 import os
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -230,3 +235,25 @@ def test_conversations_are_apart_and_few():
     conversations.forget("b")
     assert second.stopped
     assert conversations.of("b") is not second
+
+
+def test_the_command():
+    """`deepseek-vl demo` serves the page here alone until it is stopped; a port that is taken is an error."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "deepseek_vl_hf.cli", "demo", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            for line in server.stdout:
+                if f"http://127.0.0.1:{port}" in line:
+                    break
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=20) as answer:
+                assert "DeepSeek-VL: nano" in answer.read().decode()
+            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            assert result.returncode == 1
+            assert "error: " in result.stderr
+            assert str(port) in result.stderr
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(20)
