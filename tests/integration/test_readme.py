@@ -1,5 +1,6 @@
 """What the README says is run, and its tables are those of their files."""
 
+import io
 import json
 import re
 import shlex
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.compat import CHUNKED_PREFILL_READS_IMAGES
 
 ROOT = Path(__file__).parents[2]
@@ -41,13 +43,19 @@ def test_the_first_answer_is_the_one_under_the_picture():
 
 
 @pytest.mark.parametrize("layout", ["original", "converted"])
-@pytest.mark.parametrize("number", range(1, len(SNIPPETS)))
-def test_python_snippets_run(original, converted, number, layout, tmp_path):
-    snippet = SNIPPETS[number]
-    assert "path/to/model" in snippet
-    program = snippet.replace("path/to/model", str({"original": original, "converted": converted}[layout]))
-    program = program.replace("out-int4", str(tmp_path / "int4"))
-    assert run_program(program)
+def test_python_snippets_run(original, converted, layout, tmp_path):
+    """Each with names of its own, in one program; each prints something."""
+    program = ""
+    for number, snippet in enumerate(SNIPPETS[1:]):
+        assert "path/to/model" in snippet
+        assert "deepseek_vl_hf" in snippet
+        program += f"exec({snippet!r}, {{}})\nprint('end of {number}')\n"
+    program = program.replace("path/to/model", str({"original": original, "converted": converted}[layout]))
+    printed = run_program(program.replace("out-int4", str(tmp_path / "int4")))
+    for number in range(len(SNIPPETS) - 1):
+        before, found, printed = f"\n{printed}".partition(f"\nend of {number}")
+        assert found
+        assert before.strip()
 
 
 def test_snippets_of_the_page_on_generation_run(converted):
@@ -64,15 +72,21 @@ def test_snippets_of_the_page_on_generation_run(converted):
     assert result.returncode == 0, result.stderr
 
 
-def run_command(line, places):
-    """Runs a documented `deepseek-vl ...` line, with real folders in place of the named ones."""
-    words = shlex.split(line)
-    assert words[0] == "deepseek-vl"
-    arguments = [places.get(word, word) for word in words[1:]]
-    command = [sys.executable, "-m", "deepseek_vl_hf.cli", *arguments]
-    result = subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+@pytest.fixture
+def run_command(capsys, monkeypatch):
+    """Runs a documented `deepseek-vl ...` line, with real folders in place of the named ones; what it prints."""
+
+    def run(line, places):
+        words = shlex.split(line)
+        assert words[0] == "deepseek-vl"
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+        status = main([places.get(word, word) for word in words[1:]])
+        found = capsys.readouterr()
+        assert status == 0, found.err
+        return found.out
+
+    return run
 
 
 def commands_of(text):
@@ -81,7 +95,7 @@ def commands_of(text):
     ]
 
 
-def test_commands_run(original, tmp_path):
+def test_commands_run(original, tmp_path, run_command):
     places = {f"path/to/{name}": str(tmp_path / name) for name in ("model", "int4")}
     chat, describe, convert, quantize = commands_of(README)
     assert run_command(chat, {}) == ""  # nobody asks anything
@@ -92,7 +106,7 @@ def test_commands_run(original, tmp_path):
     assert (tmp_path / "int4" / "config.json").is_file()
 
 
-def test_the_page_on_quantization_runs(original, tmp_path):
+def test_the_page_on_quantization_runs(original, tmp_path, run_command):
     """Its snippets build on one another."""
     page = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
     (command,) = commands_of(page)
@@ -105,7 +119,7 @@ def test_the_page_on_quantization_runs(original, tmp_path):
         assert said in run_program(snippet)
 
 
-def test_the_page_on_conversations_runs():
+def test_the_page_on_conversations_runs(run_command):
     page = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
     chat, one, several, demo = commands_of(page)
     assert demo == "deepseek-vl demo"  # tests/page runs it
@@ -116,7 +130,7 @@ def test_the_page_on_conversations_runs():
     assert run_program(snippet).splitlines()[:2] == ["4", "green"]
 
 
-def test_the_page_on_checkpoints_runs(original, tmp_path):
+def test_the_page_on_checkpoints_runs(original, tmp_path, run_command):
     page = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
     convert, verify = commands_of(page)
     run_command(convert, {"path/to/original": str(original), "path/to/model": str(tmp_path / "model")})

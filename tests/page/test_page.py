@@ -21,7 +21,7 @@ api = pytest.importorskip("playwright.sync_api", reason="playwright is not insta
 import gradio_client
 
 from deepseek_vl_hf import Chat
-from deepseek_vl_hf.chat.page import MOST_CONVERSATIONS, Conversations, build_page, theme, what_was_seen
+from deepseek_vl_hf.chat.page import MOST_CONVERSATIONS, Visit, Visits, answer, build_page, theme, what_was_seen
 from family import IMAGES
 
 SHAPES, WORDS = Path("examples/pictures/shapes.png").resolve(), Path("examples/pictures/words.png").resolve()
@@ -166,6 +166,25 @@ class TestInABrowser:
         api.expect(page.locator("#seen")).to_contain_text("tiles of", timeout=20000)
         screenshot(page, "tiles")
 
+    def test_buttons_while_an_answer_streams(self, page, endless_address):
+        """A new conversation stays empty, though the old answer was under way; "Take back" stops first."""
+        page.goto(endless_address)
+        ask(page, "one")
+        api.expect(answers(page)).to_have_count(1, timeout=30000)
+        page.locator("#new").click()
+        api.expect(answers(page)).to_have_count(0)
+        page.wait_for_timeout(2000)
+        api.expect(answers(page)).to_have_count(0)
+        ask(page, "two")
+        api.expect(answers(page)).to_have_count(1, timeout=30000)
+        page.locator("#undo").click()
+        api.expect(page.locator("#figures")).to_contain_text("stopped", timeout=20000)
+        page.locator("#undo").click()
+        api.expect(answers(page)).to_have_count(0)
+        ask(page, "<b>three</b>")
+        api.expect(page.locator("#conversation [data-testid=user]")).to_have_text(re.compile("<b>three</b>"))
+        page.locator("#stop").click()
+
 
 def test_boxes_are_drawn(vl2):
     chat = Chat(vl2.model, vl2.processor, max_new_tokens=2)
@@ -202,39 +221,87 @@ def local_server():
     server.shutdown()
 
 
+@pytest.fixture
+def client(nano_address):
+    return gradio_client.Client(nano_address, verbose=False)
+
+
 @pytest.mark.parametrize("source", ["file:///etc/hostname", "/etc/hostname", "{server}/picture.png"])
-def test_nothing_is_fetched_for_a_visitor(nano_address, local_server, source):
+def test_nothing_nearby_is_fetched_for_a_visitor(client, local_server, source):
     """Whoever speaks to the server without the page cannot make it read its own files or its neighbours' pages."""
     server, asked = local_server
-    client = gradio_client.Client(nano_address, verbose=False)
     file = {"path": source.format(server=server), "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(Exception, match=r".") as error:
-        client.predict({"text": "What is this?", "files": [file]}, [], api_name="/ask")
+        client.predict({"text": "What is this?", "files": [file]}, api_name="/ask")
     assert asked == []
     assert not isinstance(error.value, AssertionError)
 
 
-def test_conversations_are_apart_and_few():
-    made = []
+def test_an_upload_is_answered(client):
+    """The same call that is refused above, with a file that is handed over: it is the file that is refused."""
+    messages, *_ = client.predict(
+        {"text": "How many shapes are there?", "files": [gradio_client.handle_file(SHAPES)]}, api_name="/ask"
+    )
+    assert messages[-1]["role"] == "assistant"
+    assert "4" in str(messages[-1]["content"])
 
-    class Stub:
-        def __init__(self):
-            made.append(self)
 
-        def stop(self):
-            self.stopped = True
+def test_what_the_page_says_of_the_conversation_is_not_read(client):
+    """A page that has been tampered with could name files of the server in it."""
+    (endpoint,) = client.view_api(return_format="dict")["named_endpoints"].values()
+    assert [parameter["component"].lower() for parameter in endpoint["parameters"]] == ["multimodaltextbox"]
 
-    conversations = Conversations(Stub)
-    first = conversations.of("a")
-    assert conversations.of("a") is first
-    assert conversations.of("b") is not first
+
+@pytest.fixture
+def visit(vl2):
+    chat = Chat(vl2.model, vl2.processor, do_sample=False, repetition_penalty=1.0, max_new_tokens=6)
+    return Visit(chat)
+
+
+def test_stopped_before_the_answer(visit):
+    """The question goes back into its field, and the turns before stay."""
+    list(answer(visit, {"text": "one", "files": [str(FIRST)]}))
+    before = list(visit.shown)
+    visit.chat.progress = lambda what, done, total: visit.chat.stop()
+    *_, (shown, question, figures, _) = answer(visit, {"text": "x" * 800, "files": [str(FIRST)]})
+    assert shown == before
+    assert question.value["text"] == "x" * 800
+    assert figures.startswith("Stopped before the answer began")
+    assert [turn.text for turn in visit.chat.turns] == ["one"]
+
+
+def test_an_error_in_the_middle_of_an_answer(visit, monkeypatch):
+    """Page and conversation agree that there was no such turn."""
+    list(answer(visit, {"text": "one", "files": []}))
+    before, calls = list(visit.shown), []
+    forward = visit.chat.model.lm_head.forward
+
+    def fail_at_the_third(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("out of <memory>")
+        return forward(*args)
+
+    monkeypatch.setattr(visit.chat.model.lm_head, "forward", fail_at_the_third)
+    *_, (shown, question, figures, _) = answer(visit, {"text": "two", "files": []})
+    assert shown == visit.shown == before
+    assert question.value["text"] == "two"
+    assert "out of &lt;memory>" in figures
+    assert [turn.text for turn in visit.chat.turns] == ["one"]
+
+
+def test_visits_are_apart_and_few(visit):
+    visits = Visits(lambda: Chat(visit.chat.model, visit.chat.processor))
+    first = visits.of("a")
+    assert visits.of("a") is first
+    assert visits.of("b") is not first
     for number in range(MOST_CONVERSATIONS):
-        conversations.of(str(number))
-    assert conversations.of("a") is not first
-    second = conversations.of("b")
-    conversations.forget("b")
-    assert second.stopped
-    assert conversations.of("b") is not second
+        visits.of(str(number))
+    assert not visits.holds("a", first)
+    second = visits.of("b")
+    visits.end("b")
+    assert not visits.holds("b", second)
+    assert visits.of("b") is not second
 
 
 def test_the_command():

@@ -2,7 +2,10 @@
 
 import itertools
 import logging
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from deepseek_vl_hf import Chat
+from deepseek_vl_hf.chat.history import Turn, fit
 from deepseek_vl_hf.chat.streaming import AnswerText
 from family import CONTRACT_FAMILIES, IMAGES, VL2_FAMILIES
 
@@ -307,6 +311,171 @@ def test_an_error_while_generating_leaves_a_chat_that_works(chat, monkeypatch):
     check(chat)
 
 
+def fail_at(monkeypatch, chat, number):
+    """Lets the model fail at a forward pass."""
+    calls = []
+    forward = chat.model.lm_head.forward
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == number:
+            raise RuntimeError("out of memory")
+        return forward(*args)
+
+    monkeypatch.setattr(chat.model.lm_head, "forward", failing)
+
+
+def test_an_error_in_the_middle_of_an_answer(chat, monkeypatch):
+    """The turn is taken back."""
+    chat.ask("a", PICTURES[:1])
+    with monkeypatch.context() as patch:
+        fail_at(patch, chat, 4)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            chat.ask("b")
+    assert [turn.text for turn in chat.turns] == ["a"]
+    assert chat.figures is None
+    chat.ask("c")
+    check(chat)
+
+
+def test_an_error_behind_what_was_read(chat, monkeypatch):
+    """The loop is left before the thread fails: nobody sees the error, but the cache is not trusted."""
+    chat.ask("a", PICTURES[:1])
+    with monkeypatch.context() as patch:
+        fail_at(patch, chat, 7)
+        stream = chat.stream("b")
+        next(stream)
+        while any(thread.name == "deepseek_vl_hf.generate" for thread in threading.enumerate()):
+            time.sleep(0.01)
+        stream.close()
+    assert [turn.text for turn in chat.turns] == ["a"]
+    chat.ask("c")
+    check(chat)
+
+
+def test_control_c_while_the_thread_ends(chat, monkeypatch):
+    """The second one is heeded when the cache is at rest."""
+    chat.ask("a", PICTURES[:1])
+    stream = chat.stream("b", max_new_tokens=400)
+    next(stream)
+    join, interrupts = threading.Thread.join, iter([KeyboardInterrupt(), KeyboardInterrupt()])
+
+    def interrupted(thread, *args):
+        error = next(interrupts, None)
+        if error is not None:
+            raise error
+        join(thread, *args)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.close()
+    assert not chat.busy
+    assert not any(thread.name == "deepseek_vl_hf.generate" for thread in threading.enumerate())
+    chat.ask("c")
+    check(chat)
+
+
+def test_nothing_is_withdrawn_while_an_answer_is_given(chat):
+    stream = chat.stream("a", PICTURES[:1])
+    next(stream)
+    for change in (chat.undo, chat.new):
+        with pytest.raises(RuntimeError, match="still being given"):
+            change()
+    stream.close()
+    assert chat.undo().text == "a"
+
+
+def test_figures_are_of_what_was_read(chat):
+    """What the thread made beyond it is no part of the answer."""
+    stream = chat.stream("a", PICTURES[:1], max_new_tokens=6)
+    piece = next(stream)
+    while any(thread.name == "deepseek_vl_hf.generate" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    stream.close()
+    assert chat.turns[-1].answer == piece.strip()
+    assert chat.figures.ended == "stopped"
+    assert chat.figures.new_tokens < 6
+    chat.ask("b")
+    check(chat)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 2},
+        {"num_return_sequences": 2},
+        {"prompt_lookup_num_tokens": 3},
+        {"streamer": object()},
+        {"cache_implementation": "static"},
+        {"generation_config": object()},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_that_are_not_for_conversations(chat, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: not for conversations"):
+        chat.ask("a", PICTURES[:1], **options)
+    assert chat.turns == []
+
+
+def test_options_of_generate(chat):
+    called = []
+
+    def count(input_ids, scores):
+        called.append(1)
+        return scores
+
+    chat.ask("a", PICTURES[:1], logits_processor=[count], repetition_penalty=1.2, num_beams=1, max_new_tokens=None)
+    assert called
+    first = chat.turns[-1].answer
+    chat.undo()
+    chat.ask("a", PICTURES[:1], stop_strings=[first[:3]], repetition_penalty=1.2)
+    assert len(chat.turns[-1].answer) < len(first)
+    chat.undo()
+    chat.ask("a", eos_token_id=[5, *range(100)])
+    assert chat.figures.ended in ("eos", "length")
+
+
+class Letters:
+    """A processor whose tokens are the letters of a conversation."""
+
+    def encode_conversation(self, messages, lengths):
+        return "".join(part["text"] for message in messages for part in message["content"])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "dropped"),
+    [
+        ([10, 10, 10], 0),
+        ([40, 30, 30], 1),  # 60 and the answer's 10 leave a quarter free
+        ([10, 10, 10, 70], 1),  # nothing does, so as few as it takes
+        ([50, 95], 1),  # not even the room for an answer is to be had
+    ],
+)
+def test_how_many_turns_are_dropped(lengths, dropped):
+    turns = [Turn(["x" * length]) for length in lengths]
+    prompt, found = fit(Letters(), None, turns, 100, 10)
+    assert found == dropped
+    assert len(prompt.ids) == sum(lengths[dropped:])
+
+
+def test_one_picture_by_itself(chat):
+    tensor = torch.randint(256, (3, 40, 60), dtype=torch.uint8)
+    for picture in (PICTURES[0], tensor, Image.open(PICTURES[0])):
+        chat.ask("a", picture)
+        assert len(chat.turns[-1].pictures) == 1
+
+
+def test_a_stream_that_is_never_read_to_its_end(vl):
+    """The program ends as usual: a thread within torch would be torn down in the middle."""
+    program = f"""
+from deepseek_vl_hf import Chat
+stream = Chat.from_pretrained({str(vl.original)!r}).stream("a", max_new_tokens=5000)
+next(stream)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
 def test_system_prompts(family):
     chat = Chat(family.model, family.processor, system="Be brief.", **GREEDY)
     chat.ask("a")
@@ -359,4 +528,5 @@ def test_on_a_gpu(family):
     model = AutoModelForImageTextToText.from_pretrained(family.converted, dtype=torch.float32, device_map="cuda")
     chat = Chat(model, family.processor, **GREEDY)
     assert chat.ask("What is this?", PICTURES[:1])
-    assert chat.ask("And?") is not None
+    chat.ask("And?")
+    check(chat)

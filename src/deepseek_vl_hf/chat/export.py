@@ -1,6 +1,5 @@
 """A conversation as Markdown, with its pictures beside it."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,11 +38,15 @@ def save_markdown(turns: Sequence[Turn], path: str | Path) -> Path:
             for picture, text in zip(turn.pictures, turn.texts[1:], strict=True):
                 number += 1
                 picture.save(folder / f"{number}.png")
-                question += f"\n\n![Picture {number}]({pictures.name}/{number}.png)\n\n{text}"
+                question += f"\n\n![Picture {number}](<{pictures.name}/{number}.png>)\n\n{text}"
             parts.append(f"**Question:** {question.strip()}\n\n**Answer:** {turn.answer}\n")
-        text_file = Path(scratch) / "conversation.md"
-        text_file.write_text("\n".join(parts), encoding="utf-8")
-        if number:
-            folder.rename(pictures)
-        os.link(text_file, path)  # fails, as opening with "x" does, if something was put there meanwhile
+        with path.open("x", encoding="utf-8") as file:  # fails if something was put there meanwhile
+            try:
+                file.write("\n".join(parts))
+                file.flush()
+                if number:
+                    folder.rename(pictures)
+            except BaseException:
+                path.unlink()
+                raise
     return path

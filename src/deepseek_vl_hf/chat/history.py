@@ -20,12 +20,14 @@ class Turn:
         texts: what was typed: before, between and after the pictures, so one more than there are.
         pictures: those that came with it, RGB.
         images: the same as the language model reads them.
+        count: how many pictures the conversation had with them.
         answer: None while there is none.
     """
 
     texts: list[str]
     pictures: list[Image.Image] = field(default_factory=list)
     images: list[EncodedImage] = field(default_factory=list)
+    count: int = 0
     answer: str | None = None
 
     @property
@@ -79,13 +81,15 @@ def fit(processor: Any, system: str | None, turns: list[Turn], limit: int, room:
     prompt = prompt_of(processor, system, turns)
     if len(prompt.ids) + room <= limit:
         return prompt, 0
-    for dropped in range(1, len(turns)):
-        prompt = prompt_of(processor, system, turns[dropped:])
-        if len(prompt.ids) + room <= limit * FULL_UP_TO:
-            return prompt, dropped
+    shorter = [(prompt_of(processor, system, turns[dropped:]), dropped) for dropped in range(1, len(turns))]
+    for share in (FULL_UP_TO, 1.0):
+        for prompt, dropped in shorter:
+            if len(prompt.ids) + room <= limit * share:
+                return prompt, dropped
+    prompt, dropped = shorter[-1] if shorter else (prompt, 0)
     if len(prompt.ids) >= limit:
         raise ValueError(
             f"The message takes {len(prompt.ids)} tokens, {sum(map(len, turns[-1].images))} of them for its pictures; "
             f"the model was trained for {limit}. Send less text or fewer pictures."
         )
-    return prompt, len(turns) - 1
+    return prompt, dropped

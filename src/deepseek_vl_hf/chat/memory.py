@@ -82,13 +82,18 @@ class Memory:
         return kept
 
     def noted(self, ids: Sequence[int], images: Sequence[EncodedImage]) -> None:
-        """Notes what `generate` added to the cache.
+        """Notes what `generate` added to the cache; forgets all if that is not one token after the other.
 
         Args:
             ids: prompt and answer; the last token of an answer is not read by `generate`.
             images: those of the prompt.
         """
-        self._keys = self._keys_of(ids, images)[: self.cache.get_seq_length()]
+        length = self.cache.get_seq_length()
+        lengths = {layer.keys.shape[-2] for layer in self.cache.layers}
+        if lengths != {length} or not len(ids) - 1 <= length <= len(ids):
+            self.clear()
+            return
+        self._keys = self._keys_of(ids, images)[:length]
 
     def _read(self, ids: Sequence[int], keys: list[Any], images: Sequence[EncodedImage], start: int, end: int) -> None:
         inside = {key[0] for key in keys[start:end] if isinstance(key, tuple)}
@@ -108,8 +113,12 @@ class Memory:
 
     def _crop(self, length: int) -> None:
         excess = self.cache.get_seq_length() - length
-        if excess:
-            self.cache.crop(-excess)
+        try:
+            if excess:
+                self.cache.crop(-excess)
+        except BaseException:  # see _read
+            self.clear()
+            raise
         self._keys = self._keys[:length]
 
     def _keys_of(self, ids: Sequence[int], images: Sequence[EncodedImage]) -> list[Any]:

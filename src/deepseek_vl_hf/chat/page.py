@@ -1,10 +1,13 @@
 """A web page to talk with a model: pictures, answers as they are made, several conversations side by side.
 
-Needs Gradio, which the command `deepseek-vl demo` asks for. Nothing is fetched for a visitor: pictures are uploaded.
+Needs Gradio, which the command `deepseek-vl demo` asks for. Conversations are kept on the server; of a visitor's page
+only the question is read. Pictures are uploaded. (Without the page one can hand over an address in place of a file;
+Gradio refuses private ones and the server's files, and fetches public ones.)
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -12,19 +15,30 @@ from PIL import Image
 
 from ..visualize import draw_boxes, draw_tiles
 from .history import Turn
-from .session import Chat
+from .session import Chat, Figures
 
 # Conversations that are kept; each has a key/value cache. The one that was silent longest goes first.
 MOST_CONVERSATIONS = 8
 LARGEST_UPLOAD = "50mb"
+# Uploads are looked through every hour, and go when they are a day old; seconds.
+UPLOADS_ARE_KEPT = (3600, 86400)
+STOPPED_EARLY = "Stopped before the answer began; the question is not part of the conversation."
 # Fonts of the visitor's system: the usual themes have theirs fetched from elsewhere.
 FONTS = ("system-ui", "sans-serif")
 
 Messages = list[dict[str, Any]]
 
 
-class Conversations:
-    """One `Chat` for each visitor; all share the model.
+@dataclass
+class Visit:
+    """What a visitor has: a conversation, and how the page shows it. The page itself is not believed."""
+
+    chat: Chat
+    shown: Messages = field(default_factory=list)
+
+
+class Visits:
+    """One `Visit` for each visitor; all share the model.
 
     Args:
         make: makes a new conversation.
@@ -32,21 +46,25 @@ class Conversations:
 
     def __init__(self, make: Callable[[], Chat]) -> None:
         self._make = make
-        self._chats: OrderedDict[str, Chat] = OrderedDict()
+        self._visits: OrderedDict[str, Visit] = OrderedDict()
 
-    def of(self, visitor: str) -> Chat:
-        """The visitor's conversation."""
-        chat = self._chats.pop(visitor, None) or self._make()
-        self._chats[visitor] = chat
-        while len(self._chats) > MOST_CONVERSATIONS:
-            self._chats.popitem(last=False)
-        return chat
+    def of(self, visitor: str) -> Visit:
+        """The visitor's; the one that was silent longest goes when there are too many."""
+        visit = self._visits.pop(visitor, None) or Visit(self._make())
+        self._visits[visitor] = visit
+        while len(self._visits) > MOST_CONVERSATIONS:
+            self.end(next(iter(self._visits)))
+        return visit
 
-    def forget(self, visitor: str) -> None:
+    def end(self, visitor: str) -> None:
         """Ends the visitor's conversation and frees its memory."""
-        chat = self._chats.pop(visitor, None)
-        if chat is not None:
-            chat.stop()
+        visit = self._visits.pop(visitor, None)
+        if visit is not None:
+            visit.chat.stop()
+
+    def holds(self, visitor: str, visit: Visit) -> bool:
+        """Whether this is still the visitor's conversation."""
+        return self._visits.get(visitor) is visit
 
 
 def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
@@ -56,9 +74,8 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
         make: makes a conversation of a model that is loaded already.
         title: what is shown above it.
     """
-    conversations = Conversations(make)
-    facts = facts_of(make())
-    with gr.Blocks(title=title, analytics_enabled=False, fill_height=True) as page:
+    visits = Visits(make)
+    with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=UPLOADS_ARE_KEPT) as page:
         gr.Markdown(f"# {title}")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3):
@@ -78,45 +95,57 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
                 figures = gr.Markdown(elem_id="figures")
                 seen = gr.Gallery(label="What the model saw and named", elem_id="seen", visible=False, columns=1)
                 with gr.Accordion("Model", open=False):
-                    gr.Markdown(facts, elem_id="facts")
+                    gr.Markdown(facts_of(make()), elem_id="facts")
 
-        def ask(message: dict[str, Any], shown: Messages, request: gr.Request) -> Iterator[Any]:
-            yield from answer(conversations.of(str(request.session_hash)), message, shown)
+        def ask(message: dict[str, Any], request: gr.Request) -> Iterator[Any]:
+            visitor = str(request.session_hash)
+            visit = visits.of(visitor)
+            for state in answer(visit, message):
+                if not visits.holds(visitor, visit):  # a new conversation was begun, or the page was left
+                    return
+                yield state
 
         def stop_answer(request: gr.Request) -> None:
-            conversations.of(str(request.session_hash)).stop()
+            visits.of(str(request.session_hash)).chat.stop()
 
-        def take_back(shown: Messages, request: gr.Request) -> Messages:
-            conversations.of(str(request.session_hash)).undo()
-            return without_last_turn(shown)
+        def take_back(request: gr.Request) -> Any:
+            visit = visits.of(str(request.session_hash))
+            if visit.chat.busy:  # what is being given is stopped; the next click takes it back
+                visit.chat.stop()
+                return gr.skip()
+            if visit.chat.undo() is not None:
+                visit.shown = without_last_turn(visit.shown)
+            return visit.shown
 
         def begin_anew(request: gr.Request) -> tuple[Messages, str, Any]:
-            conversations.forget(str(request.session_hash))
+            visits.end(str(request.session_hash))
             return [], "", gr.Gallery(visible=False)
 
         def leave(request: gr.Request) -> None:
-            conversations.forget(str(request.session_hash))
+            visits.end(str(request.session_hash))
 
-        question.submit(ask, [question, messages], [messages, question, figures, seen], api_name="ask")
+        question.submit(ask, question, [messages, question, figures, seen], api_name="ask")
         stop.click(stop_answer, queue=False, api_name=False)
-        undo.click(take_back, messages, messages, api_name=False)
-        new.click(begin_anew, None, [messages, figures, seen], queue=False, api_name=False)
-        messages.clear(begin_anew, None, [messages, figures, seen], queue=False, api_name=False)
+        undo.click(take_back, None, messages, queue=False, api_name=False)
+        for event in (new.click, messages.clear):
+            event(begin_anew, None, [messages, figures, seen], queue=False, api_name=False)
         page.unload(leave)
     return page
 
 
-def answer(chat: Chat, message: dict[str, Any], shown: Messages) -> Iterator[Any]:
+def answer(visit: Visit, message: dict[str, Any]) -> Iterator[Any]:
     """Gives the page's state after each piece: messages, question, figures, what was seen.
 
-    Where a picture cannot be read, or the message is too long, that is shown and the question stays to be changed.
+    Where a picture cannot be read, the message is too long, or the model fails, that is shown and the question stays to
+    be changed.
     """
-    text, pictures = message.get("text") or "", [str(file) for file in message.get("files") or ()]
+    chat, text = visit.chat, message.get("text") or ""
+    pictures = [str(file) for file in message.get("files") or ()]
     if not text.strip() and not pictures:
-        yield shown, gr.skip(), gr.skip(), gr.skip()
+        yield visit.shown, gr.skip(), gr.skip(), gr.skip()
         return
-    asked = [*shown, *({"role": "user", "content": {"path": picture}} for picture in pictures)]
-    asked += [{"role": "user", "content": text}] if text.strip() else []
+    asked = [*visit.shown, *({"role": "user", "content": {"path": picture}} for picture in pictures)]
+    asked += [{"role": "user", "content": plain(text)}] if text.strip() else []
     given = ""
     try:
         pieces = chat.stream(text, pictures)
@@ -125,20 +154,19 @@ def answer(chat: Chat, message: dict[str, Any], shown: Messages) -> Iterator[Any
             given += piece
             yield [*asked, {"role": "assistant", "content": plain(given)}], gr.skip(), "Answering ...", gr.skip()
     except (OSError, TypeError, ValueError, RuntimeError) as error:
-        yield (
-            shown,
-            gr.MultimodalTextbox(value=message),
-            f"**The question was not asked.** {plain(str(error))}",
-            gr.skip(),
-        )
+        reason = f"**The question was not answered.** {plain(str(error))}"
+        yield visit.shown, gr.MultimodalTextbox(value=message), reason, gr.skip()
         return
+    if chat.figures is None:
+        yield visit.shown, gr.MultimodalTextbox(value=message), STOPPED_EARLY, gr.skip()
+        return
+    visit.shown = [*asked, {"role": "assistant", "content": plain(given)}]
     seen = what_was_seen(chat)
-    answered = [*asked, {"role": "assistant", "content": plain(given)}]
-    yield answered, gr.skip(), figures_of(chat), gr.Gallery(value=seen, visible=bool(seen))
+    yield visit.shown, gr.skip(), figures_of(chat.figures), gr.Gallery(value=seen, visible=bool(seen))
 
 
 def plain(text: str) -> str:
-    """An answer as Markdown shows it: control tokens that name places would be taken for HTML."""
+    """Text as Markdown shows it: what stands in angle brackets, as control tokens do, would be taken for HTML."""
     return text.replace("<", "&lt;")
 
 
@@ -170,21 +198,17 @@ def _boxes(chat: Chat, find: Callable[..., Any], last: Turn) -> list[tuple[Image
 
 
 def _tiles(chat: Chat, last: Turn) -> list[tuple[Image.Image, str]]:
-    count = sum(len(turn.pictures) for turn in chat.turns)
     shown = []
     for picture in last.pictures:
-        pixels = chat.processor.process_picture(picture, count, chat.tiling)
+        pixels = chat.processor.process_picture(picture, last.count, chat.tiling)
         columns, rows = pixels["tile_grids"][0].tolist()
         label = f"the whole and {columns} x {rows} tiles of {picture.width} x {picture.height} pixels"
         shown.append((draw_tiles(pixels["pixel_values"], (columns, rows)), label))
     return shown
 
 
-def figures_of(chat: Chat) -> str:
-    """How the last answer came about, as Markdown."""
-    found = chat.figures
-    if found is None:
-        return "Stopped before the answer began; the question is not part of the conversation."
+def figures_of(found: Figures) -> str:
+    """How an answer came about, as Markdown."""
     lines = [
         f"{found.new_tokens} tokens, the first after {found.seconds_to_first_token:.2f} s",
         f"{found.tokens_per_second:.1f} tokens per second after it",

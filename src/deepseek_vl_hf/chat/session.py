@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers.utils import logging
 
 from ..auto import FAMILIES
 from ..checkpoints.layouts.files import local_folder
-from ..images import open_images
+from ..images import flatten_pictures, open_images
 from ..models.generation import MultimodalGenerationMixin
 from ..nano import NANO
 from ..quantization import int4_config
@@ -29,8 +30,16 @@ OF_SAMPLING_ALONE = ("temperature", "top_p")
 # Turns are left out to keep this share of the context free for an answer, at least.
 LEAST_ROOM = 4
 
-# Called with what is being done ("picture", "prompt"), how much of it is done, and how much there is.
+# What a conversation settles itself, or what would leave its cache out of step with its tokens.
+NOT_FOR_CONVERSATIONS = (
+    *("inputs", "input_ids", "inputs_embeds", "attention_mask", "past_key_values", "use_cache", "cache_implementation"),
+    *("streamer", "stopping_criteria", "return_dict_in_generate", "num_beams", "num_return_sequences"),
+    *("assistant_model", "prompt_lookup_num_tokens", "generation_config"),
+)
+
+# Called with what is being done ("pictures", "prompt"), how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
+STILL_ANSWERING = "The answer before is still being given. Read it to its end, or close its iterator, first."
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,8 @@ class Chat:
         system: system prompt; None for the chat template's own, "" for none.
         tiling: for DeepSeek-VL2: True, False or "auto" (the default), the rule above.
         progress: told of pictures that are encoded and of prompts that are read.
-        **sampling: arguments of `generate` for all answers, in place of the original's (`SAMPLING`).
+        **sampling: arguments of `generate` for all answers, in place of the original's (`SAMPLING`); those of one
+            sequence without beams or assistants.
 
     Attributes:
         turns: the conversation.
@@ -184,16 +194,31 @@ class Chat:
         return self._answer(self._turn(text, images), sampling)
 
     def stop(self) -> None:
-        """Ends the answer that is being given, from another thread."""
+        """Ends the answer that is being given, from another thread; whoever reads the answer gets to its end then."""
         self._stop.set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being given."""
+        return self._busy.locked()
+
     def undo(self) -> Turn | None:
-        """Takes the last turn back and returns it; None if there is none."""
+        """Takes the last turn back and returns it; None if there is none.
+
+        Raises:
+            RuntimeError: an answer is being given.
+        """
+        self._check_idle()
         return self.turns.pop() if self.turns else None
 
     def new(self) -> None:
-        """Begins a new conversation."""
-        self.turns.clear()
+        """Begins a new conversation.
+
+        Raises:
+            RuntimeError: an answer is being given.
+        """
+        self._check_idle()
+        self.turns = []
         self.figures = None
         self._memory.clear()
 
@@ -203,7 +228,7 @@ class Chat:
         return int(self.model.config.get_text_config().max_position_embeddings)
 
     def _turn(self, text: str | Sequence[str], images: Sequence[Any]) -> Turn:
-        images = list(images)
+        images = flatten_pictures(images)
         texts = [*[""] * len(images), text] if isinstance(text, str) else list(text)
         if not all(isinstance(each, str) for each in texts):
             raise TypeError(f"Found {text!r} as text; expected a string, or a list of them.")
@@ -211,14 +236,22 @@ class Chat:
             raise ValueError(f"Found {len(texts)} texts around {len(images)} pictures; expected {len(images) + 1}.")
         return Turn(texts, open_images(images))
 
+    def _check_idle(self) -> None:
+        if self.busy:
+            raise RuntimeError(STILL_ANSWERING)
+
     def _answer(self, turn: Turn, sampling: dict[str, Any]) -> Iterator[str]:
         if not self._busy.acquire(blocking=False):
-            raise RuntimeError("The answer before is still being given. Read it to its end, or call stop() first.")
+            raise RuntimeError(STILL_ANSWERING)
         try:
-            self._stop.clear()
+            # One for each answer: an earlier one must not be taken up again.
+            self._stop = threading.Event()
+            self.figures = None
             start = time.perf_counter()
             options = self._options(sampling)
             self._encode(turn)
+            if self._stop.is_set():
+                return
             turns = [*self.turns, turn]
             room = min(options["max_new_tokens"], self.context // LEAST_ROOM)
             prompt, dropped = fit(self.processor, self.system, turns, self.context, room)
@@ -233,10 +266,12 @@ class Chat:
 
     def _encode(self, turn: Turn) -> None:
         """Gives the pictures of a turn to the towers, one after the other; those of earlier turns were, once."""
-        count = sum(len(each.images) for each in self.turns) + len(turn.pictures)
+        turn.count = sum(len(each.images) for each in self.turns) + len(turn.pictures)
         for number, picture in enumerate(turn.pictures):
             self.progress("pictures", number, len(turn.pictures))
-            pixels = self.processor.process_picture(picture, count, self.tiling)
+            if self._stop.is_set():
+                return
+            pixels = self.processor.process_picture(picture, turn.count, self.tiling)
             with torch.no_grad():
                 features = self.model.get_image_features(
                     **pixels.to(self.model.device, dtype=self.model.dtype), return_dict=True
@@ -244,48 +279,56 @@ class Chat:
             turn.images.append(EncodedImage(features.pooler_output[0]))
 
     def _generate(self, turn: Turn, prompt: Prompt, options: dict[str, Any], begun: "Beginning") -> Iterator[str]:
-        """Generates, and keeps the turn with what there is of an answer whatever ends it."""
+        """Generates, and keeps the turn with what was given of an answer, unless an error ended it."""
         generation = Generation(self.model, self._memory.cache, prompt.ids, options, self._stop)
-        text, first = AnswerText(self.processor), 0.0
+        text, first, given = AnswerText(self.processor), 0.0, []
         try:
-            for token in generation:
-                first = first or time.perf_counter()
-                piece = text.add(token)
-                if piece:
-                    yield piece
-        except Exception:
-            self._memory.clear()  # its layers may hold different numbers of tokens
-            raise
+            with closing(iter(generation)) as tokens:
+                for token in tokens:
+                    first = first or time.perf_counter()
+                    given.append(token)
+                    piece = text.add(token)
+                    if piece:
+                        yield piece
         finally:
             self._memory.noted([*prompt.ids, *generation.new_ids], prompt.images)
-            if generation.new_ids:
+            if given and generation.failure is None:
                 turn.answer = text.whole
                 self.turns = [*self.turns[begun.dropped :], turn]
                 self.figures = Figures(
                     prompt_tokens=len(prompt.ids),
                     kept_tokens=begun.kept,
-                    new_tokens=len(generation.new_ids),
-                    seconds_to_first_token=(first or time.perf_counter()) - begun.time,
+                    new_tokens=len(given),
+                    seconds_to_first_token=first - begun.time,
                     seconds=time.perf_counter() - begun.time,
                     dropped_turns=begun.dropped,
-                    ended=self._end_of(generation.new_ids, options["max_new_tokens"]),
+                    ended=self._end_of(given, options),
                 )
 
-    def _end_of(self, new_ids: list[int], limit: int) -> str:
-        eos = self.model.generation_config.eos_token_id
-        if new_ids[-1] in (eos if isinstance(eos, list) else [eos]):
+    def _end_of(self, given: list[int], options: dict[str, Any]) -> str:
+        eos = options.get("eos_token_id", self.model.generation_config.eos_token_id)
+        if given[-1] in (eos if isinstance(eos, list) else [eos]):
             return "eos"
-        return "length" if len(new_ids) >= limit else "stopped"
+        return "length" if len(given) >= options["max_new_tokens"] else "stopped"
 
     def _reading(self, done: int, total: int) -> bool:
         self.progress("prompt", done, total)
         return not self._stop.is_set()
 
     def _options(self, sampling: dict[str, Any]) -> dict[str, Any]:
-        """What `generate` is called with: the original's sampling, the checkpoint's, the chat's, the call's."""
+        """What `generate` is called with: the original's sampling, the checkpoint's, the chat's, the call's.
+
+        Raises:
+            ValueError: an argument that is not for conversations.
+        """
         stored = {name: getattr(self.model.generation_config, name, None) for name in SAMPLING}
         stored = {name: value for name, value in stored.items() if value is not None}
-        options = {**SAMPLING, **stored, **self.sampling, **sampling}
+        asked = {name: value for name, value in {**self.sampling, **sampling}.items() if value is not None}
+        if refused := [name for name in NOT_FOR_CONVERSATIONS if asked.get(name, 1) != 1]:
+            raise ValueError(f"{', '.join(refused)}: not for conversations. Call model.generate for that.")
+        options = {**SAMPLING, **stored, **asked}
+        if "stop_strings" in options:
+            options["tokenizer"] = self.processor.tokenizer
         if not options["do_sample"]:
             for name in OF_SAMPLING_ALONE:
                 options.pop(name, None)

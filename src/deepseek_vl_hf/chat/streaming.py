@@ -1,9 +1,11 @@
 """`generate` in a thread of its own, so that its tokens can be looked at, and it can be stopped, as they come."""
 
+import atexit
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,6 +55,10 @@ class Generation:
         options: for `generate`. A `repetition_penalty` looks at the answer alone, as in the original, which hands
             embeddings to `generate`; transformers' own also counts the prompt and its image places.
         stop: an event that stops it.
+
+    Attributes:
+        new_ids: all tokens that were generated; the last ones may not have been taken from the iterator.
+        failure: what `generate` raised, if it did.
     """
 
     model: Any
@@ -61,45 +67,58 @@ class Generation:
     options: dict[str, Any]
     stop: threading.Event
     new_ids: list[int] = field(default_factory=list)
+    failure: BaseException | None = None
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Generator[int, None, None]:
         """Each token as it comes.
 
         Raises:
             Exception: whatever `generate` raises.
         """
-        tokens, failures = _Tokens(), []
-
-        def run() -> None:
-            try:
-                self._generate(tokens)
-            except BaseException as error:
-                failures.append(error)
-            finally:
-                tokens.queue.put(_DONE)
-
-        thread = threading.Thread(target=run, name="deepseek_vl_hf.generate", daemon=True)
-        thread.start()
+        tokens = _Tokens()
+        thread = threading.Thread(target=self._run, args=(tokens,), name="deepseek_vl_hf.generate", daemon=True)
+        # At the end of the program a thread within torch would be torn down in the middle.
+        end = partial(self._end, thread)
+        atexit.register(end)
         try:
+            thread.start()
             while (token := tokens.queue.get()) is not _DONE:
                 self.new_ids.append(token)
                 yield token
         finally:
-            self.stop.set()
-            thread.join()
+            self._end(thread)
+            atexit.unregister(end)
             rest = [tokens.queue.get() for _ in range(tokens.queue.qsize())]
             self.new_ids += [token for token in rest if token is not _DONE]
-        if failures:
-            raise failures[0]
+        if self.failure is not None:
+            raise self.failure
+
+    def _end(self, thread: threading.Thread) -> None:
+        """Stops, and waits until the cache is at rest, however often Ctrl-C is pressed."""
+        self.stop.set()
+        interrupt = None
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def _run(self, tokens: _Tokens) -> None:
+        try:
+            self._generate(tokens)
+        except BaseException as error:
+            self.failure = error
+        finally:
+            tokens.queue.put(_DONE)
 
     def _generate(self, tokens: _Tokens) -> None:
         options = dict(self.options)
         penalty = options.pop("repetition_penalty", None) or 1.0
-        # Said outright, because the checkpoint's own generation config would be asked otherwise.
-        options["repetition_penalty"] = 1.0
+        processors = list(options.pop("logits_processor", None) or ())
         if penalty != 1.0:
-            processor = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(self.ids))
-            options["logits_processor"] = LogitsProcessorList([processor])
+            processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(self.ids)))
         input_ids = torch.tensor([self.ids], device=self.model.device)
         self.model.generate(
             input_ids=input_ids,
@@ -107,6 +126,8 @@ class Generation:
             past_key_values=self.cache,
             streamer=tokens,
             stopping_criteria=StoppingCriteriaList([_Asked(self.stop)]),
+            logits_processor=LogitsProcessorList(processors),
+            repetition_penalty=1.0,  # outright: else the checkpoint's generation config would be asked
             use_cache=True,
             **options,
         )

@@ -1,6 +1,7 @@
 """`deepseek-vl chat`: a conversation in the terminal, or through a pipe."""
 
 import argparse
+import io
 import sys
 
 from ..nano import NANO
@@ -30,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
         OSError, ValueError: the model or a picture cannot be read.
     """
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if not at_terminal and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a line that is no text must not be the last one
     chat = load_chat(arguments, arguments.model)
     loop = ChatLoop(chat, lines_of_terminal() if at_terminal else lines_of_pipe(sys.stdin), at_terminal)
     loop.add_pictures(arguments.image)

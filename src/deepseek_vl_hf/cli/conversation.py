@@ -11,7 +11,7 @@ from ..chat import Chat
 from ..chat.export import save_markdown
 from ..chat_templates import IMAGE_PLACEHOLDER
 from ..images import open_images
-from .models import ProgressLine
+from .models import end_progress
 from .reading import ReadLine
 
 HELP = """\
@@ -65,7 +65,7 @@ class ChatLoop:
                 if not self.at_terminal:
                     raise
                 print(flush=True)
-            except (OSError, ValueError) as error:
+            except (OSError, RuntimeError, TypeError, ValueError) as error:
                 self._failed = True
                 print(f"error: {error}", file=sys.stderr, flush=True)
         return int(self._failed and not self.at_terminal)
@@ -105,11 +105,13 @@ class ChatLoop:
             for number in range(1, len(others) + 1)
         ]
         texts = [*[""] * len(self._pictures), first, *others]
+        pictures, self._pictures = [*self._pictures, *asked], []
         try:
-            self._answer(texts, [*self._pictures, *asked])
-            self._pictures = []
+            self._answer(texts, pictures)
+        except (RuntimeError, ValueError):
+            self._say(f"the message and its pictures ({len(pictures)}) are dropped")
+            raise
         except KeyboardInterrupt:
-            self._pictures = []
             if not self.at_terminal:
                 raise
             print(" (stopped)", flush=True)
@@ -117,13 +119,11 @@ class ChatLoop:
     def _answer(self, texts: list[str], pictures: list[Image.Image]) -> None:
         try:
             for piece in self.chat.stream(texts, pictures):
-                if isinstance(self.chat.progress, ProgressLine):
-                    self.chat.progress.close()
+                end_progress(self.chat)
                 print(piece, end="", flush=True)
             print(flush=True)
         finally:
-            if isinstance(self.chat.progress, ProgressLine):
-                self.chat.progress.close()
+            end_progress(self.chat)
         figures = self.chat.figures
         if figures is None:
             return

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 
 from ..nano import NANO
-from .models import add_model_arguments, load_chat
+from .models import add_model_arguments, end_progress, load_chat
 
 SUMMARY = "ask one question about pictures"
 DESCRIPTION = """Asks a question about each picture by itself, and prints the answers.
@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         chat.new()
         if arguments.json:
             answer = chat.ask(arguments.prompt, group)
+            end_progress(chat)
             figures = asdict(chat.figures) if chat.figures else {}
             content = {"pictures": group, "prompt": arguments.prompt, "answer": answer, **figures}
             print(json.dumps(content, ensure_ascii=False), flush=True)
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         if len(groups) > 1:
             print(f"{group[0]}: ", end="", flush=True)
         for piece in chat.stream(arguments.prompt, group):
+            end_progress(chat)
             print(piece, end="", flush=True)
         print(flush=True)
     return 0

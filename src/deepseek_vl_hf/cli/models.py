@@ -78,3 +78,9 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.close()
         self._bar, self._what = None, ""
+
+
+def end_progress(chat: Chat) -> None:
+    """Takes the line of a chat that `load_chat` made away."""
+    if isinstance(chat.progress, ProgressLine):
+        chat.progress.close()

@@ -43,10 +43,10 @@ def write_model_card(
     data = card_data(job.config.model_type, origin)
     stored = {tensor.dtype for tensor in job.plan.tensors}
     written = stored if job.dtype is None else {job.dtype}
-    template = files(__package__).joinpath("model_card.md.j2").read_text(encoding="utf-8")
-    card = ModelCard.from_template(
+    write_card(
+        folder,
         data,
-        template_str=template,
+        "model_card.md.j2",
         name=(origin or source.resolve().name).rpartition("/")[2],
         origin=origin,
         layout=job.to,
@@ -59,8 +59,21 @@ def write_model_card(
         num_tensors=len(job.plan.tensors),
         dropped={reason: len(tensors) for reason, tensors in job.plan.dropped.items()},
         verification=verification,
-        version=__version__,
-        license_link=data.license_link,
+    )
+
+
+def write_card(folder: Path, data: ModelCardData, template: str, **values: Any) -> None:
+    """Writes README.md.
+
+    Args:
+        folder: of the checkpoint.
+        data: what the Hub reads.
+        template: name of a file beside this module.
+        **values: for the template, beside the version and the license.
+    """
+    text = files(__package__).joinpath(template).read_text(encoding="utf-8")
+    card = ModelCard.from_template(
+        data, template_str=text, version=__version__, license_link=data.license_link, **values
     )
     # Optional parts of the template leave blank lines behind.
     text = re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"

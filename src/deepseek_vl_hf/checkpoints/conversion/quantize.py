@@ -1,20 +1,16 @@
 """Writing a checkpoint with 4-bit weights."""
 
-import re
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ...quantization import QuantizationReport, int4_config, quantization_report
-from ...version import __version__
 from .convert import DEFAULT_SHARD_SIZE, Report, no_report
 from .destination import check_destination, check_space, new_folder
-from .model_card import card_data, origin_of
+from .model_card import card_data, origin_of, write_card
 
 
 def quantize_checkpoint(
@@ -90,16 +86,12 @@ def _write_card(folder: Path, config: Any, source: Path, layers: QuantizationRep
     origin = base_model or origin_of(source)
     data = card_data(config.model_type, origin)
     data.base_model_relation = "quantized"
-    template = files(__package__).joinpath("quantized_card.md.j2").read_text(encoding="utf-8")
-    card = ModelCard.from_template(
+    write_card(
+        folder,
         data,
-        template_str=template,
+        "quantized_card.md.j2",
         name=(origin or source.resolve().name).rpartition("/")[2],
         origin=origin,
         quantization=config.quantization_config,
         layers=layers,
-        version=__version__,
-        license_link=data.license_link,
     )
-    text = re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
-    (folder / "README.md").write_text(text, encoding="utf-8")
