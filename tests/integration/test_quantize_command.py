@@ -58,6 +58,8 @@ def test_refusals_leave_nothing(original, tmp_path, capsys):
     assert main(["quantize", str(original), str(target), *OPTIONS, "--quiet"]) == 0
     assert main(["quantize", str(target), str(tmp_path / "again")]) == 1
     assert "has quantized weights already" in capsys.readouterr().err
+    assert main(["convert", "--to", "original", str(target), str(tmp_path / "again")]) == 1
+    assert "has quantized weights, which have no other layout" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["target"]
 
 

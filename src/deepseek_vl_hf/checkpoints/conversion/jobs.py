@@ -83,7 +83,11 @@ def open_job(source: Path, to: str, dtype: torch.dtype | None) -> Iterator[Job]:
 
 
 def check_layout(config: dict[str, Any], source: Path, to: str) -> None:
-    """Raises NothingToConvertError if a checkpoint has the layout `to` already."""
+    """Raises NothingToConvertError if a checkpoint has the layout `to` already, ValueError if its weights have 4 bits."""
+    if config.get("quantization_config"):
+        raise ValueError(
+            f"{source} has quantized weights, which have no other layout. Convert the checkpoint that it was made from."
+        )
     model_type = config.get("model_type")
     ours = {family.config.model_type for family in FAMILIES}
     if to == TRANSFORMERS and model_type in ours:
