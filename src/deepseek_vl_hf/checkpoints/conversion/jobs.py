@@ -83,7 +83,7 @@ def open_job(source: Path, to: str, dtype: torch.dtype | None) -> Iterator[Job]:
 
 
 def check_layout(config: dict[str, Any], source: Path, to: str) -> None:
-    """Raises NothingToConvertError if a checkpoint has the layout `to` already, ValueError if its weights have 4 bits."""
+    """Raises NothingToConvertError if a checkpoint has that layout already, ValueError if its weights are quantized."""
     if config.get("quantization_config"):
         raise ValueError(
             f"{source} has quantized weights, which have no other layout. Convert the checkpoint that it was made from."
