@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -489,6 +490,15 @@ def test_pictures_that_cannot_be_read(chat, bad):
     with pytest.raises(ValueError, match="Image 1 of 2"):
         chat.stream("a", [PICTURES[0], bad])
     assert chat.turns == []
+
+
+def test_a_server_that_does_not_answer(vl, monkeypatch):
+    """It takes the connection and is silent."""
+    monkeypatch.setattr("deepseek_vl_hf.images.SECONDS_FOR_A_URL", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/picture.png"
+        with pytest.raises(ValueError, match=r"No image could be read from .*Timeout"):
+            Chat(vl.model, vl.processor).ask("a", url)
 
 
 def test_a_huge_picture(chat, monkeypatch):
