@@ -16,7 +16,7 @@ from transformers.processing_utils import MultiModalData
 from .batching import as_prompts, encode_batch, mark_typed_text, match_images
 from .chat_templates import DEEPSEEK_VL, IMAGE_PLACEHOLDER
 from .images import open_images
-from .messages import is_batch, normalize_conversations
+from .messages import Conversation, is_batch, normalize_conversations
 from .prompts import control_tokens
 
 
@@ -181,20 +181,22 @@ class ChatProcessor(ProcessorMixin):
             ValueError, TypeError: a message that is not understood, or other numbers of pictures than of lengths.
         """
         (messages,) = normalize_conversations([conversation], self.image_token)
-        controls = control_tokens(self.tokenizer, self.image_token)
-        typed = tuple(control for control in controls if control not in self.typed_controls)
-        marked, mark = mark_typed_text([messages], typed)
+        marked, mark = self._mark([messages])
         prompt = super().apply_chat_template(marked[0], add_generation_prompt=add_generation_prompt)
         places = prompt.count(self.image_token)
         if places != len(image_lengths):
             raise ValueError(f"The conversation has {places} pictures, but {len(image_lengths)} lengths were given.")
         token = _typed_text_mark.set(mark)
         try:
-            return self._encode([prompt], list(image_lengths), {"return_attention_mask": False}, warn=False)[
-                "input_ids"
-            ][0]
+            encoded = self._encode([prompt], list(image_lengths), {"return_attention_mask": False}, warn=False)
         finally:
             _typed_text_mark.reset(token)
+        return encoded["input_ids"][0]
+
+    def _mark(self, conversations: list[Conversation]) -> tuple[list[Conversation], str]:
+        """Breaks the control strings in what people typed; see `mark_typed_text`."""
+        controls = control_tokens(self.tokenizer, self.image_token)
+        return mark_typed_text(conversations, tuple(each for each in controls if each not in self.typed_controls))
 
     def apply_chat_template(
         self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False, **kwargs: Any
@@ -227,9 +229,7 @@ class ChatProcessor(ProcessorMixin):
             kwargs.update(continue_final_message=False, add_generation_prompt=True)
         mark = None
         if tokenize:
-            controls = control_tokens(self.tokenizer, self.image_token)
-            typed = tuple(control for control in controls if control not in self.typed_controls)
-            conversations, mark = mark_typed_text(conversations, typed)
+            conversations, mark = self._mark(conversations)
         token = _typed_text_mark.set(mark)
         try:
             return super().apply_chat_template(

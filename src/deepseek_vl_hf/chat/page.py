@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from ..models.checks import has_4_bits
 from ..visualize import draw_boxes, draw_tiles
 from .history import Turn
 from .session import Chat, Figures
@@ -80,13 +81,7 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
         with gr.Row(equal_height=False):
             with gr.Column(scale=3):
                 messages = gr.Chatbot(label="Conversation", height=520, elem_id="conversation", buttons=["copy"])
-                question = gr.MultimodalTextbox(
-                    file_types=["image"],
-                    file_count="multiple",
-                    placeholder="A question, and pictures",
-                    show_label=False,
-                    elem_id="question",
-                )
+                question = question_field()
                 with gr.Row():
                     stop = gr.Button("Stop", elem_id="stop")
                     undo = gr.Button("Take back", elem_id="undo")
@@ -131,6 +126,17 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
             event(begin_anew, None, [messages, figures, seen], queue=False, api_name=False)
         page.unload(leave)
     return page
+
+
+def question_field() -> gr.MultimodalTextbox:
+    """Where a question is typed and pictures are uploaded."""
+    return gr.MultimodalTextbox(
+        file_types=["image"],
+        file_count="multiple",
+        placeholder="A question, and pictures",
+        show_label=False,
+        elem_id="question",
+    )
 
 
 def answer(visit: Visit, message: dict[str, Any]) -> Iterator[Any]:
@@ -231,7 +237,7 @@ def facts_of(chat: Chat) -> str:
         f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
         f"context of {chat.context} tokens",
     ]
-    if any(hasattr(parameter, "qdata") for parameter in model.parameters()):
+    if any(map(has_4_bits, model.parameters())):
         lines.append("4-bit language model")
     return "\n".join(f"* {line}" for line in lines)
 

@@ -108,6 +108,11 @@ def check_quantization_config(config: Any) -> None:
         )
 
 
+def has_4_bits(weight: torch.Tensor) -> bool:
+    """Whether a weight is one of torchao's packed kinds of 4 bits, which this package's are as well."""
+    return hasattr(weight, "scale_and_zero")
+
+
 def cannot_be_moved(weight: torch.Tensor, device: Any, dtype: torch.dtype) -> str:
     """Why a 4-bit weight stays where it is."""
     return (
@@ -119,7 +124,7 @@ def cannot_be_moved(weight: torch.Tensor, device: Any, dtype: torch.dtype) -> st
 
 def check_quantized_can_be_moved(model: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Raises RuntimeError if a move or cast would change 4-bit weights, before anything is moved."""
-    quantized = {(p.device, p.dtype): p for p in model.parameters() if hasattr(p, "qdata")}
+    quantized = {(p.device, p.dtype): p for p in model.parameters() if has_4_bits(p)}
     for (device, dtype), weight in quantized.items():
         moved = fn(torch.empty(0, device=device, dtype=dtype))
         if (moved.device.type, moved.dtype) != (device.type, dtype):
@@ -128,7 +133,7 @@ def check_quantized_can_be_moved(model: torch.nn.Module, fn: Callable[[torch.Ten
 
 def check_quantized_can_be_saved(model: Any, state_dict: Any) -> None:
     """Raises ValueError where 4-bit weights would be left out of a saved model, or replaced ones would."""
-    if not any(hasattr(parameter, "qdata") for parameter in model.parameters()):
+    if not any(map(has_4_bits, model.parameters())):
         return
     if getattr(model, "hf_quantizer", None) is None:
         raise ValueError("A part of a model with 4-bit weights cannot be saved by itself. Save the whole model.")

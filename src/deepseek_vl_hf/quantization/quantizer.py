@@ -9,6 +9,7 @@ from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 from transformers.utils import logging
 
+from ..models.checks import has_4_bits
 from ..models.deepseek_vl2.experts import BY_DEVICE, DeepseekVL2Experts
 from .config import Int4Config
 from .packing import group_size_for
@@ -121,7 +122,7 @@ class Int4Quantizer(TorchAoHfQuantizer):
             )
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-        packed = [parameter for parameter in model.parameters() if hasattr(parameter, "qdata")]
+        packed = list(filter(has_4_bits, model.parameters()))
         if not packed:
             raise ValueError(
                 "No layer of the language model has a width that a group size of "
