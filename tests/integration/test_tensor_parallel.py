@@ -43,7 +43,7 @@ def in_two_processes(family, tmp_path, how):
     torch.save(dict(family.inputs(0)), tmp_path / "inputs.pt")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [tmp_path / "program.py", family.converted, tmp_path / "inputs.pt", tmp_path / "results.pt", how]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     report = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))

@@ -29,6 +29,8 @@ LAYERS = (
         "messages",
         "prompts",
         "models.outputs",
+        "models.attention",
+        "models.cache",
         "models.checks",
         "models.rotary",
         "models.offload",

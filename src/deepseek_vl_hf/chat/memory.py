@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..models.cache import growing_cache
 
 # Tokens that are read at once. Between such pieces an answer can be stopped, and progress is told.
 PIECE = 512
@@ -52,7 +53,7 @@ class Memory:
 
     def clear(self) -> None:
         """Forgets everything."""
-        self.cache = DynamicCache(config=self.model.config.get_text_config())
+        self.cache = growing_cache(self.model.config.get_text_config())
         self._keys: list[Any] = []
 
     def __len__(self) -> int:

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import GenerationMixin
+from transformers import DynamicCache, GenerationMixin
 from transformers.utils import logging
 
 from ..compat import CHUNKED_PREFILL_READS_IMAGES
 from ..fusion import image_token_mask, repeat_images_of_prompts
+from .cache import growing
 from .checks import IMAGES_LEFT_OUT, check_none_missing, hold_an_image
 
 logger = logging.get_logger(__name__)
@@ -113,6 +114,16 @@ class MultimodalGenerationMixin(GenerationMixin):
                 "(max_position_embeddings) that the model was trained for; what lies beyond them is read badly. Send "
                 "fewer images or less text."
             )
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """A cache that is made here grows in place; one that was handed in stays what it is."""
+        own = model_kwargs.get("past_key_values") is None
+        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        if own and type(model_kwargs.get("past_key_values")) is DynamicCache:
+            growing(model_kwargs["past_key_values"])
+        return result
 
     def _expand_inputs_for_generation(
         self,

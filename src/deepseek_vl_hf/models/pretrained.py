@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..prepacking import check_can_be_moved, check_can_be_saved
+from .attention import prefer_sdpa_by_device
 from .checks import check_quantization_config, check_quantized_can_be_moved, check_quantized_can_be_saved
 from .rotary import float32_rotary_tables
 
@@ -22,6 +23,10 @@ class MultimodalPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _image_batch_size = 8
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        prefer_sdpa_by_device(config.text_config)
+        super().__init__(config, *args, **kwargs)
 
     @property
     def image_batch_size(self) -> int:

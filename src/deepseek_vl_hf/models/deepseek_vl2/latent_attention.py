@@ -23,13 +23,14 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
+from ..attention import SDPA_BY_DEVICE
 from .configuration_deepseek_vl2 import DeepseekVL2TextConfig
 
 # Attention to a latent costs a head 2 x (512 + 64 + 512) instead of 2 x (192 + 128) operations per query and key, and
 # expanding a latent 2 x 512 x 256: equal at about 170 queries. Fewer, because plain products keep all scores.
 MOST_ABSORBED_QUERIES = 32
 # Implementations whose masks are those of a plain product.
-WITH_PLAIN_MASKS = ("eager", "sdpa")
+WITH_PLAIN_MASKS = ("eager", "sdpa", SDPA_BY_DEVICE)
 
 
 class LatentProjection(nn.Linear):
