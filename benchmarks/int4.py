@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText
 
 from deepseek_vl_hf import int4_config, prepack_weights, quantization_report
+from deepseek_vl_hf.models.cache import growing_cache
 from environment import environment, write_result
 from random_checkpoint import write_checkpoint
 from timing import Run, medians
@@ -42,11 +43,13 @@ def layers_run(model: Any, tokens: int, cached: int) -> Run:
     """The language model's layers, a number of tokens behind a number of cached ones."""
     text = model.model.language_model
     states = torch.randn(1, PROMPT_TOKENS, model.config.text_config.hidden_size, dtype=torch.bfloat16)
-    cache = text(inputs_embeds=states[:, :cached], use_cache=True).past_key_values if cached else None
+    cache = growing_cache(text.config) if cached else None  # as `generate` makes it
+    if cached:
+        text(inputs_embeds=states[:, :cached], past_key_values=cache)
 
     def run() -> Any:
         output = text(inputs_embeds=states[:, :tokens], past_key_values=cache, use_cache=True)
-        if cache is not None:
+        if cache is not None and tokens > 1:  # single ones grow on as in an answer
             cache.crop(-tokens)
         return output
 

@@ -18,13 +18,14 @@ from transformers import DeepseekV2Config, DynamicCache
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention, DeepseekV2RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from deepseek_vl_hf.models.attention import SDPA_BY_DEVICE
 from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
 from deepseek_vl_hf.models.deepseek_vl2.latent_attention import DeepseekVL2LatentAttention
 from environment import environment, write_result
 
 SIZES = {"hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 1, "max_position_embeddings": 4096}
 CACHED = (100, 1000, 4000)
-PROMPTS = (620,)
+PROMPTS = (620, 2048)
 REPEATS = 31
 
 Step = Callable[[], torch.Tensor]
@@ -34,8 +35,7 @@ def layers(dtype: torch.dtype) -> dict[str, tuple[torch.nn.Module, torch.nn.Modu
     """Attention and rotary embedding, ours and theirs, with the same weights."""
     ours = DeepseekVL2TextConfig(**SIZES)
     theirs = DeepseekV2Config(**SIZES, q_lora_rank=None)
-    for config in (ours, theirs):
-        config._attn_implementation = "sdpa"
+    ours._attn_implementation, theirs._attn_implementation = SDPA_BY_DEVICE, "sdpa"
     torch.manual_seed(0)
     pair = {
         "ours": (DeepseekVL2LatentAttention(ours, 0).to(dtype).eval(), LlamaRotaryEmbedding(ours)),

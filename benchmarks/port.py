@@ -65,7 +65,6 @@ def implementations(layers: int, dtype: torch.dtype) -> dict[str, Implementation
 
 def _build(cls: Any, config: Any, dtype: torch.dtype, lender: Any = None) -> Any:
     """A model without weights of its own where another one lends them."""
-    config._attn_implementation = "sdpa"
     with torch.device("meta"):
         model = cls(config).to(dtype)
     if lender is not None:

@@ -246,6 +246,22 @@ def chat_table() -> str:
     return table(["time to the first token", "tokens known", "`Chat`", "pipeline", "ratio"], rows)
 
 
+def decoding_table() -> str:
+    """A token behind growing contexts, from benchmarks/results/decoding.json."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "decoding.json").read_text(encoding="utf-8"))
+    rows = [
+        [
+            row["weights"],
+            f"{row['context']} tokens",
+            amount(row["seconds"]["deepseek_vl_hf"], "seconds"),
+            amount(row["seconds"]["transformers"], "seconds"),
+            f"{row['ratio']:.2f}",
+        ]
+        for row in figures["rows"]
+    ]
+    return table(["weights", "context", "deepseek_vl_hf", "transformers' cache and `sdpa`", "ratio"], rows)
+
+
 README = {
     "nano": nano_table,
     "checkpoints": checkpoints_table,
@@ -263,7 +279,12 @@ QUANTIZATION = {
     "int4 fixtures": int4_tables.fixtures_table,
     "int4 memory": int4_tables.memory_table,
 }
-PAGES = {"README.md": README, "docs/quantization.md": QUANTIZATION, "docs/chat.md": {"chat": chat_table}}
+PAGES = {
+    "README.md": README,
+    "docs/quantization.md": QUANTIZATION,
+    "docs/chat.md": {"chat": chat_table},
+    "docs/speed.md": {"decoding": decoding_table},
+}
 
 
 def render(page: str) -> str:

@@ -82,18 +82,15 @@ def prefill(pair: Pair, tokens: int = PROMPT_TOKENS) -> Runs:
 
 
 def decode(pair: Pair) -> Runs:
-    """One token behind a cache of a prompt, which is left as it was."""
+    """One token behind the cache that `generate` makes of a prompt, and which grows with each call as in an answer."""
     ids = torch.full((1, PROMPT_TOKENS), 5, device=DEVICE)
 
     def make(one: Implementation) -> Run:
-        cache = one.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        cache = one.model.generate(
+            input_ids=ids, max_new_tokens=1, do_sample=False, pad_token_id=0, return_dict_in_generate=True
+        ).past_key_values
 
-        def run() -> torch.Tensor:
-            logits = one.model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits
-            cache.crop(-1)
-            return logits
-
-        return run
+        return lambda: one.model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits
 
     return each(pair, make)
 

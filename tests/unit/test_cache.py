@@ -1,13 +1,21 @@
 """The cache that grows in place: transformers' values in memory that stays where it is."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from deepseek_vl_hf.models.cache import PLACES, GrowingLayer, growing, growing_cache
+from deepseek_vl_hf.models.cache import PLACES, GrowingLayer, grow_in_place, growing_cache
+
+
+@pytest.fixture(autouse=True)
+def no_gradients(request):
+    """As in `generate`; with gradients the layer does what transformers' does."""
+    with torch.set_grad_enabled("gradients" in request.node.name):
+        yield
 
 
 def states(tokens, seed=0, batch=2):
@@ -78,34 +86,105 @@ def test_beams(pair, change):
     assert_alike(update(pair, *states(1, 2, batch)))
 
 
-def test_copies_are_apart(pair):
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy], ids=["deep", "shallow"])
+def test_copies_are_apart(pair, copied):
+    for cache in pair:
+        cache.update(*states(5), 0)
+    others = [copied(cache.layers[0]) for cache in pair]
+    assert_alike(update(pair, *states(2, 7)))
+    assert_alike([other.update(*states(1, 8)) for other in others])
+    assert_alike(update(pair, *states(1, 9)))
+
+
+def test_pickled(pair):
+    update(pair, *states(5))
+    loaded = [pickle.loads(pickle.dumps(cache)) for cache in pair]
+    assert_alike(update(loaded, *states(1, 1)))
+    assert_alike(update(loaded, *states(1, 2)))
+
+
+def test_what_was_handed_out_is_never_written_to(pair):
     cache = pair[0]
-    before = [tensor.clone() for tensor in cache.update(*states(5), 0)]
-    copied = copy.deepcopy(cache)
-    cache.crop(-2)
-    cache.update(*states(2, 7), 0)
-    kept = copied.update(*states(1, 8), 0)
-    assert all(torch.equal(new[:, :, :5], old) for new, old in zip(kept, before, strict=True))
+    first = cache.update(*states(10), 0)
+    kept = [tensor.clone() for tensor in first]
+    cache.crop(-4)
+    cache.update(*states(6, 1), 0)
+    assert all(torch.equal(*both) for both in zip(first, kept, strict=True))
+
+
+def test_two_continuations_of_one_beginning(pair):
+    """As a search over answers puts tensors back that it kept."""
+    layer = pair[0].layers[0]
+    beginning = layer.update(*states(10))
+    one = layer.update(*states(2, 1))
+    kept = [tensor.clone() for tensor in one]
+    layer.keys, layer.values = beginning
+    layer.update(*states(2, 2))
+    assert all(torch.equal(*both) for both in zip(one, kept, strict=True))
+
+
+def test_tensors_of_another_cache(pair):
+    update(pair, *states(5))
+    for cache in pair:
+        cache.layers[0].keys, cache.layers[0].values = states(5, 3)
+    assert_alike(update(pair, *states(1, 4)))
+
+
+def test_cut_back_it_gives_memory_back(pair):
+    cache = pair[0]
+    cache.update(*states(4000), 0)
+    cache.crop(-3990)
+    keys, _ = cache.update(*states(1, 1), 0)
+    assert keys.untyped_storage().nbytes() == keys[:, :, :1].nbytes * (11 + PLACES)
 
 
 def test_emptied(pair):
     update(pair, *states(5))
     for cache in pair:
-        cache.reset()
+        cache.crop(-5)
     assert_alike(update(pair, *states(3, 1)))
-
-
-def test_gradients_pass(pair):
-    """In place they could not."""
-    first, second = states(4), states(2, 1)
-    gradients = []
     for cache in pair:
-        leaf = first[0].clone().requires_grad_()
-        cache.update(leaf, first[1], 0)
-        keys, _ = cache.update(leaf[:, :, :2] * second[0], second[1], 0)
-        keys.square().sum().backward()
+        cache.reset()
+    assert not pair[0].layers[0]._rooms
+    assert_alike(update(pair, *states(3, 2)))
+
+
+@pytest.mark.parametrize("change", ["reorder_cache", "batch_repeat_interleave", "batch_select_indices"])
+def test_beams_are_not_kept_twice(pair, change):
+    cache = pair[0]
+    cache.update(*states(5), 0)
+    getattr(cache, change)(2 if change == "batch_repeat_interleave" else torch.tensor([1, 0]))
+    assert not cache.layers[0]._rooms
+
+
+def test_other_types_and_batches_are_converted_or_refused_as_ever(pair):
+    update(pair, *states(5))
+    assert_alike(update(pair, *(tensor.double() for tensor in states(1, 1))))
+    assert pair[0].layers[0].keys.dtype == torch.float64
+    for cache in pair:
+        with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+            cache.update(*(tensor.double() for tensor in states(1, 2, batch=1)), 0)
+
+
+@pytest.mark.parametrize("learning", ["keys", "queries"])
+def test_gradients_pass(vl, learning):
+    """Attention saves the keys also where only the queries learn; in-place writing would make them unusable."""
+    gradients = []
+    for cache in (growing_cache(vl.model.config.text_config), DynamicCache(config=vl.model.config.text_config)):
+        (keys, values), query = states(4), torch.ones(2, 3, 1, 8)
+        leaf = (keys if learning == "keys" else query).requires_grad_()
+        scores = [(query * cache.update(keys * seed, values, 0)[0]).square().sum() for seed in (1.0, 2.0)]
+        sum(scores).backward()
         gradients.append(leaf.grad)
     assert torch.equal(*gradients)
+
+
+def test_compiled_steps_between_others(pair):
+    torch._dynamo.reset()
+    steps = [torch.compile(cache.layers[0].update, backend="eager") for cache in pair]
+    update(pair, *states(4))
+    assert_alike([step(*states(1, 1)) for step in steps])
+    assert_alike(update(pair, *states(1, 2)))
 
 
 def test_begun_in_inference_mode_and_continued_outside(pair):
@@ -114,12 +193,19 @@ def test_begun_in_inference_mode_and_continued_outside(pair):
     assert_alike(update(pair, *states(1, 1)))
 
 
-def test_caches_that_move_to_the_cpu_and_back_stay_plain(pair):
+def test_only_empty_plain_layers_grow(pair):
+    """Not those that look back a fixed way, those that hold something, or those that move to the CPU and back."""
     _, plain = pair
+    sliding = DynamicSlidingWindowLayer(sliding_window=4)
+    plain.layers = [DynamicLayer(), sliding, DynamicLayer()]
     plain.offloading = True
-    assert {type(layer) for layer in growing(plain).layers} == {DynamicLayer}
+    grow_in_place(plain)
+    assert [type(layer) for layer in plain.layers] == [DynamicLayer, DynamicSlidingWindowLayer, DynamicLayer]
     plain.offloading = False
-    assert {type(layer) for layer in growing(plain).layers} == {GrowingLayer}
+    plain.update(*states(3), 2)
+    grow_in_place(plain)
+    assert [type(layer) for layer in plain.layers] == [GrowingLayer, DynamicSlidingWindowLayer, DynamicLayer]
+    assert plain.layers[2].get_seq_length() == 3
 
 
 def layer_types(model, **settings):
@@ -145,7 +231,8 @@ def test_generate_grows_in_place_unless_another_cache_is_asked_for(family):
 )
 def test_generate_gives_what_it_gives_with_a_plain_cache(family, how):
     inputs = family.inputs(family.one_image)
-    settings = {**how, "max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    new = PLACES + 8 if not how else 12  # beyond the first room
+    settings = {**how, "max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
     ours = family.model.generate(**inputs, **settings)
     plain = DynamicCache(config=family.model.config.text_config)
     assert torch.equal(ours, family.model.generate(**inputs, **settings, past_key_values=plain))

@@ -8,9 +8,11 @@ from threading import Thread
 import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig, StaticCache, TextIteratorStreamer
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from deepseek_vl_hf import compat
 from deepseek_vl_hf.models import generation
+from deepseek_vl_hf.models.attention import SDPA_BY_DEVICE
 from family import CONTRACT_FAMILIES, VL_FAMILIES
 
 # float32, another order of the same sums: measured 9e-7 relative.
@@ -62,9 +64,29 @@ def test_caches_that_are_handed_in(model, inputs, greedy, make):
     assert int(cache.get_seq_length()) == greedy.shape[1] - 1
 
 
-def test_continuous_batching_reads_text_and_refuses_pictures(model, inputs):
+def test_continuous_batching_refuses_pictures(model, inputs):
     with pytest.raises(ValueError, match="would leave the images out"):
         model.generate_batch([inputs["input_ids"][0].tolist()])
+
+
+@pytest.mark.parametrize("name", ["vl", "vl2_mha"])
+def test_continuous_batching_reads_text(families, name):
+    """Several prompts at once, the longest in pieces."""
+    model = families[name].model
+    ids = torch.randint(5, 500, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = [ids[:50], ids[20:100], ids]
+    config = GenerationConfig(max_new_tokens=4, do_sample=False, eos_token_id=-1)
+    alone = [model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :] for prompt in prompts]
+    sizes = ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=150)
+    outputs = model.generate_batch(prompts, generation_config=config, continuous_batching_config=sizes)
+    found = [output.generated_tokens for _, output in sorted(outputs.items())]
+    assert found == [tokens.tolist() for tokens in alone]
+    assert model.config.text_config._attn_implementation == SDPA_BY_DEVICE
+
+
+def test_continuous_batching_has_no_place_for_latents(families):
+    with pytest.raises(ValueError, match="no cache for latent attention"):
+        families["vl2_mla"].model.generate_batch([[5, 6, 7]])
 
 
 def test_continuing_on_a_cache(model, inputs, greedy):

@@ -165,6 +165,7 @@ def test_the_report(int4):
     experts = next(layer for layer in report.layers if layer.name.endswith("1.mlp.experts.gate_up_proj"))
     # Half a byte for each of 8 x 48 x 64 weights, and 4 bytes for each of its groups of 32.
     assert (experts.num_bytes, experts.unquantized_bytes) == (8 * 48 * 64 // 2 + 8 * 48 * 2 * 4, 8 * 48 * 64 * 2)
+    assert int4("vl2_mla").get_memory_footprint(return_buffers=False) == report.num_bytes
     assert report.ratio == pytest.approx((4 + 32 / 32) / 16)
     lines = str(report).splitlines()
     assert "model.language_model.layers.*.mlp.experts.gate_up_proj" in str(report)

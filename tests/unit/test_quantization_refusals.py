@@ -1,6 +1,7 @@
 """4-bit weights: what is refused, and how: devices, types, recipes, damaged checkpoints."""
 
 import copy
+import json
 import logging
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torchao.quantization import Int8WeightOnlyConfig
-from transformers import AutoModelForImageTextToText, TorchAoConfig
+from transformers import AutoModel, AutoModelForImageTextToText, TorchAoConfig
 
 from deepseek_vl_hf import int4_config
 from deepseek_vl_hf.quantization import Int4Config, Int4Quantizer
@@ -162,6 +163,30 @@ def test_a_source_of_another_shape(families, tmp_path):
     save_file({**tensors, name: tensors[name][:48].contiguous()}, file, metadata={"format": "pt"})
     with pytest.raises(RuntimeError, match="issues during automatic conversion"):
         load(tmp_path / "model")
+
+
+def test_packed_weights_are_never_left_aside(families, int4, tmp_path):
+    """transformers would fill the language model with random numbers, and mention it in a report."""
+    int4.save_pretrained(tmp_path)
+    for auto in (AutoModelForImageTextToText, AutoModel):
+        with pytest.raises(
+            ValueError, match=r"holds quantized weights \(12, such as .*_qdata\).* Leave .* out to load"
+        ):
+            auto.from_pretrained(tmp_path, quantization_config=None)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"or its config.json has lost it"):
+        AutoModelForImageTextToText.from_pretrained(tmp_path)
+    AutoModelForImageTextToText.from_pretrained(families["vl"].converted, quantization_config=None)
+
+
+@pytest.mark.parametrize("implementation", ["grouped_mm", "batched_mm"])
+def test_other_ways_to_multiply_experts(families, implementation):
+    model = load(families["vl2_sigmoid"].original)
+    model.set_experts_implementation(implementation)
+    with pytest.raises(TypeError, match="4-bit experts are multiplied one by one"):
+        model(input_ids=torch.arange(5, 25)[None])
 
 
 def test_saving_parts_and_other_states(int4, tmp_path):

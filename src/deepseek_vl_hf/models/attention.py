@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -17,21 +18,34 @@ def sdpa_by_device(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers' `sdpa` computes it, which gets a single bfloat16 query on a CPU twice.
+    """Attention as transformers' `sdpa` computes it, past two slow sides of torch's kernels for a CPU.
 
-    torch's fused kernel takes a product with one row for a vector's, which is slow in bfloat16: one query behind 620
-    keys takes longer than sixteen do. With two equal rows it takes a third of the time.
+    Arguments and result are those of transformers' attention interface. What is done about the kernels:
 
-    Arguments and result are those of transformers' attention interface.
+    - The fused one wants values as wide as keys; others get one that keeps all scores at once and takes up to three
+      times the time for long prompts. So narrower values, which latent attention has, are filled up with zeros.
+    - It takes a single bfloat16 query for a vector, whose product with the keys is slower than that of sixteen queries.
+      So a single query goes in twice.
+
+    Raises:
+        ValueError: the cache is a paged one, for which continuous batching makes masks by the name `sdpa` alone.
     """
+    if kwargs.get("cache") is not None:
+        raise ValueError(f"{SDPA_BY_DEVICE} is not for paged caches. Call model.set_attn_implementation('sdpa') first.")
     attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    slow = query.shape[2] == 1 and query.dtype == torch.bfloat16 and query.device.type == "cpu"
-    if not slow or query.shape[1] != key.shape[1]:  # heads that share keys are rows of one product already
+    if query.device.type != "cpu":
         return attend(module, query, key, value, attention_mask, **kwargs)
-    # The last query sees all keys; two rows without a mask would be taken for two positions.
-    kwargs["is_causal"] = False
-    output, weights = attend(module, torch.cat([query, query], 2), key, value, attention_mask, **kwargs)
-    return output[:, :1], weights
+    rows, width = query.shape[2], value.shape[-1]
+    if width < query.shape[-1]:
+        value = functional.pad(value, (0, query.shape[-1] - width))
+    # With a mask, transformers makes rows of heads that share keys.
+    alone = query.shape[1] == key.shape[1] or attention_mask is None
+    if rows == 1 and query.dtype == torch.bfloat16 and alone:
+        query = torch.cat([query, query], 2)
+        # The one query sees all keys; two rows without a mask would be taken for two positions.
+        kwargs["is_causal"] = False
+    output, weights = attend(module, query, key, value, attention_mask, **kwargs)
+    return output[:, :rows, :, :width], weights
 
 
 ALL_ATTENTION_FUNCTIONS.register(SDPA_BY_DEVICE, sdpa_by_device)

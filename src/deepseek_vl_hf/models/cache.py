@@ -1,5 +1,6 @@
 """A key/value cache that grows in place."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,29 +11,51 @@ from transformers.cache_utils import DynamicLayer
 PLACES = 64
 
 
+@dataclass
+class Room:
+    """Memory for keys or values, and how much of it is given out.
+
+    Attributes:
+        whole: [batch, heads, places, width].
+        filled: its beginning, as the layer has it. Behind it nobody has looked yet.
+    """
+
+    whole: torch.Tensor
+    filled: torch.Tensor
+
+
 class GrowingLayer(DynamicLayer):
     """One layer's keys and values, with room behind them: a new token is written there, and nothing else is moved.
 
     transformers' `DynamicLayer` copies all keys and values for each token. Behind 2000 tokens of DeepSeek-VL 7B that
     takes longer than reading the layer's weights in 4 bits; more than 32 MB are asked of the system each time.
 
+    What was handed out once is never written to. So whoever cuts the cache back, reorders it or puts other tensors in
+    its place has it copied once with the next token, as `DynamicLayer` does with each. With gradients enabled, and in
+    compiled code, it is always done as there.
+
     Attributes:
-        keys, values: [batch, heads, tokens, width], as in `DynamicLayer`; the beginnings of larger tensors.
+        keys, values: [batch, heads, tokens, width], not contiguous: the beginnings of larger tensors.
     """
+
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._rooms: dict[str, torch.Tensor] = {}
+        self._rooms: dict[str, Room] = {}
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends [batch, heads, new tokens, width] each; returns all keys and values."""
-        learning = torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad)
-        if learning or torch.compiler.is_compiling():
-            return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        # Gradients: attention saves keys even where they need none, and in-place writing would invalidate them.
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if plain or not (_alike(self.keys, key_states) and _alike(self.values, value_states)):
+            self._rooms = {}
+            return super().update(key_states, value_states, *args, **kwargs)
         self.keys, self.values = self._append("keys", key_states), self._append("values", value_states)
         return self.keys, self.values
 
@@ -40,31 +63,54 @@ class GrowingLayer(DynamicLayer):
         old: torch.Tensor = getattr(self, name)
         length = old.shape[-2] if old.numel() else 0
         end = length + states.shape[-2]
-        room: torch.Tensor | None = self._rooms.get(name)
-        if room is None or not length or end > room.shape[-2] or not _begins(old, room):
-            room = self._rooms[name] = states.new_empty(*states.shape[:2], end + PLACES, states.shape[-1])
+        room = self._rooms.get(name)
+        if room is None or room.filled is not old or end > room.whole.shape[-2] or _is_frozen(room.whole):
+            whole = states.new_empty(*states.shape[:2], end + PLACES, states.shape[-1])
             if length:
-                room[:, :, :length] = old
-        room[:, :, length:end] = states
-        return room[:, :, :end]
+                whole[:, :, :length] = old
+            room = self._rooms[name] = Room(whole, old)
+        room.whole[:, :, length:end] = states
+        room.filled = room.whole[:, :, :end]
+        return room.filled
 
     def reset(self) -> None:
         """Empties the layer and gives its memory back."""
         self._rooms = {}
         super().reset()
 
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Sorts beams anew, for beam search."""
+        self._rooms = {}
+        super().reorder_cache(beam_idx)
 
-def _begins(old: torch.Tensor, room: torch.Tensor) -> bool:
-    """Whether a layer's tensor is (still) the beginning of the larger one, which may be written to."""
-    same = old.data_ptr() == room.data_ptr() and old.stride() == room.stride() and old.shape[:2] == room.shape[:2]
-    return same and (not room.is_inference() or torch.is_inference_mode_enabled())
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats each row of the batch."""
+        self._rooms = {}
+        super().batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps some rows of the batch."""
+        self._rooms = {}
+        super().batch_select_indices(indices)
 
 
-def growing(cache: Cache) -> Cache:
-    """The same cache, whose layers that are transformers' plain ones and still empty grow in place from here on."""
+def _alike(old: torch.Tensor, states: torch.Tensor) -> bool:
+    """Whether states continue what is there; where they do not, transformers' layer converts, or says what is wrong."""
+    if not old.numel():
+        return True
+    same = old.dtype == states.dtype and old.device == states.device
+    return same and old.shape[:2] == states.shape[:2] and old.shape[3:] == states.shape[3:]
+
+
+def _is_frozen(tensor: torch.Tensor) -> bool:
+    """Tensors of the inference mode cannot be written to outside of it."""
+    return tensor.is_inference() and not torch.is_inference_mode_enabled()
+
+
+def grow_in_place(cache: Cache) -> None:
+    """Makes the layers of a cache that are transformers' plain ones, and still empty, grow in place from here on."""
     if not cache.offloading:
         cache.layers = [GrowingLayer() if _is_plain(layer) else layer for layer in cache.layers]
-    return cache
 
 
 def _is_plain(layer: Any) -> bool:
@@ -73,4 +119,6 @@ def _is_plain(layer: Any) -> bool:
 
 def growing_cache(config: Any) -> Cache:
     """An empty cache for the model of a text config."""
-    return growing(DynamicCache(config=config))
+    cache = DynamicCache(config=config)
+    grow_in_place(cache)
+    return cache

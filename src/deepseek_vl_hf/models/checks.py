@@ -1,6 +1,6 @@
 """Checks of a model's inputs that every family makes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -108,9 +108,29 @@ def check_quantization_config(config: Any) -> None:
         )
 
 
+def check_quantized_are_read(unexpected: Iterable[str]) -> None:
+    """Raises ValueError if tensors of quantized weights were left aside, and random weights have taken their place.
+
+    Args:
+        unexpected: names in the checkpoint that the model has no place for.
+    """
+    left = sorted(name for name in unexpected if name.endswith("_qdata"))
+    if left:
+        raise ValueError(
+            f"The checkpoint holds quantized weights ({len(left)}, such as {left[0]}), but no quantization_config came "
+            "with them: None was given for it, or its config.json has lost it. Leave quantization_config out to load "
+            "the weights as they were saved; for weights that are not quantized load the original checkpoint."
+        )
+
+
 def has_4_bits(weight: torch.Tensor) -> bool:
     """Whether a weight is one of torchao's packed kinds of 4 bits, which this package's are as well."""
     return hasattr(weight, "scale_and_zero")
+
+
+def bytes_packed(weight: torch.Tensor) -> int:
+    """What a 4-bit weight takes, scales and zeros included."""
+    return int(weight.qdata.nbytes + weight.scale_and_zero.nbytes)
 
 
 def cannot_be_moved(weight: torch.Tensor, device: Any, dtype: torch.dtype) -> str:

@@ -12,7 +12,8 @@ from transformers.utils import logging
 
 from ..compat import CHUNKED_PREFILL_READS_IMAGES
 from ..fusion import image_token_mask, repeat_images_of_prompts
-from .cache import growing
+from .attention import SDPA_BY_DEVICE
+from .cache import grow_in_place
 from .checks import IMAGES_LEFT_OUT, check_none_missing, hold_an_image
 
 logger = logging.get_logger(__name__)
@@ -69,7 +70,21 @@ class MultimodalGenerationMixin(GenerationMixin):
         for prompt in inputs:
             if hold_an_image(self.config, torch.as_tensor(prompt) == self.config.image_token_id):
                 raise ValueError(CONTINUOUS_BATCHING_IS_FOR_TEXT)
-        return super().generate_batch(inputs, *args, **kwargs)
+        text_config = self.config.text_config
+        before = text_config._attn_implementation
+        try:
+            return super().generate_batch(inputs, *args, **kwargs)
+        finally:
+            text_config._attn_implementation = before
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """See transformers' `init_continuous_batching`.
+
+        It makes masks for `sdpa` by its name, so the language model is put on that; `generate_batch` takes it back.
+        """
+        if self.config.text_config._attn_implementation == SDPA_BY_DEVICE:
+            self.config.text_config._attn_implementation = "sdpa"
+        return super().init_continuous_batching(*args, **kwargs)
 
     def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
         """What a generation argument is, from the call, the config handed in, or the model's config, in this order."""
@@ -122,7 +137,7 @@ class MultimodalGenerationMixin(GenerationMixin):
         own = model_kwargs.get("past_key_values") is None
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         if own and type(model_kwargs.get("past_key_values")) is DynamicCache:
-            growing(model_kwargs["past_key_values"])
+            grow_in_place(model_kwargs["past_key_values"])
         return result
 
     def _expand_inputs_for_generation(

@@ -6,7 +6,14 @@ from transformers import PreTrainedModel
 
 from ..prepacking import check_can_be_moved, check_can_be_saved
 from .attention import prefer_sdpa_by_device
-from .checks import check_quantization_config, check_quantized_can_be_moved, check_quantized_can_be_saved
+from .checks import (
+    bytes_packed,
+    check_quantization_config,
+    check_quantized_are_read,
+    check_quantized_can_be_moved,
+    check_quantized_can_be_saved,
+    has_4_bits,
+)
 from .rotary import float32_rotary_tables
 
 
@@ -55,10 +62,19 @@ class MultimodalPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: `quantization_config` is a string, or a dict with a string for its recipe, as older model cards
-                and configs have it.
+                and configs have it; or the checkpoint is quantized, and its own config was replaced by None.
         """
         check_quantization_config(kwargs.get("quantization_config"))
-        return super().from_pretrained(*args, **kwargs)
+        report = kwargs.pop("output_loading_info", False)
+        model, found = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        check_quantized_are_read(found["unexpected_keys"])
+        return (model, found) if report else model
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of all parameters and, unless told otherwise, buffers; those of 4-bit weights as they are packed."""
+        packed = list(filter(has_4_bits, self.parameters()))
+        unpacked = sum(weight.nelement() * weight.element_size() for weight in packed)
+        return int(super().get_memory_footprint(return_buffers)) - unpacked + sum(map(bytes_packed, packed))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         check_can_be_moved(self, fn)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..models.checks import has_4_bits
+from ..models.checks import bytes_packed, has_4_bits
 from ..models.deepseek_vl2.experts import DeepseekVL2Experts
 
 
@@ -111,8 +111,7 @@ def _layer(name: str, weight: Any) -> QuantizedLayer:
     before = weight.numel() * weight.element_size()
     if not has_4_bits(weight):
         return QuantizedLayer(name, tuple(weight.shape), None, before, before)
-    num_bytes = weight.qdata.nbytes + weight.scale_and_zero.nbytes
-    return QuantizedLayer(name, tuple(weight.shape), weight.block_size[1], num_bytes, before)
+    return QuantizedLayer(name, tuple(weight.shape), weight.block_size[1], bytes_packed(weight), before)
 
 
 def _line(name: str, alike: list[QuantizedLayer]) -> str:

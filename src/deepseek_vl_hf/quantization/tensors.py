@@ -4,7 +4,7 @@ A linear layer on a CPU has an `Int4CpuWeight`, on CUDA torchao's own `Int4TileP
 dimensions in one parameter, have an `Int4Experts`: weights of either class, one behind the other.
 """
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -168,6 +168,13 @@ def _linear_layer(input: torch.Tensor, weight: Int4CpuWeight, bias: torch.Tensor
     result = ThroughInt4.apply(tokens, weight) if needs_gradient else _multiply(tokens, weight)
     result = result.view(*input.shape[:-1], result.shape[-1])
     return result if bias is None else result + bias
+
+
+@Int4Experts.implements(torch.ops.aten.transpose.int)
+@Int4Experts.implements(torch.ops.aten.permute.default)
+def _all_at_once(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+    """Refuses to turn all experts, with which grouped products begin."""
+    raise TypeError(ONE_BY_ONE)
 
 
 @Int4CpuWeight.implements(torch.ops.aten._to_copy.default)

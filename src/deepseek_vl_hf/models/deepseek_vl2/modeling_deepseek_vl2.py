@@ -253,6 +253,17 @@ class DeepseekVL2ForConditionalGeneration(DeepseekVL2PreTrainedModel, Multimodal
         """See `DeepseekVL2Model.get_image_features`."""
         return self.model.get_image_features(pixel_values, tile_grids, **kwargs)
 
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """See transformers' `init_continuous_batching`.
+
+        Raises:
+            ValueError: the model has latent attention; the paged cache has places for heads' keys and values alone, and
+                answers would end without a word.
+        """
+        if self.config.text_config.use_mla:
+            raise ValueError("Continuous batching has no cache for latent attention. Use generate.")
+        return super().init_continuous_batching(*args, **kwargs)
+
     def _check_image_inputs(self, input_ids: Any, kwargs: dict[str, Any]) -> bool:
         found = super()._check_image_inputs(input_ids, kwargs)
         cache = kwargs.get("past_key_values")
