@@ -8,7 +8,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from deepseek_vl_hf.models.cache import PLACES, GrowingLayer, grow_in_place, growing_cache
+from deepseek_vl_hf.models import cache as cache_module
+from deepseek_vl_hf.models.cache import PLACES, GrowingLayer, cut_back, grow_in_place, growing_cache
 
 
 @pytest.fixture(autouse=True)
@@ -44,20 +45,27 @@ def assert_alike(results):
     assert torch.equal(values, expected_values)
 
 
-def test_tokens_are_appended_cut_off_and_written_over(pair):
+@pytest.fixture
+def few_places(monkeypatch):
+    """So that rooms fill up soon."""
+    monkeypatch.setattr(cache_module, "CPU_PLACES", 8)
+    return 8
+
+
+def test_tokens_are_appended_and_cut_off(pair, few_places):
     assert_alike(update(pair, *states(20)))
-    for step in range(PLACES + 5):
+    for step in range(2 * few_places):
         assert_alike(update(pair, *states(1, step)))
     for cache in pair:
         cache.crop(-30)
-    assert pair[0].get_seq_length() == pair[1].get_seq_length() == 20 + PLACES + 5 - 30
+    assert pair[0].get_seq_length() == pair[1].get_seq_length() == 20 + 2 * few_places - 30
     assert_alike(update(pair, *states(7, 99)))
 
 
-def test_memory_stays_where_it_is_and_is_little_more_than_needed(pair):
+def test_memory_stays_where_it_is_and_is_little_more_than_needed(pair, few_places):
     cache = pair[0]
     keys, _ = cache.update(*states(20), 0)
-    for step in range(PLACES):
+    for step in range(few_places):
         place = keys.data_ptr()
         keys, values = cache.update(*states(1, step), 0)
         assert keys.data_ptr() == place
@@ -65,7 +73,22 @@ def test_memory_stays_where_it_is_and_is_little_more_than_needed(pair):
     assert keys.data_ptr() != place
     for tensor in (keys, values):
         places = tensor.untyped_storage().nbytes() // tensor[:, :, :1].nbytes
-        assert places == tensor.shape[2] + PLACES
+        assert places == tensor.shape[2] + few_places
+
+
+def test_cut_back_by_its_owner_it_stays_where_it_is(pair):
+    cache, plain = pair
+    keys, _ = update(pair, *states(20))[0]
+    cut_back(cache, 6)
+    plain.crop(-6)
+    results = update(pair, *states(3, 1))
+    assert_alike(results)
+    assert results[0][0].data_ptr() == keys.data_ptr()
+    cache.reorder_cache(torch.tensor([1, 0]))
+    plain.reorder_cache(torch.tensor([1, 0]))
+    cut_back(cache, 17)  # nothing is left
+    plain.crop(-17)
+    assert_alike(update(pair, *states(3, 2)))
 
 
 @pytest.mark.parametrize(
@@ -229,9 +252,9 @@ def test_generate_grows_in_place_unless_another_cache_is_asked_for(family):
 @pytest.mark.parametrize(
     "how", [{}, {"num_beams": 3}, {"prompt_lookup_num_tokens": 3}], ids=["greedy", "beams", "lookup"]
 )
-def test_generate_gives_what_it_gives_with_a_plain_cache(family, how):
+def test_generate_gives_what_it_gives_with_a_plain_cache(family, how, few_places):
     inputs = family.inputs(family.one_image)
-    new = PLACES + 8 if not how else 12  # beyond the first room
+    new = 2 * few_places  # beyond the first room
     settings = {**how, "max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
     ours = family.model.generate(**inputs, **settings)
     plain = DynamicCache(config=family.model.config.text_config)

@@ -7,8 +7,11 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-# Places that are made at once. A cache takes at most so many more than it needs, and is copied once for so many tokens.
+# Places that are made beyond those needed: the cache is copied once for so many tokens.
 PLACES = 64
+# A CPU's memory is taken when it is first written to. Copies are to be rare there, because the system's allocator fills
+# the gaps between the old ones badly: a conversation could take twice its size.
+CPU_PLACES = 512
 
 
 @dataclass
@@ -64,14 +67,27 @@ class GrowingLayer(DynamicLayer):
         length = old.shape[-2] if old.numel() else 0
         end = length + states.shape[-2]
         room = self._rooms.get(name)
-        if room is None or room.filled is not old or end > room.whole.shape[-2] or _is_frozen(room.whole):
-            whole = states.new_empty(*states.shape[:2], end + PLACES, states.shape[-1])
+        own = room is not None and room.filled is old
+        if room is None or not own or end > room.whole.shape[-2] or _is_frozen(room.whole):
+            # Tensors that others put here, such as reordered beams, will be replaced again soon.
+            spare = CPU_PLACES if states.device.type == "cpu" and (own or not length) else PLACES
+            whole = states.new_empty(*states.shape[:2], end + spare, states.shape[-1])
             if length:
                 whole[:, :, :length] = old
             room = self._rooms[name] = Room(whole, old)
         room.whole[:, :, length:end] = states
         room.filled = room.whole[:, :, :end]
         return room.filled
+
+    def go_on_in_place(self) -> None:
+        """Lets the next tokens be written over what was cut off, although it was handed out once.
+
+        For those who have the cache for themselves; otherwise it is copied.
+        """
+        for name, room in self._rooms.items():
+            rest: torch.Tensor = getattr(self, name)
+            if rest.numel() and rest.data_ptr() == room.whole.data_ptr() and rest.stride() == room.whole.stride():
+                room.filled = rest
 
     def reset(self) -> None:
         """Empties the layer and gives its memory back."""
@@ -122,3 +138,11 @@ def growing_cache(config: Any) -> Cache:
     cache = DynamicCache(config=config)
     grow_in_place(cache)
     return cache
+
+
+def cut_back(cache: Cache, tokens: int) -> None:
+    """Takes a number of tokens off the end of a cache that nobody else has a part of; the next take their memory."""
+    cache.crop(-tokens)
+    for layer in cache.layers:
+        if isinstance(layer, GrowingLayer):
+            layer.go_on_in_place()
