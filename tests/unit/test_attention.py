@@ -117,6 +117,8 @@ def test_is_what_language_models_have_by_default(family):
     for asked in ("sdpa", "eager"):
         model = AutoModelForImageTextToText.from_pretrained(family.converted, attn_implementation=asked)
         assert model.config.text_config._attn_implementation == asked
+        model.set_attn_implementation({"text_config": SDPA_BY_DEVICE})
+        assert model.config.text_config._attn_implementation == SDPA_BY_DEVICE
 
 
 def test_is_not_saved(family, tmp_path):
