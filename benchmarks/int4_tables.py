@@ -74,7 +74,7 @@ def fixtures_table() -> str:
 
 
 def memory_table() -> str:
-    """Loading and answering with 4-bit weights, a published size with fewer layers."""
+    """Loading and answering with 4-bit weights, a published size."""
     figures = results(LOADING)
     rows = [
         ["parameters", f"{figures['parameters'] / 1e9:.2f} B"],
@@ -86,4 +86,5 @@ def memory_table() -> str:
         [f"first token, {figures['prompt_tokens']} tokens with a picture", f"{figures['first_token_seconds']:.1f} s"],
         ["each further token", milliseconds(figures["seconds_per_further_token"])],
     ]
-    return table([f"{figures['size']}, {figures['layers']} of 27 layers", ""], rows)
+    layers = "all" if figures["layers"] == "all" else f"{figures['layers']} of"
+    return table([f"{figures['size']}, {layers} 27 layers", ""], rows)
