@@ -7,7 +7,6 @@ transformers', with this package's model and processor; both give the same conve
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers import pipeline
 
 from deepseek_vl_hf import Chat
 from deepseek_vl_hf.chat.history import Turn
-from environment import environment, write_result
+from environment import report
 from port import OURS, implementations
 from timing import medians
 
@@ -107,10 +106,7 @@ def main() -> None:
     parser.add_argument("--no-result", action="store_true", help="print the figures without writing results/*.json")
     arguments = parser.parse_args()
     figures = measure()
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), **figures}, indent=2))
-    else:
-        print(write_result("chat", figures).read_text(encoding="utf-8"))
+    report("chat", figures, stored=not arguments.no_result)
 
 
 if __name__ == "__main__":

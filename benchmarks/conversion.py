@@ -7,7 +7,6 @@ was read once, so that it is in the cache as far as memory allows. Everything is
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from environment import environment, write_result
+from environment import report
 from random_checkpoint import write_checkpoint
 
 # The command in a process of its own, which tells its peak memory at the end.
@@ -82,10 +81,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         figures = measure(Path(temporary), arguments.rounds)
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), **figures}, indent=2))
-    else:
-        print(write_result("conversion", figures).read_text(encoding="utf-8"))
+    report("conversion", figures, stored=not arguments.no_result)
     return 0
 
 

@@ -7,7 +7,6 @@ bfloat16 and with 4 bits; called in turn, in one process. Embeddings and lm_head
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from transformers import AutoModelForImageTextToText, Cache, DynamicCache
 from deepseek_vl_hf import int4_config
 from deepseek_vl_hf.models.attention import SDPA_BY_DEVICE
 from deepseek_vl_hf.models.cache import growing_cache
-from environment import environment, write_result
+from environment import report
 from random_checkpoint import write_checkpoint
 from timing import Run, medians
 
@@ -86,10 +85,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         figures = {"size": SIZE, "language_layers": LAYERS, "rows": measure(Path(temporary))}
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), **figures}, indent=2))
-    else:
-        print(write_result("decoding", figures).read_text(encoding="utf-8"))
+    report("decoding", figures, stored=not arguments.no_result)
 
 
 if __name__ == "__main__":

@@ -57,3 +57,11 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"environment": environment(), **result}, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def report(name: str, figures: dict[str, Any], *, stored: bool) -> None:
+    """Prints the figures with their environment, written as `results/NAME.json` or not."""
+    if stored:
+        print(write_result(name, figures).read_text(encoding="utf-8"))
+    else:
+        print(json.dumps({"environment": environment(), **figures}, indent=2))

@@ -7,7 +7,6 @@ its deepseek_v2, "by_device" what this package takes by itself.
 """
 
 import argparse
-import json
 import statistics
 import time
 from typing import Any
@@ -18,7 +17,7 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Exper
 
 from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
 from deepseek_vl_hf.models.deepseek_vl2.experts import BY_DEVICE, DeepseekVL2Experts
-from environment import environment, write_result
+from environment import report
 
 SIZES = {
     "deepseek-vl2-tiny": {"hidden_size": 1280, "moe_intermediate_size": 896},
@@ -82,10 +81,7 @@ def main() -> None:
     for name, size in SIZES.items():
         implementations = modules(size)
         figures[name] = [compare(implementations, size, tokens) for tokens in REPEATS]
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), "sizes": figures}, indent=2))
-    else:
-        print(write_result("experts", {"sizes": figures}).read_text(encoding="utf-8"))
+    report("experts", {"sizes": figures}, stored=not arguments.no_result)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The weights are drawn in bfloat16 straight into place, so the peak is what a loa
 """
 
 import argparse
-import json
 import resource
 import sys
 import time
@@ -17,9 +16,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-import deepseek_vl_hf
 from deepseek_vl_hf.auto import FAMILIES
-from environment import environment, write_result
+from environment import report
 
 PICTURE = Path(__file__).parent.parent / "examples" / "pictures" / "shapes.png"
 TEXT_TOKENS = 44
@@ -99,10 +97,7 @@ def main() -> int:
     parser.add_argument("--no-result", action="store_true", help="print the figures without writing results/*.json")
     arguments = parser.parse_args()
     figures = measure(arguments.model_type)
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), "package": deepseek_vl_hf.__version__, **figures}, indent=2))
-    else:
-        print(write_result(f"full_size_{arguments.model_type}", figures).read_text(encoding="utf-8"))
+    report(f"full_size_{arguments.model_type}", figures, stored=not arguments.no_result)
     return 0
 
 

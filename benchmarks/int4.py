@@ -7,7 +7,6 @@ which keep their type, are left out of the times. "prepacked" is bfloat16 after 
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from transformers import AutoModelForImageTextToText
 
 from deepseek_vl_hf import int4_config, prepack_weights, quantization_report
 from deepseek_vl_hf.models.cache import growing_cache
-from environment import environment, write_result
+from environment import report
 from random_checkpoint import write_checkpoint
 from timing import Run, medians
 
@@ -134,10 +133,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
             sizes.append(measure(Path(temporary), size))
     figures = {"group_size": GROUP_SIZE, "sizes": sizes}
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), **figures}, indent=2))
-    else:
-        print(write_result("int4", figures).read_text(encoding="utf-8"))
+    report("int4", figures, stored=not arguments.no_result)
 
 
 if __name__ == "__main__":

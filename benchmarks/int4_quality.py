@@ -8,7 +8,6 @@ distributions are flat; the nano model is a trained one.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from deepseek_vl_hf import int4_config, nano_path, quantization_report
 from deepseek_vl_hf.training import IGNORED, ConversationCollator
-from environment import environment, write_result
+from environment import report
 from evaluate import BATCH, Example, accuracy, answers, count, example
 from family import VL2_FAMILIES, VL_FAMILIES, FamilyFixture
 from nano.dataset import conversation
@@ -116,10 +115,7 @@ def main() -> None:
     parser.add_argument("--no-result", action="store_true", help="print the figures without writing results/*.json")
     arguments = parser.parse_args()
     figures = {"nano": nano(arguments.pictures), "fixtures": fixtures()}
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), **figures}, indent=2))
-    else:
-        print(write_result("int4_quality", figures).read_text(encoding="utf-8"))
+    report("int4_quality", figures, stored=not arguments.no_result)
 
 
 if __name__ == "__main__":

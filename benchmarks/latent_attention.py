@@ -7,7 +7,6 @@ again after each call. A prompt begins with an empty cache.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from deepseek_vl_hf.models.attention import SDPA_BY_DEVICE
 from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
 from deepseek_vl_hf.models.deepseek_vl2.latent_attention import DeepseekVL2LatentAttention
-from environment import environment, write_result
+from environment import report
 
 SIZES = {"hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 1, "max_position_embeddings": 4096}
 CACHED = (100, 1000, 4000)
@@ -99,10 +98,7 @@ def main() -> None:
     arguments = parser.parse_args()
     steps = [(cached, 1) for cached in CACHED] + [(0, prompt) for prompt in PROMPTS]
     figures = {"runs": [compare(dtype, *pair) for dtype in (torch.bfloat16, torch.float32) for pair in steps]}
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), **figures}, indent=2))
-    else:
-        print(write_result("latent_attention", figures).read_text(encoding="utf-8"))
+    report("latent_attention", figures, stored=not arguments.no_result)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from environment import environment, write_result
+from environment import report
 from random_checkpoint import PUBLISHED, write_checkpoint
 
 PICTURE = Path(__file__).parent.parent / "examples" / "pictures" / "shapes.png"
@@ -109,11 +109,8 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         figures = measure(Path(temporary), arguments.size, arguments.layers, arguments.int4)
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), **figures}, indent=2))
-    else:
-        name = f"loading_{arguments.size}" + ("_int4" if arguments.int4 else "")
-        print(write_result(name, figures).read_text(encoding="utf-8"))
+    name = f"loading_{arguments.size}" + ("_int4" if arguments.int4 else "")
+    report(name, figures, stored=not arguments.no_result)
     return 0
 
 

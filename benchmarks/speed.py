@@ -8,7 +8,6 @@ are those of its own clock.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from tqdm import tqdm
 import processes
 import stages
 from deepseek_vl_hf import prepack_weights
-from environment import environment, write_result
+from environment import report
 from port import DEVICE, OURS, PORT, implementations
 from timing import Run, medians
 
@@ -139,10 +138,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         figures = measure(Path(temporary))
-    if arguments.no_result:
-        print(json.dumps({"environment": environment(), **figures}, indent=2))
-    else:
-        print(write_result("speed", figures).read_text(encoding="utf-8"))
+    report("speed", figures, stored=not arguments.no_result)
 
 
 if __name__ == "__main__":

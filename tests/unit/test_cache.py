@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from deepseek_vl_hf.models import cache as cache_module
-from deepseek_vl_hf.models.cache import PLACES, GrowingLayer, cut_back, grow_in_place, growing_cache
+from deepseek_vl_hf.models.cache import PLACES, GrowingLayer, grow_in_place, growing_cache
 
 
 @pytest.fixture(autouse=True)
@@ -79,16 +79,29 @@ def test_memory_stays_where_it_is_and_is_little_more_than_needed(pair, few_place
 def test_cut_back_by_its_owner_it_stays_where_it_is(pair):
     cache, plain = pair
     keys, _ = update(pair, *states(20))[0]
-    cut_back(cache, 6)
+    cache.layers[0].cut_back(6)
     plain.crop(-6)
     results = update(pair, *states(3, 1))
     assert_alike(results)
     assert results[0][0].data_ptr() == keys.data_ptr()
-    cache.reorder_cache(torch.tensor([1, 0]))
-    plain.reorder_cache(torch.tensor([1, 0]))
-    cut_back(cache, 17)  # nothing is left
-    plain.crop(-17)
-    assert_alike(update(pair, *states(3, 2)))
+
+
+def test_cut_back_after_tensors_were_put_in_their_place(pair):
+    cache, plain = pair
+    update(pair, *states(20))
+    for each in pair:  # one row of the batch, which begins where the whole does
+        each.layers[0].keys, each.layers[0].values = each.layers[0].keys[:1], each.layers[0].values[:1]
+    cache.layers[0].cut_back(6)
+    plain.crop(-6)
+    assert_alike(update(pair, *states(3, 1, batch=1)))
+
+
+def test_cut_back_to_nothing_another_batch_may_begin(pair):
+    cache = pair[0]
+    cache.update(*states(20), 0)
+    cache.layers[0].cut_back(20)
+    one = states(3, 1, batch=1)
+    assert all(torch.equal(*both) for both in zip(cache.update(*one, 0), one, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -207,6 +220,7 @@ def test_compiled_steps_between_others(pair):
     steps = [torch.compile(cache.layers[0].update, backend="eager") for cache in pair]
     update(pair, *states(4))
     assert_alike([step(*states(1, 1)) for step in steps])
+    assert not pair[0].layers[0]._rooms
     assert_alike(update(pair, *states(1, 2)))
 
 

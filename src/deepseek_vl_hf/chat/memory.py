@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..models.cache import cut_back, growing_cache
+from ..models.cache import growing_cache
 
 # Tokens that are read at once. Between such pieces an answer can be stopped, and progress is told.
 PIECE = 512
@@ -116,7 +116,8 @@ class Memory:
         excess = self.cache.get_seq_length() - length
         try:
             if excess:
-                cut_back(self.cache, excess)
+                for layer in self.cache.layers:
+                    layer.cut_back(excess)
         except BaseException:  # see _read
             self.clear()
             raise

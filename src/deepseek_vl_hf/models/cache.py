@@ -79,14 +79,16 @@ class GrowingLayer(DynamicLayer):
         room.filled = room.whole[:, :, :end]
         return room.filled
 
-    def go_on_in_place(self) -> None:
-        """Lets the next tokens be written over what was cut off, although it was handed out once.
+    def cut_back(self, tokens: int) -> None:
+        """Takes tokens off the end, and lets the next ones be written over them, although they were handed out once.
 
-        For those who have the cache for themselves; otherwise it is copied.
+        For those who have the cache for themselves.
         """
-        for name, room in self._rooms.items():
+        own = {name: room for name, room in self._rooms.items() if room.filled is getattr(self, name)}
+        self.crop(-tokens)
+        for name, room in own.items():
             rest: torch.Tensor = getattr(self, name)
-            if rest.numel() and rest.data_ptr() == room.whole.data_ptr() and rest.stride() == room.whole.stride():
+            if rest.numel():  # else another batch may begin
                 room.filled = rest
 
     def reset(self) -> None:
@@ -138,11 +140,3 @@ def growing_cache(config: Any) -> Cache:
     cache = DynamicCache(config=config)
     grow_in_place(cache)
     return cache
-
-
-def cut_back(cache: Cache, tokens: int) -> None:
-    """Takes a number of tokens off the end of a cache that nobody else has a part of; the next take their memory."""
-    cache.crop(-tokens)
-    for layer in cache.layers:
-        if isinstance(layer, GrowingLayer):
-            layer.go_on_in_place()

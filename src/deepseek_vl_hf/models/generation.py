@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import DynamicCache, GenerationMixin
+from transformers import GenerationMixin
 from transformers.utils import logging
 
 from ..compat import CHUNKED_PREFILL_READS_IMAGES
@@ -136,8 +136,9 @@ class MultimodalGenerationMixin(GenerationMixin):
         """A cache that is made here grows in place; one that was handed in stays what it is."""
         own = model_kwargs.get("past_key_values") is None
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        if own and type(model_kwargs.get("past_key_values")) is DynamicCache:
-            grow_in_place(model_kwargs["past_key_values"])
+        cache = model_kwargs.get("past_key_values")
+        if own and cache is not None:
+            grow_in_place(cache)
         return result
 
     def _expand_inputs_for_generation(
