@@ -16,8 +16,8 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, Cache, DynamicCache
 
 from deepseek_vl_hf import int4_config
-from deepseek_vl_hf.models.attention import SDPA_BY_DEVICE
-from deepseek_vl_hf.models.cache import growing_cache
+from deepseek_vl_hf.hf.attention import SDPA_BY_DEVICE
+from deepseek_vl_hf.hf.cache import growing_cache
 from environment import report
 from random_checkpoint import write_checkpoint
 from timing import Run, medians

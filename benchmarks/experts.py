@@ -15,8 +15,8 @@ import torch
 from transformers import DeepseekV2Config
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Experts
 
-from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
-from deepseek_vl_hf.models.deepseek_vl2.experts import BY_DEVICE, DeepseekVL2Experts
+from deepseek_vl_hf.models.deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
+from deepseek_vl_hf.models.deepseek_moe.experts import BY_DEVICE, DeepseekMoeExperts
 from environment import report
 
 SIZES = {
@@ -32,7 +32,7 @@ BATCHED, MOST_TOKENS_BATCHED = "batched_mm", 4
 
 def modules(size: dict[str, int]) -> dict[str, torch.nn.Module]:
     """One module per implementation; all share their weights."""
-    ours = DeepseekVL2Experts(DeepseekVL2TextConfig(**size, **EXPERTS))
+    ours = DeepseekMoeExperts(DeepseekMoeConfig(**size, **EXPERTS))
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.normal_(std=0.02)
@@ -41,7 +41,7 @@ def modules(size: dict[str, int]) -> dict[str, torch.nn.Module]:
     for name in (BY_DEVICE, "grouped_mm", BATCHED, LOOP):
         with torch.device("meta"):
             module = (
-                DeepseekVL2Experts(DeepseekVL2TextConfig(**size, **EXPERTS))
+                DeepseekMoeExperts(DeepseekMoeConfig(**size, **EXPERTS))
                 if name == BY_DEVICE
                 else DeepseekV2Experts(DeepseekV2Config(**size, **EXPERTS))
             )

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from deepseek_vl_hf.auto import FAMILIES
+from deepseek_vl_hf.models.families import FAMILIES
 from environment import report
 
 PICTURE = Path(__file__).parent.parent / "examples" / "pictures" / "shapes.png"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText
 
 from deepseek_vl_hf import int4_config, prepack_weights, quantization_report
-from deepseek_vl_hf.models.cache import growing_cache
+from deepseek_vl_hf.hf.cache import growing_cache
 from environment import report
 from random_checkpoint import write_checkpoint
 from timing import Run, medians

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from deepseek_vl_hf import int4_config, nano_path, quantization_report
-from deepseek_vl_hf.training import IGNORED, ConversationCollator
+from deepseek_vl_hf.training.collator import IGNORED, ConversationCollator
 from environment import report
 from evaluate import BATCH, Example, accuracy, answers, count, example
 from family import VL2_FAMILIES, VL_FAMILIES, FamilyFixture

@@ -17,9 +17,9 @@ from transformers import DeepseekV2Config, DynamicCache
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention, DeepseekV2RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from deepseek_vl_hf.models.attention import SDPA_BY_DEVICE
-from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
-from deepseek_vl_hf.models.deepseek_vl2.latent_attention import DeepseekVL2LatentAttention
+from deepseek_vl_hf.hf.attention import SDPA_BY_DEVICE
+from deepseek_vl_hf.models.deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
+from deepseek_vl_hf.models.deepseek_moe.latent_attention import DeepseekMoeLatentAttention
 from environment import report
 
 SIZES = {"hidden_size": 2048, "num_attention_heads": 16, "num_hidden_layers": 1, "max_position_embeddings": 4096}
@@ -32,12 +32,12 @@ Step = Callable[[], torch.Tensor]
 
 def layers(dtype: torch.dtype) -> dict[str, tuple[torch.nn.Module, torch.nn.Module]]:
     """Attention and rotary embedding, ours and theirs, with the same weights."""
-    ours = DeepseekVL2TextConfig(**SIZES)
+    ours = DeepseekMoeConfig(**SIZES)
     theirs = DeepseekV2Config(**SIZES, q_lora_rank=None)
     ours._attn_implementation, theirs._attn_implementation = SDPA_BY_DEVICE, "sdpa"
     torch.manual_seed(0)
     pair = {
-        "ours": (DeepseekVL2LatentAttention(ours, 0).to(dtype).eval(), LlamaRotaryEmbedding(ours)),
+        "ours": (DeepseekMoeLatentAttention(ours, 0).to(dtype).eval(), LlamaRotaryEmbedding(ours)),
         "transformers": (DeepseekV2Attention(theirs, 0).to(dtype).eval(), DeepseekV2RotaryEmbedding(theirs)),
     }
     pair["transformers"][0].load_state_dict(pair["ours"][0].state_dict())

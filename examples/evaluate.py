@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.checkpoints.layouts.files import local_folder
 from deepseek_vl_hf.cli.console import run_command
-from deepseek_vl_hf.training import IGNORED, ConversationCollator
+from deepseek_vl_hf.training.collator import IGNORED, ConversationCollator
 from nano.dataset import Example, conversation, example
 from nano.drawing import draw_scene
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import BatchFeature
 
-from deepseek_vl_hf.training import ConversationCollator
+from deepseek_vl_hf.training.collator import ConversationCollator
 
 from .drawing import Box, View, draw_shape, font, parts
 from .scenes import COLORS, SHAPES, SIDE, AnyScene, Shape, Text

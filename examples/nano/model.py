@@ -8,7 +8,7 @@ from deepseek_vl_hf import (
     DeepseekVLHybridImageProcessor,
     DeepseekVLHybridProcessor,
 )
-from deepseek_vl_hf.images import num_image_tokens
+from deepseek_vl_hf.pictures.sizes import num_grid_tokens
 
 from .dataset import tokenizer_texts
 from .scenes import SIDE
@@ -32,7 +32,7 @@ def build_processor() -> DeepseekVLHybridProcessor:
             size={"height": LOW_RES_SIDE, "width": LOW_RES_SIDE}, high_res_size={"height": SIDE, "width": SIDE}
         ),
         train_tokenizer(tokenizer_texts()),
-        num_image_tokens=num_image_tokens(LOW_RES_SIDE, PATCH),
+        num_image_tokens=num_grid_tokens(LOW_RES_SIDE, PATCH),
     )
 
 

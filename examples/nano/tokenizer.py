@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from deepseek_vl_hf.chat_templates import DEEPSEEK_VL_SYSTEM_PROMPT, IMAGE_PLACEHOLDER
+from deepseek_vl_hf.conversation.chat_templates import DEEPSEEK_VL_SYSTEM_PROMPT, IMAGE_PLACEHOLDER
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 VOCABULARY = 768

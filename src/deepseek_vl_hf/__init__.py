@@ -4,6 +4,7 @@ Importing the package registers its classes, so that `pipeline("image-text-to-te
 """
 
 from .chat import Chat
+from .cpu.packed_weights import prepack_weights
 from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
 from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
@@ -19,11 +20,10 @@ from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
     DeepseekVLHybridModel,
 )
 from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
-from .nano import nano_path
-from .prepacking import prepack_weights
+from .nano.folder import nano_path
 from .quantization import int4_config, quantization_report
 from .registration import register, unregister
-from .training import ConversationCollator, load_conversations
+from .training.collator import ConversationCollator, load_conversations
 from .version import __version__
 
 __all__ = [

@@ -7,8 +7,8 @@ from transformers.quantizers.auto import (
     register_quantizer,
 )
 
-from .auto import FAMILIES, Registrations, register_family
 from .checkpoints.loading.direct import register_original_checkpoints
+from .models.families import FAMILIES, Registrations, register_family
 from .quantization import QUANT_METHOD, Int4Config, Int4Quantizer
 
 _registrations = Registrations()

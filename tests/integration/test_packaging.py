@@ -53,7 +53,7 @@ def test_the_wheel_works_alone(distributions, tmp_path):
         modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
         assert modules <= set(archive.namelist())
         data = {"deepseek_vl_hf/py.typed", "deepseek_vl_hf/checkpoints/conversion/model_card.md.j2"}
-        data |= {f"deepseek_vl_hf/data/nano/{path.name}" for path in nano_path().iterdir()}
+        data |= {f"deepseek_vl_hf/nano/checkpoint/{path.name}" for path in nano_path().iterdir()}
         assert data <= set(archive.namelist())
         entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert b"deepseek-vl = deepseek_vl_hf.cli:main" in archive.read(entry_points)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deepseek_vl_hf.cli import main
-from deepseek_vl_hf.compat import CHUNKED_PREFILL_READS_IMAGES
+from deepseek_vl_hf.hf.versions import CHUNKED_PREFILL_READS_IMAGES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from deepseek_vl_hf.models.attention import SDPA_BY_DEVICE, sdpa_by_device
+from deepseek_vl_hf.hf.attention import SDPA_BY_DEVICE, sdpa_by_device
 
 SDPA = ALL_ATTENTION_FUNCTIONS["sdpa"]
 # In the norm, from float64: measured 0.0023 at most, as of `sdpa` itself, and 3e-7.

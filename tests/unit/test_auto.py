@@ -11,7 +11,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 import deepseek_vl_hf
-from deepseek_vl_hf.auto import FAMILIES
+from deepseek_vl_hf.models.families import FAMILIES
 from family import VL_FAMILIES
 
 # What each Auto class returns, as the family's name for it.

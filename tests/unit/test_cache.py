@@ -8,8 +8,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from deepseek_vl_hf.models import cache as cache_module
-from deepseek_vl_hf.models.cache import PLACES, GrowingLayer, grow_in_place, growing_cache
+from deepseek_vl_hf.hf import cache as cache_module
+from deepseek_vl_hf.hf.cache import PLACES, GrowingLayer, grow_in_place, growing_cache
 
 
 @pytest.fixture(autouse=True)

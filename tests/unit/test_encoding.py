@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from deepseek_vl_hf import DeepseekVL2ImageProcessor, DeepseekVLHybridImageProcessor, DeepseekVLImageProcessor
-from deepseek_vl_hf.images import resize
 from deepseek_vl_hf.models.deepseek_vl2 import modeling_deepseek_vl2
 from deepseek_vl_hf.models.encoding import encode_distinct, in_chunks
+from deepseek_vl_hf.pictures.pixels import resize
 
 # Another number of images per product may add in another order: measured 1e-6 relative.
 TOLERANCE = 1e-5

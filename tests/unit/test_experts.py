@@ -11,11 +11,11 @@ from transformers import (
 )
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
-from deepseek_vl_hf.models.deepseek_vl2.experts import (
+from deepseek_vl_hf.models.deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
+from deepseek_vl_hf.models.deepseek_moe.experts import (
     FEW_TOKENS,
-    DeepseekVL2Experts,
-    DeepseekVL2Router,
+    DeepseekMoeExperts,
+    DeepseekMoeRouter,
     balance_loss,
     experts_by_device,
 )
@@ -33,7 +33,7 @@ def vl2(request, families):
 
 
 def router(**settings):
-    module = DeepseekVL2Router(DeepseekVL2TextConfig(**SIZES, **settings))
+    module = DeepseekMoeRouter(DeepseekMoeConfig(**SIZES, **settings))
     torch.nn.init.normal_(module.weight)
     return module
 
@@ -77,9 +77,9 @@ def test_the_router_stays_in_float32_under_autocast():
 
 def experts_and_choices(tokens):
     torch.manual_seed(0)
-    config = DeepseekVL2TextConfig(**SIZES)
+    config = DeepseekMoeConfig(**SIZES)
     config._experts_implementation = "eager"
-    module = DeepseekVL2Experts(config)
+    module = DeepseekMoeExperts(config)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return module, torch.randn(tokens, 16), torch.rand(tokens, 8).topk(3).indices, torch.rand(tokens, 3)
@@ -101,7 +101,7 @@ def test_implementations_equal_the_plain_formula(relative, name, tokens):
 @pytest.mark.parametrize("tokens", [1, 5, FEW_TOKENS + 1])
 def test_gradients_of_both_ways_are_equal(relative, tokens):
     found = []
-    for function in (DeepseekVL2Experts.forward, experts_by_device):
+    for function in (DeepseekMoeExperts.forward, experts_by_device):
         module, states, chosen, weights = experts_and_choices(tokens)
         weights.requires_grad_()
         function(module, states, chosen, weights).square().sum().backward()
@@ -269,4 +269,4 @@ def test_the_same_weights_in_transformers_own_text_models(families, relative, na
 )
 def test_kinds_that_no_published_model_has(settings, message):
     with pytest.raises(ValueError, match=message):
-        DeepseekVL2TextConfig(**settings)
+        DeepseekMoeConfig(**settings)

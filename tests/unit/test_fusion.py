@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepseek_vl_hf.fusion import image_token_mask, insert_image_embeds, repeat_images_of_prompts
+from deepseek_vl_hf.models.fusion import image_token_mask, insert_image_embeds, repeat_images_of_prompts
 
 
 def test_places_are_found_by_id_and_by_embedding():

@@ -10,9 +10,9 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StaticCache, TextIteratorStreamer
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from deepseek_vl_hf import compat
+from deepseek_vl_hf.hf import versions as compat
+from deepseek_vl_hf.hf.attention import SDPA_BY_DEVICE
 from deepseek_vl_hf.models import generation
-from deepseek_vl_hf.models.attention import SDPA_BY_DEVICE
 from family import CONTRACT_FAMILIES, VL_FAMILIES
 
 # float32, another order of the same sums: measured 9e-7 relative.

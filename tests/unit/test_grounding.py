@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
-from deepseek_vl_hf.visualize import COLORS, draw_boxes, draw_tiles
+from deepseek_vl_hf.pictures.drawing import COLORS, draw_boxes, draw_tiles
 
 SIZE = (500, 1000)  # height, width
 

@@ -9,18 +9,9 @@ from PIL import Image
 from transformers.image_utils import ChannelDimension
 
 from deepseek_vl_hf import DeepseekVL2ImageProcessor, DeepseekVLHybridImageProcessor, DeepseekVLImageProcessor
-from deepseek_vl_hf.images import (
-    fitted_size,
-    flatten_pictures,
-    num_image_tokens,
-    open_image,
-    open_images,
-    pad_to_square,
-    padding_color,
-    scale_pixels,
-    scaling_table,
-    to_rgb,
-)
+from deepseek_vl_hf.pictures.opening import flatten_pictures, open_image, open_images, to_rgb
+from deepseek_vl_hf.pictures.pixels import pad_to_square, padding_color, scale_pixels, scaling_table
+from deepseek_vl_hf.pictures.sizes import fitted_size, num_grid_tokens
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -68,12 +59,12 @@ def test_fitted_size_truncates_over_many_sizes():
 
 @pytest.mark.parametrize(("image_size", "patch_size", "tokens"), [(384, 16, 576), (384, 14, 729), (28, 14, 4)])
 def test_num_image_tokens(image_size, patch_size, tokens):
-    assert num_image_tokens(image_size, patch_size) == tokens
+    assert num_grid_tokens(image_size, patch_size) == tokens
 
 
 def test_num_image_tokens_of_an_image_below_a_patch():
     with pytest.raises(ValueError, match=r"8 x 8 pixels holds no patch of 16 x 16"):
-        num_image_tokens(8, 16)
+        num_grid_tokens(8, 16)
 
 
 @pytest.mark.parametrize(("size", "offset"), [((10, 7), (0, 1)), ((7, 10), (1, 0)), ((10, 6), (0, 2))])

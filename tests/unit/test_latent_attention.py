@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, DynamicCache, StaticCache
 
-from deepseek_vl_hf.models.deepseek_vl2 import latent_attention
-from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
-from deepseek_vl_hf.models.deepseek_vl2.latent_attention import DeepseekVL2LatentAttention
+from deepseek_vl_hf.models.deepseek_moe import latent_attention
+from deepseek_vl_hf.models.deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
+from deepseek_vl_hf.models.deepseek_moe.latent_attention import DeepseekMoeLatentAttention
 
 # float32, another order of the same sums: measured 3e-7 relative.
 TOLERANCE = 1e-5
@@ -24,13 +24,13 @@ def ways(monkeypatch):
     """Which way each attention went."""
     taken = []
     for name in ("_absorbed", "_expanded"):
-        method = getattr(DeepseekVL2LatentAttention, name)
+        method = getattr(DeepseekMoeLatentAttention, name)
 
         def recorded(self, *arguments, method=method, name=name, **kwargs):
             taken.append(name)
             return method(self, *arguments, **kwargs)
 
-        monkeypatch.setattr(DeepseekVL2LatentAttention, name, recorded)
+        monkeypatch.setattr(DeepseekMoeLatentAttention, name, recorded)
     return taken
 
 
@@ -86,7 +86,7 @@ def test_the_cache_holds_latent_and_rotary_key(latent, batch_size):
     assert len(cache.layers) == config.num_hidden_layers
     numbers = [layer.keys.numel() + layer.values.numel() for layer in cache.layers]
     assert numbers == [batch_size * 11 * (config.kv_lora_rank + config.qk_rope_head_dim)] * config.num_hidden_layers
-    published = DeepseekVL2TextConfig()
+    published = DeepseekMoeConfig()
     assert published.kv_lora_rank + published.qk_rope_head_dim == 576
 
 

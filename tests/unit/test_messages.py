@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from conversations import text
-from deepseek_vl_hf.messages import is_batch, normalize_conversations
+from deepseek_vl_hf.conversation.messages import is_batch, normalize_conversations
 
 PLACEHOLDER = "<image_placeholder>"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepseek_vl_hf import int4_config, prepack_weights
-from deepseek_vl_hf.prepacking import PrepackedLinear
+from deepseek_vl_hf.cpu.packed_weights import PrepackedLinear
 from family import CONTRACT_FAMILIES
 
 # Another order of the same sums; measured 6e-7 in float32 and 0 in bfloat16, relative.

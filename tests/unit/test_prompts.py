@@ -1,6 +1,6 @@
 import pytest
 
-from deepseek_vl_hf.prompts import break_controls, control_tokens, encode_prompts, unused_mark
+from deepseek_vl_hf.conversation.prompts import break_controls, control_tokens, encode_prompts, unused_mark
 
 ORDINARY = [
     "",

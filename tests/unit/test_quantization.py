@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, TorchAoConfig
 
 from deepseek_vl_hf import int4_config, prepack_weights, quantization_report
-from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
-from deepseek_vl_hf.models.deepseek_vl2.experts import BY_DEVICE, DeepseekVL2Experts
-from deepseek_vl_hf.prepacking import PrepackedLinear
+from deepseek_vl_hf.cpu.packed_weights import PrepackedLinear
+from deepseek_vl_hf.models.deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
+from deepseek_vl_hf.models.deepseek_moe.experts import BY_DEVICE, DeepseekMoeExperts
 from deepseek_vl_hf.quantization import Int4Config, Int4Quantizer
 from deepseek_vl_hf.quantization.packing import group_size_for
 from deepseek_vl_hf.quantization.tensors import Int4CpuWeight, Int4Experts
@@ -221,11 +221,11 @@ def test_experts_with_few_and_many_tokens(tokens):
     """Also where the widths of one of the two parameters alone can be quantized."""
     torch.manual_seed(0)
     for hidden, inner in ((64, 64), (64, 48), (48, 64)):
-        config = DeepseekVL2TextConfig(
+        config = DeepseekMoeConfig(
             hidden_size=hidden, moe_intermediate_size=inner, n_routed_experts=4, num_experts_per_tok=2
         )
         config._experts_implementation = BY_DEVICE
-        experts = DeepseekVL2Experts(config)
+        experts = DeepseekMoeExperts(config)
         with torch.no_grad():
             for parameter in experts.parameters():
                 parameter.normal_(std=0.1)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from transformers import SamVisionConfig
 
-from deepseek_vl_hf import sam
+from deepseek_vl_hf.models import sam
 
 # float32; another order of the same sums: measured 4e-7 relative.
 TOLERANCE = 1e-5

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from conversations import ask, text
 from deepseek_vl_hf import DeepseekVL2Config, DeepseekVL2ImageProcessor
-from deepseek_vl_hf.models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2TextConfig
+from deepseek_vl_hf.models.deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
 
 WIDE = Image.effect_noise((700, 350), 60).convert("RGB")  # 2 x 1 tiles
 SMALL = Image.new("RGB", (50, 40), "red")  # one tile
@@ -274,7 +274,7 @@ def test_grids_in_another_order_are_refused(model, processor):
 
 def test_every_default_can_be_built_and_shown():
     """Older versions of transformers build them in order to write what differs."""
-    assert DeepseekVL2TextConfig().qk_head_dim == 192
+    assert DeepseekMoeConfig().qk_head_dim == 192
     assert "deepseek_vl2" in repr(DeepseekVL2Config())
 
 

@@ -45,7 +45,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EncodedConversation:
     """A conversation as the model reads it.
 
     Attributes:
@@ -57,15 +57,17 @@ class Prompt:
     images: list[EncodedImage]
 
 
-def prompt_of(processor: Any, system: str | None, turns: Sequence[Turn]) -> Prompt:
+def prompt_of(processor: Any, system: str | None, turns: Sequence[Turn]) -> EncodedConversation:
     """The prompt of a conversation whose last turn has no answer yet."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages += [message for turn in turns for message in turn.messages()]
     images = [image for turn in turns for image in turn.images]
-    return Prompt(processor.encode_conversation(messages, [len(image) for image in images]), images)
+    return EncodedConversation(processor.encode_conversation(messages, [len(image) for image in images]), images)
 
 
-def fit(processor: Any, system: str | None, turns: list[Turn], limit: int, room: int) -> tuple[Prompt, int]:
+def fit(
+    processor: Any, system: str | None, turns: list[Turn], limit: int, room: int
+) -> tuple[EncodedConversation, int]:
     """The prompt of as many of the last turns as fit, and how many of the first ones are left out.
 
     Args:

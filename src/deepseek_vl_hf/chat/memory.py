@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..models.cache import growing_cache
+from ..hf.cache import growing_cache
 
 # Tokens that are read at once. Between such pieces an answer can be stopped, and progress is told.
 PIECE = 512

@@ -14,7 +14,7 @@ import gradio as gr
 from PIL import Image
 
 from ..models.checks import has_4_bits
-from ..visualize import draw_boxes, draw_tiles
+from ..pictures.drawing import draw_boxes, draw_tiles
 from .history import Turn
 from .session import Chat, Figures
 

@@ -12,13 +12,13 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
-from ..auto import FAMILIES
 from ..checkpoints.layouts.files import local_folder
-from ..images import flatten_pictures, open_images
+from ..models.families import FAMILIES
 from ..models.generation import MultimodalGenerationMixin
-from ..nano import NANO
+from ..nano.folder import NANO
+from ..pictures.opening import flatten_pictures, open_images
 from ..quantization import int4_config
-from .history import Prompt, Turn, fit
+from .history import EncodedConversation, Turn, fit
 from .memory import EncodedImage, Memory
 from .streaming import AnswerText, Generation
 
@@ -38,7 +38,7 @@ NOT_FOR_CONVERSATIONS = (
 )
 
 # Called with what is being done ("pictures", "prompt"), how much of it is done, and how much there is.
-Progress = Callable[[str, int, int], None]
+ChatProgress = Callable[[str, int, int], None]
 STILL_ANSWERING = "The answer before is still being given. Read it to its end, or close its iterator, first."
 
 
@@ -80,7 +80,7 @@ class Beginning:
     dropped: int
 
 
-def no_progress(what: str, done: int, total: int) -> None:
+def no_chat_progress(what: str, done: int, total: int) -> None:
     """Shows nothing."""
 
 
@@ -120,7 +120,7 @@ class Chat:
         *,
         system: str | None = None,
         tiling: str | bool | None = None,
-        progress: Progress = no_progress,
+        progress: ChatProgress = no_chat_progress,
         **sampling: Any,
     ) -> None:
         if not isinstance(model, MultimodalGenerationMixin):
@@ -278,7 +278,9 @@ class Chat:
                 )
             turn.images.append(EncodedImage(features.pooler_output[0]))
 
-    def _generate(self, turn: Turn, prompt: Prompt, options: dict[str, Any], begun: "Beginning") -> Iterator[str]:
+    def _generate(
+        self, turn: Turn, prompt: EncodedConversation, options: dict[str, Any], begun: "Beginning"
+    ) -> Iterator[str]:
         """Generates, and keeps the turn with what was given of an answer, unless an error ended it."""
         generation = Generation(self.model, self._memory.cache, prompt.ids, options, self._stop)
         text, first, given = AnswerText(self.processor), 0.0, []

@@ -4,7 +4,7 @@ import argparse
 import io
 import sys
 
-from ..nano import NANO
+from ..nano.folder import NANO
 from .conversation import ChatLoop
 from .models import add_model_arguments, load_chat
 from .reading import lines_of_pipe, lines_of_terminal

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..checkpoints.tensors.writer import Progress
+from ..checkpoints.tensors.writer import ByteProgress
 
 STOPPED_BY_CONTROL_C = 130
 STOPPED_BY_SIGTERM = 143
@@ -49,7 +49,7 @@ def _cleaning_up_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def byte_bar(label: str, total: int) -> Iterator[Progress]:
+def byte_bar(label: str, total: int) -> Iterator[ByteProgress]:
     """A progress bar in bytes on the error stream; absent where that is no terminal."""
     with tqdm(desc=label, total=total, unit="B", unit_scale=True, disable=None) as bar:
         yield bar.update

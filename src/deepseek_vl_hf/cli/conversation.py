@@ -9,8 +9,8 @@ from PIL import Image
 
 from ..chat import Chat
 from ..chat.export import save_markdown
-from ..chat_templates import IMAGE_PLACEHOLDER
-from ..images import open_images
+from ..conversation.chat_templates import IMAGE_PLACEHOLDER
+from ..pictures.opening import open_images
 from .models import end_progress
 from .reading import ReadLine
 

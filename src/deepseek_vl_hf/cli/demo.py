@@ -3,7 +3,7 @@
 import argparse
 
 from ..chat import Chat
-from ..nano import NANO
+from ..nano.folder import NANO
 from .models import add_model_arguments, load_chat
 
 SUMMARY = "open a web page to talk with a model"

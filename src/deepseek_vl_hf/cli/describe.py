@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from ..nano import NANO
+from ..nano.folder import NANO
 from .models import add_model_arguments, end_progress, load_chat
 
 SUMMARY = "ask one question about pictures"

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..chat import SAMPLING, Chat
-from ..nano import NANO
+from ..nano.folder import NANO
 
 DTYPES = ("bfloat16", "float32", "float16")
 UNITS = {"pictures": "picture", "prompt": "token"}

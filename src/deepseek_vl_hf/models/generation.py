@@ -10,11 +10,11 @@ import transformers
 from transformers import GenerationMixin
 from transformers.utils import logging
 
-from ..compat import CHUNKED_PREFILL_READS_IMAGES
-from ..fusion import image_token_mask, repeat_images_of_prompts
-from .attention import SDPA_BY_DEVICE
-from .cache import grow_in_place
+from ..hf.attention import SDPA_BY_DEVICE
+from ..hf.cache import grow_in_place
+from ..hf.versions import CHUNKED_PREFILL_READS_IMAGES
 from .checks import IMAGES_LEFT_OUT, check_none_missing, hold_an_image
+from .fusion import image_token_mask, repeat_images_of_prompts
 
 logger = logging.get_logger(__name__)
 

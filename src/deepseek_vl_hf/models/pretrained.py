@@ -4,8 +4,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..prepacking import check_can_be_moved, check_can_be_saved
-from .attention import prefer_sdpa_by_device
+from ..cpu.packed_weights import check_can_be_moved, check_can_be_saved
+from ..hf.attention import prefer_sdpa_by_device
 from .checks import (
     bytes_packed,
     check_quantization_config,

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..fusion import image_token_mask, insert_image_embeds
+from ..hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from .checks import check_exactly_one, warn_of_images_left_out, warn_of_slow_float16
-from .outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
+from .fusion import image_token_mask, insert_image_embeds
 
 
 def embed_inputs(

@@ -10,7 +10,7 @@ from transformers.quantizers.quantizers_utils import get_module_from_name, shoul
 from transformers.utils import logging
 
 from ..models.checks import has_4_bits
-from ..models.deepseek_vl2.experts import BY_DEVICE, DeepseekVL2Experts
+from ..models.deepseek_moe.experts import BY_DEVICE, DeepseekMoeExperts
 from .config import Int4Config
 from .packing import group_size_for
 
@@ -83,7 +83,7 @@ class Int4Quantizer(TorchAoHfQuantizer):
             return False
         module, leaf = get_module_from_name(model, param_name)
         linear = isinstance(module, nn.Linear) and leaf == "weight"
-        experts = isinstance(module, DeepseekVL2Experts) and leaf in PARAMETERS
+        experts = isinstance(module, DeepseekMoeExperts) and leaf in PARAMETERS
         if not (linear or experts):
             return False
         return group_size_for(tuple(getattr(module, leaf).shape), self.quantization_config.group_size) is not None
@@ -113,7 +113,7 @@ class Int4Quantizer(TorchAoHfQuantizer):
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         super()._process_model_before_weight_loading(model, **kwargs)
-        experts = next((module for module in model.modules() if isinstance(module, DeepseekVL2Experts)), None)
+        experts = next((module for module in model.modules() if isinstance(module, DeepseekMoeExperts)), None)
         self._has_experts = experts is not None
         if experts is not None and experts.config._experts_implementation not in EXPERTS_ONE_BY_ONE:
             found = experts.config._experts_implementation

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..models.checks import bytes_packed, has_4_bits
-from ..models.deepseek_vl2.experts import DeepseekVL2Experts
+from ..models.deepseek_moe.experts import DeepseekMoeExperts
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _layers(model: nn.Module) -> Iterator[QuantizedLayer]:
         parts = path.split(".")
         if (whole and "language_model" not in parts and parts[-1] != "lm_head") or "lora_" in path:
             continue
-        if isinstance(module, nn.Linear | DeepseekVL2Experts):
+        if isinstance(module, nn.Linear | DeepseekMoeExperts):
             for leaf, weight in module.named_parameters(recurse=False):
                 if leaf != "bias":
                     yield _layer(f"{path}.{leaf}", weight)

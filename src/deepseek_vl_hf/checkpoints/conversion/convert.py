@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 
-from ..tensors.writer import Progress, target_tensors, write_tensors
+from ..tensors.writer import ByteProgress, target_tensors, write_tensors
 from .destination import check_destination, check_space, new_folder
 from .jobs import TRANSFORMERS, Job, open_job
 from .model_card import write_model_card
-from .verify import PROMPT, Prompt, compare_models, compare_tensors, figures, fits_in_memory
+from .verify import SAMPLE_PROMPT, SamplePrompt, compare_models, compare_tensors, figures, fits_in_memory
 
 Report = Callable[[str], None]
 DEFAULT_SHARD_SIZE = "5GB"
 
 # Called with a label and a number of bytes; gives, inside a `with` block, what takes the bytes done.
-ProgressBar = Callable[[str, int], AbstractContextManager[Progress]]
+ProgressBar = Callable[[str, int], AbstractContextManager[ByteProgress]]
 
 
 def no_report(line: str) -> None:
     """Says nothing."""
 
 
-def no_progress(label: str, total: int) -> AbstractContextManager[Progress]:
+def no_progress(label: str, total: int) -> AbstractContextManager[ByteProgress]:
     """Shows nothing."""
     return nullcontext(lambda num_bytes: None)
 
@@ -58,7 +58,7 @@ def convert_checkpoint(
     max_shard_size: str | int = DEFAULT_SHARD_SIZE,
     overwrite: bool = False,
     verify: bool = False,
-    prompt: Prompt | None = PROMPT,
+    prompt: SamplePrompt | None = SAMPLE_PROMPT,
     base_model: str | None = None,
     report: Report = no_report,
     progress: ProgressBar = no_progress,
@@ -151,7 +151,7 @@ def _verify(
     source: Path,
     folder: Path,
     total: int,
-    prompt: Prompt | None,
+    prompt: SamplePrompt | None,
     report: Report,
     progress: ProgressBar,
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedConfig, ProcessorMixin
 
-from ...auto import FAMILIES
+from ...models.families import FAMILIES
 from ..layouts.config_fields import naming_bad_values
 from ..layouts.files import in_folder, read_json, require
 from ..layouts.formats import CONFIG, IMAGES, PROCESSOR, TOKENIZER, OriginalFormat

@@ -11,20 +11,20 @@ from ..layouts.formats import CONFIG
 from ..layouts.original import MODEL_TYPES
 from .convert import ProgressBar, Report, convert_checkpoint, no_progress, no_report
 from .jobs import ORIGINAL, TRANSFORMERS
-from .verify import ModelComparison, Prompt, compare_models, fits_in_memory
+from .verify import ModelComparison, SamplePrompt, compare_models, fits_in_memory
 
 REAL_PROMPTS = (
-    Prompt(1, "Describe this image."),
-    Prompt(1, "这张图片里有什么？"),
-    Prompt(2, "What is the difference between the two pictures?"),
-    Prompt(0, "What is the capital of France?"),
+    SamplePrompt(1, "Describe this image."),
+    SamplePrompt(1, "这张图片里有什么？"),
+    SamplePrompt(2, "What is the difference between the two pictures?"),
+    SamplePrompt(0, "What is the capital of France?"),
 )
 
 
 def verify_checkpoint(
     folder: Path,
     work_folder: Path | None = None,
-    prompts: Sequence[Prompt] = REAL_PROMPTS,
+    prompts: Sequence[SamplePrompt] = REAL_PROMPTS,
     report: Report = no_report,
     progress: ProgressBar = no_progress,
 ) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from ..layouts.rules import invert
 from ..tensors.plan import Piece, PlannedTensor, plan_tensors
 from ..tensors.source import StoredTensor, open_tensors
-from ..tensors.writer import Progress, chunks, read_values
+from ..tensors.writer import ByteProgress, chunks, read_values
 from .jobs import Job
 
 NEW_TOKENS = 8
@@ -23,7 +23,7 @@ DTYPE = torch.bfloat16
 
 
 @dataclass(frozen=True)
-class Prompt:
+class SamplePrompt:
     """A question about drawn pictures.
 
     Attributes:
@@ -35,7 +35,7 @@ class Prompt:
     question: str
 
 
-PROMPT = Prompt(1, "What is in this picture?")
+SAMPLE_PROMPT = SamplePrompt(1, "What is in this picture?")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ModelComparison:
         return same and self.largest_logit_difference == 0
 
 
-def compare_tensors(job: Job, folder: Path, progress: Progress) -> TensorComparison:
+def compare_tensors(job: Job, folder: Path, progress: ByteProgress) -> TensorComparison:
     """Reads back what was written to `folder` and compares it with the source, through the inverse of the table.
 
     Raises:
@@ -102,7 +102,7 @@ def compare_tensors(job: Job, folder: Path, progress: Progress) -> TensorCompari
     return TensorComparison(len(expected), sum(tensor.num_bytes for tensor in expected.values()), converted_to)
 
 
-def _compare_tensor(source: StoredTensor, restored: PlannedTensor, progress: Progress) -> None:
+def _compare_tensor(source: StoredTensor, restored: PlannedTensor, progress: ByteProgress) -> None:
     if source.shape != restored.shape:
         raise ValueError(f"{source.name!r} has the shape {source.shape}, but {restored.shape} came back.")
     offset = 0
@@ -140,7 +140,7 @@ def fits_in_memory(num_bytes: int) -> bool:
     return num_bytes * HEADROOM < available
 
 
-def compare_models(first: Path, second: Path, prompts: Sequence[Prompt]) -> list[ModelComparison]:
+def compare_models(first: Path, second: Path, prompts: Sequence[SamplePrompt]) -> list[ModelComparison]:
     """Runs prompts through two checkpoints, one loaded after the other.
 
     Args:
@@ -167,7 +167,7 @@ def _compare(one: dict[str, Any], two: dict[str, Any]) -> ModelComparison:
 
 
 @torch.no_grad()
-def run_prompts(folder: Path, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+def run_prompts(folder: Path, prompts: Sequence[SamplePrompt]) -> list[dict[str, Any]]:
     """Ids, pixels, last logits [vocabulary], greedy tokens and answer of each prompt, run in bfloat16.
 
     Raises:
@@ -183,7 +183,7 @@ def run_prompts(folder: Path, prompts: Sequence[Prompt]) -> list[dict[str, Any]]
     return results
 
 
-def _run(model: Any, processor: Any, prompt: Prompt) -> dict[str, Any]:
+def _run(model: Any, processor: Any, prompt: SamplePrompt) -> dict[str, Any]:
     pictures = [{"type": "image", "image": drawn_picture(angle)} for angle in range(0, 90 * prompt.num_pictures, 90)]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": [*pictures, {"type": "text", "text": prompt.question}]}],

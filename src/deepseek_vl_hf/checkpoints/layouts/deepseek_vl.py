@@ -4,10 +4,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ...auto import DEEPSEEK_VL
-from ...images import padding_color
 from ...models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from ...models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
+from ...models.families import DEEPSEEK_VL
+from ...pictures.pixels import padding_color
 from .config_fields import (
     MODEL_TYPE,
     check_projector,

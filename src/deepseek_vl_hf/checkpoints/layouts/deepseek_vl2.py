@@ -5,18 +5,13 @@ from typing import Any
 
 from transformers import PreTrainedConfig, ProcessorMixin
 
-from ...auto import DEEPSEEK_VL2
-from ...chat_templates import DEEPSEEK_VL2 as CHAT_TEMPLATE
-from ...chat_templates import VL2_IMAGE_TOKEN
-from ...models.deepseek_vl2.configuration_deepseek_vl2 import (
-    AUX_LOSS_COEFFICIENTS,
-    SIGLIP_SO400M_PATCH14_384,
-    DeepseekVL2Config,
-    DeepseekVL2TextConfig,
-)
-from ...models.deepseek_vl2.expert_weights import expert_converters, stored_shapes
+from ...conversation.chat_templates import DEEPSEEK_VL2_TEMPLATE, VL2_IMAGE_TOKEN
+from ...models.deepseek_moe.configuration_deepseek_moe import AUX_LOSS_COEFFICIENTS, DeepseekMoeConfig
+from ...models.deepseek_moe.expert_weights import expert_converters, stored_shapes
+from ...models.deepseek_vl2.configuration_deepseek_vl2 import SIGLIP_SO400M_PATCH14_384, DeepseekVL2Config
 from ...models.deepseek_vl2.image_processing_deepseek_vl2 import DeepseekVL2ImageProcessor
 from ...models.deepseek_vl2.tiling import check_candidates
+from ...models.families import DEEPSEEK_VL2
 from .config_fields import check_values, checked_dtype, section
 from .formats import PROCESSOR, OriginalFormat, PromptFormat
 from .rules import Rename, Rule
@@ -68,7 +63,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 PROMPTS = PromptFormat(
-    chat_template=CHAT_TEMPLATE,
+    chat_template=DEEPSEEK_VL2_TEMPLATE,
     image_token=VL2_IMAGE_TOKEN,
     image_token_key="image_token",
     added_tokens={
@@ -119,7 +114,7 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
 
 def _text_config(language: dict[str, Any], token_ids: dict[str, int]) -> dict[str, Any]:
     check_values(language, {"model_type": "deepseek_v2", **WITHOUT_CHOICE}, "language_config")
-    known = {field.name for field in fields(DeepseekVL2TextConfig)} - NOT_IN_FILES
+    known = {field.name for field in fields(DeepseekMoeConfig)} - NOT_IN_FILES
     known -= {field.name for field in fields(PreTrainedConfig)} - {"tie_word_embeddings"}
     kept = {key: language[key] for key in language if key in known}
     if not kept.get("use_mla", True):
@@ -131,7 +126,7 @@ def _text_config(language: dict[str, Any], token_ids: dict[str, int]) -> dict[st
         kept["rope_parameters"] = {"rope_type": "default", "rope_theta": language["rope_theta"]}
     special = {key: token_ids[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     dtype = checked_dtype(language, "language_config.")
-    return {"model_type": DeepseekVL2TextConfig.model_type, **kept, **special, "dtype": dtype}
+    return {"model_type": DeepseekMoeConfig.model_type, **kept, **special, "dtype": dtype}
 
 
 def _vision_config(vision: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +202,7 @@ def config_to_original(config: PreTrainedConfig, images: DeepseekVL2ImageProcess
 
 
 def _language_section(text: PreTrainedConfig, dtype: str | None) -> dict[str, Any]:
-    ours = {field.name: field.default for field in fields(DeepseekVL2TextConfig) if field.name not in NOT_IN_FILES}
+    ours = {field.name: field.default for field in fields(DeepseekMoeConfig) if field.name not in NOT_IN_FILES}
     for field in fields(PreTrainedConfig):
         ours.pop(field.name, None)
     values = {key: getattr(text, key) for key in ours}

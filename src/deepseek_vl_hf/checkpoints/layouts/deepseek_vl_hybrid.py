@@ -4,10 +4,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ...auto import DEEPSEEK_VL_HYBRID
-from ...images import padding_color
 from ...models.deepseek_vl_hybrid.configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
 from ...models.deepseek_vl_hybrid.image_processing_deepseek_vl_hybrid import DeepseekVLHybridImageProcessor
+from ...models.families import DEEPSEEK_VL_HYBRID
+from ...pictures.pixels import padding_color
 from .config_fields import (
     MODEL_TYPE,
     check_projector,

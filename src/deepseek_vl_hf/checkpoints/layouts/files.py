@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers.utils.hub import cached_file
 
-from ...nano import NANO, nano_path
+from ...nano.folder import NANO, nano_path
 
 # Arguments of from_pretrained that say where and how files are fetched.
 HUB_ARGUMENTS = (

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, ProcessorMixin
 from transformers.core_model_loading import WeightConverter
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ...auto import Family
+from ...models.families import Family
 from .rules import Rule, Shape
 
 JsonObject = dict[str, Any]

@@ -6,14 +6,15 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
 
-from ...chat_templates import DEEPSEEK_VL, IMAGE_PLACEHOLDER
-from ...images import num_image_tokens, padding_color
+from ...conversation.chat_templates import DEEPSEEK_VL_TEMPLATE, IMAGE_PLACEHOLDER
+from ...pictures.pixels import padding_color
+from ...pictures.sizes import num_grid_tokens
 from .config_fields import check_values
 from .files import FileFinder, read_json, require
 from .formats import IMAGES, PROCESSOR, JsonObject, PromptFormat
 
 PROMPTS = PromptFormat(
-    chat_template=DEEPSEEK_VL,
+    chat_template=DEEPSEEK_VL_TEMPLATE,
     image_token=IMAGE_PLACEHOLDER,
     image_token_key="image_tag",
     added_tokens={},
@@ -190,7 +191,7 @@ def processor_settings(stored: JsonObject, config: PreTrainedConfig) -> JsonObje
     Raises:
         ValueError: another chat format or number of image tokens than the model's.
     """
-    tokens = num_image_tokens(config.vision_config.image_size, config.vision_config.patch_size)
+    tokens = num_grid_tokens(config.vision_config.image_size, config.vision_config.patch_size)
     expected = {"sft_format": "deepseek", "num_image_tokens": tokens, "add_special_token": False}
     check_values(stored, expected, PROCESSOR)
     return {"num_image_tokens": tokens}

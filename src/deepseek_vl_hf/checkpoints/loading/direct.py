@@ -30,7 +30,7 @@ from transformers.models.auto.tokenization_auto import (
     TOKENIZER_MAPPING_NAMES,
 )
 
-from ...auto import Registrations
+from ...models.families import Registrations
 from ..layouts import deepseek_vl, deepseek_vl2
 from ..layouts.config_fields import RecordedDict, naming_bad_values, section
 from ..layouts.files import in_repository, read_json, split_hub_arguments

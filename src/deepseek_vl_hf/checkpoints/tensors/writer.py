@@ -22,7 +22,7 @@ MAX_WRITERS = 4
 ALIGNMENT = 8
 SPELLINGS = {dtype: spelling for spelling, dtype in DTYPES.items()}
 
-Progress = Callable[[int], None]
+ByteProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ def target_tensors(tensors: list[PlannedTensor], dtype: torch.dtype | None) -> l
 
 
 def write_tensors(
-    tensors: list[PlannedTensor], folder: Path, dtype: torch.dtype | None, max_shard_size: str | int, progress: Progress
+    tensors: list[PlannedTensor],
+    folder: Path,
+    dtype: torch.dtype | None,
+    max_shard_size: str | int,
+    progress: ByteProgress,
 ) -> None:
     """Writes all tensors into `folder`, with an index if they fill several files.
 
@@ -81,7 +85,7 @@ def write_tensors(
         (folder / SAFETENSORS[1]).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_files(files: dict[Path, list[TargetTensor]], progress: Progress) -> None:
+def _write_files(files: dict[Path, list[TargetTensor]], progress: ByteProgress) -> None:
     """Writes files side by side: copying costs processor time, and the system lets one file have one writer only."""
     lock, stopped = Lock(), Event()
 
@@ -102,7 +106,7 @@ def _write_files(files: dict[Path, list[TargetTensor]], progress: Progress) -> N
             raise
 
 
-def _write_file(path: Path, targets: list[TargetTensor], progress: Progress) -> None:
+def _write_file(path: Path, targets: list[TargetTensor], progress: ByteProgress) -> None:
     # The widest types first, as the library does: then every tensor begins at a multiple of its item's size.
     targets = sorted(targets, key=lambda target: (-target.dtype.itemsize, target.planned.name))
     with FileIO(path, "x") as file:
@@ -112,7 +116,7 @@ def _write_file(path: Path, targets: list[TargetTensor], progress: Progress) -> 
                 _write_piece(file, piece, target.dtype, progress)
 
 
-def _write_piece(file: FileIO, piece: Piece, dtype: torch.dtype, progress: Progress) -> None:
+def _write_piece(file: FileIO, piece: Piece, dtype: torch.dtype, progress: ByteProgress) -> None:
     for start, length in chunks(piece):
         if dtype == piece.tensor.dtype:
             piece.tensor.data.copy_to(file, start, length)

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from ...images import num_image_tokens
+from ...pictures.sizes import num_grid_tokens
 from ..sub_configs import SIGLIP_LARGE_PATCH16_384, check_model_type, resolve_sub_config
 
 # The text model of the published 1.3B checkpoints.
@@ -67,4 +67,4 @@ class DeepseekVLConfig(PreTrainedConfig):
     @property
     def fewest_image_tokens(self) -> int:
         """Places of an image, all of which have the same size."""
-        return num_image_tokens(self.vision_config.image_size, self.vision_config.patch_size)
+        return num_grid_tokens(self.vision_config.image_size, self.vision_config.patch_size)

@@ -11,8 +11,9 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from ...image_processing import PillowImageProcessor, batch_of, in_parallel, scale_pictures, threads_per_picture
-from ...images import fitted_size, pad_to_square, padding_color, resize, scaling_table, square_side
+from ...pictures.image_processor import PillowImageProcessor, batch_of, in_parallel, scale_pictures, threads_per_picture
+from ...pictures.pixels import pad_to_square, padding_color, resize, scaling_table
+from ...pictures.sizes import fitted_size, square_side
 
 
 class DeepseekVLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]

@@ -19,10 +19,10 @@ from transformers import AutoModel, Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
+from ...hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..checks import check_not_encoded_twice, check_pixels
 from ..encoding import in_chunks
 from ..generation import MultimodalGenerationMixin
-from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..pretrained import MultimodalPreTrainedModel
 from ..steps import embed_inputs, head_output, model_output
 from .configuration_deepseek_vl import DeepseekVLConfig

@@ -1,6 +1,6 @@
 """Processor of DeepSeek-VL with one vision tower."""
 
-from ...processing import FixedLengthChatProcessor
+from ...conversation.processor import FixedLengthChatProcessor
 
 
 class DeepseekVLProcessor(FixedLengthChatProcessor):

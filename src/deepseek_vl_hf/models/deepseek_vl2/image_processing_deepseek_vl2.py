@@ -15,8 +15,9 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from ...image_processing import PillowImageProcessor, batch_of, in_parallel, scale_pictures
-from ...images import padding_color, scaling_table, square_side
+from ...pictures.image_processor import PillowImageProcessor, batch_of, in_parallel, scale_pictures
+from ...pictures.pixels import padding_color, scaling_table
+from ...pictures.sizes import square_side
 from .tiling import CANDIDATE_RESOLUTIONS, Pair, check_candidates, tile_grid
 
 

@@ -26,17 +26,17 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from ...fusion import images_per_prompt
+from ...hf.offload import resident
+from ...hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..checks import check_none_missing, check_not_encoded_twice, check_pixels
+from ..deepseek_moe.expert_weights import expert_converters
+from ..deepseek_moe.modeling_deepseek_moe import DeepseekMoeModel
 from ..encoding import encode_distinct, in_chunks
+from ..fusion import images_per_prompt
 from ..generation import MultimodalGenerationMixin
-from ..offload import resident
-from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..pretrained import MultimodalPreTrainedModel
 from ..steps import embed_inputs, head_output, model_output
 from .configuration_deepseek_vl2 import DeepseekVL2Config
-from .expert_weights import expert_converters
-from .language_model import DeepseekVL2TextModel
 from .tiling import num_image_tokens, num_tiles
 
 
@@ -70,7 +70,7 @@ class DeepseekVL2PreTrainedModel(MultimodalPreTrainedModel):
 
     config: DeepseekVL2Config
     config_class = DeepseekVL2Config
-    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "DeepseekVL2DecoderLayer"]
+    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "DeepseekMoeDecoderLayer"]
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -102,7 +102,7 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
         self.projector = DeepseekVL2Projector(config)
         self.image_newline = nn.Parameter(torch.empty(config.text_config.hidden_size))
         self.view_separator = nn.Parameter(torch.empty(config.text_config.hidden_size))
-        self.language_model = DeepseekVL2TextModel(config.text_config)
+        self.language_model = DeepseekMoeModel(config.text_config)
         self.post_init()
 
     @can_return_tuple

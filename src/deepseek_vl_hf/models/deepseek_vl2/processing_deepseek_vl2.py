@@ -8,9 +8,9 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.processing_utils import MultiModalData
 
-from ...chat_templates import DEEPSEEK_VL2, VL2_IMAGE_TOKEN
-from ...images import square_side
-from ...processing import ChatProcessor
+from ...conversation.chat_templates import DEEPSEEK_VL2_TEMPLATE, VL2_IMAGE_TOKEN
+from ...conversation.processor import ChatProcessor
+from ...pictures.sizes import square_side
 from .grounding import GroundedText, find_boxes
 from .image_processing_deepseek_vl2 import per_image
 from .tiling import MOST_TILED_IMAGES, grid_side, num_image_tokens, num_tiles, tile_grid
@@ -41,7 +41,7 @@ class DeepseekVL2Processor(ChatProcessor):
         ValueError: the tokenizer lacks the image token.
     """
 
-    default_chat_template = DEEPSEEK_VL2
+    default_chat_template = DEEPSEEK_VL2_TEMPLATE
     default_image_token = VL2_IMAGE_TOKEN
     typed_controls = GROUNDING_TOKENS
     # The original encodes what comes before an answer, its colon included, apart from the answer.

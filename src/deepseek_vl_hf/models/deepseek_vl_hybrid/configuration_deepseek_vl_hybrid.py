@@ -5,8 +5,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from ...images import num_image_tokens
-from ...sam import check_sam_config
+from ...pictures.sizes import num_grid_tokens
+from ..sam import check_sam_config
 from ..sub_configs import SIGLIP_LARGE_PATCH16_384, check_model_type, resolve_sub_config
 
 # SAM-B at 1024 pixels: what transformers' SamVisionConfig says by itself.
@@ -81,4 +81,4 @@ class DeepseekVLHybridConfig(PreTrainedConfig):
     @property
     def fewest_image_tokens(self) -> int:
         """Places of an image, all of which have the same size."""
-        return num_image_tokens(self.vision_config.image_size, self.vision_config.patch_size)
+        return num_grid_tokens(self.vision_config.image_size, self.vision_config.patch_size)

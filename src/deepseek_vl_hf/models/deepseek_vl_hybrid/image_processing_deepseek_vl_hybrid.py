@@ -15,7 +15,7 @@ from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from ...image_processing import (
+from ...pictures.image_processor import (
     Pictures,
     PillowImageProcessor,
     batch_of,
@@ -23,7 +23,8 @@ from ...image_processing import (
     scale_pictures,
     threads_per_picture,
 )
-from ...images import fitted_size, pad_to_square, padding_color, resize, scaling_table, square_side
+from ...pictures.pixels import pad_to_square, padding_color, resize, scaling_table
+from ...pictures.sizes import fitted_size, square_side
 
 INTERPOLATION_MODES = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 

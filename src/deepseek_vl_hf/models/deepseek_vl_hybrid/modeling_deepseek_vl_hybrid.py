@@ -27,13 +27,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple, logging
 
-from ...sam import SamEncoder, SamNeck
+from ...hf.offload import resident
+from ...hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..checks import check_none_missing, check_not_encoded_twice, check_pixels
 from ..encoding import in_chunks
 from ..generation import MultimodalGenerationMixin
-from ..offload import resident
-from ..outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..pretrained import MultimodalPreTrainedModel
+from ..sam import SamEncoder, SamNeck
 from ..steps import embed_inputs, head_output, model_output
 from .configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
 

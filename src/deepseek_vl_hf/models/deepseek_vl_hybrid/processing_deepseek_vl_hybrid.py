@@ -1,6 +1,6 @@
 """Processor of DeepSeek-VL-Hybrid."""
 
-from ...processing import FixedLengthChatProcessor
+from ...conversation.processor import FixedLengthChatProcessor
 
 
 class DeepseekVLHybridProcessor(FixedLengthChatProcessor):

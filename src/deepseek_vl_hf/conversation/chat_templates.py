@@ -107,10 +107,12 @@ def _one_line(template: str) -> str:
     return "".join(line.strip("\n") for line in template.splitlines())
 
 
-DEEPSEEK_VL = (
+DEEPSEEK_VL_TEMPLATE = (
     _one_line(_RENDER_CONTENT + _REFUSE_NO_MESSAGES + _CHOOSE_SYSTEM_PROMPT + _WRITE_TURNS)
     .replace("__IMAGE__", IMAGE_PLACEHOLDER)
     .replace("__SYSTEM__", DEEPSEEK_VL_SYSTEM_PROMPT)
 )
 
-DEEPSEEK_VL2 = _one_line(_RENDER_CONTENT + _REFUSE_NO_MESSAGES + _WRITE_VL2_TURNS).replace("__IMAGE__", VL2_IMAGE_TOKEN)
+DEEPSEEK_VL2_TEMPLATE = _one_line(_RENDER_CONTENT + _REFUSE_NO_MESSAGES + _WRITE_VL2_TURNS).replace(
+    "__IMAGE__", VL2_IMAGE_TOKEN
+)

@@ -23,8 +23,8 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
-from ..attention import SDPA_BY_DEVICE
-from .configuration_deepseek_vl2 import DeepseekVL2TextConfig
+from ...hf.attention import SDPA_BY_DEVICE
+from .configuration_deepseek_moe import DeepseekMoeConfig
 
 # Attention to a latent costs a head 2 x (512 + 64 + 512) instead of 2 x (192 + 128) operations per query and key, and
 # expanding a latent 2 x 512 x 256: equal at about 170 queries. Fewer, because plain products keep all scores.
@@ -36,7 +36,7 @@ WITH_PLAIN_MASKS = ("eager", "sdpa", SDPA_BY_DEVICE)
 class LatentProjection(nn.Linear):
     """kv_b_proj: from latents to keys without position and values; or one half of it, for absorption."""
 
-    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+    def __init__(self, config: DeepseekMoeConfig) -> None:
         self.widths = (config.qk_nope_head_dim, config.v_head_dim)
         super().__init__(config.kv_lora_rank, config.num_attention_heads * sum(self.widths), bias=False)
 
@@ -60,10 +60,10 @@ class LatentProjection(nn.Linear):
         return torch.einsum("bhsl,hvl->bhsv", states, values)
 
 
-class DeepseekVL2LatentAttention(nn.Module):
+class DeepseekMoeLatentAttention(nn.Module):
     """See the module's docstring."""
 
-    def __init__(self, config: DeepseekVL2TextConfig, layer_idx: int) -> None:
+    def __init__(self, config: DeepseekMoeConfig, layer_idx: int) -> None:
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx

@@ -17,9 +17,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-from .chat_templates import IMAGE_PLACEHOLDER
-from .images import open_image, to_rgb
-from .messages import IMAGE_KEYS, Conversation, normalize_conversations
+from ..conversation.chat_templates import IMAGE_PLACEHOLDER
+from ..conversation.messages import IMAGE_KEYS, Conversation, normalize_conversations
+from ..pictures.opening import open_image, to_rgb
 
 IGNORED = -100
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.utils import PaddingStrategy, logging
 
-from .images import flatten_pictures
+from ..pictures.opening import flatten_pictures
 from .messages import Conversation
 from .prompts import EncodedPrompt, break_controls, encode_prompts, unused_mark
 

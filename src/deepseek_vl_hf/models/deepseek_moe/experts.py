@@ -13,17 +13,17 @@ from transformers.activations import ACT2FN
 from transformers.integrations import use_experts_implementation
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from .configuration_deepseek_vl2 import DeepseekVL2TextConfig
+from .configuration_deepseek_moe import DeepseekMoeConfig
 
 # With more, a loop that adds up expert by expert reads less memory than grouped products do (2 CPU cores, bfloat16).
 FEW_TOKENS = 128
 BY_DEVICE = "by_device"
 
 
-class DeepseekVL2MLP(nn.Module):
+class DeepseekMoeMLP(nn.Module):
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: DeepseekVL2TextConfig, intermediate_size: int) -> None:
+    def __init__(self, config: DeepseekMoeConfig, intermediate_size: int) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, intermediate_size, bias=False)
@@ -35,7 +35,7 @@ class DeepseekVL2MLP(nn.Module):
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
-class DeepseekVL2Router(nn.Module):
+class DeepseekMoeRouter(nn.Module):
     """Chooses experts in float32.
 
     softmax, greedy (tiny, small): the largest of the softmax over all experts, weighted with it.
@@ -44,7 +44,7 @@ class DeepseekVL2Router(nn.Module):
     best experts together. Published models have one group.
     """
 
-    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+    def __init__(self, config: DeepseekMoeConfig) -> None:
         super().__init__()
         self.num_experts_per_tok = config.num_experts_per_tok
         self.norm_topk_prob = config.norm_topk_prob
@@ -87,10 +87,10 @@ class DeepseekVL2Router(nn.Module):
 
 
 @use_experts_implementation
-class DeepseekVL2Experts(nn.Module):
+class DeepseekMoeExperts(nn.Module):
     """All experts of a layer; gate and up projection of each lie one behind the other."""
 
-    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+    def __init__(self, config: DeepseekMoeConfig) -> None:
         super().__init__()
         self.num_experts = config.n_routed_experts
         self.gate_up_proj = nn.Parameter(
@@ -141,9 +141,9 @@ class DeepseekVL2Experts(nn.Module):
 
 
 def experts_by_device(
-    self: DeepseekVL2Experts, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+    self: DeepseekMoeExperts, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """The fastest way for device and number of tokens; arguments as of `DeepseekVL2Experts.forward`.
+    """The fastest way for device and number of tokens; arguments as of `DeepseekMoeExperts.forward`.
 
     transformers' grouped products, which never wait for the host; on a CPU loops over the experts of one token, and of
     many tokens (`benchmarks/experts.py` has the figures), and always over those of quantized weights, for which there
@@ -162,14 +162,14 @@ def experts_by_device(
 ALL_EXPERTS_FUNCTIONS.register(BY_DEVICE, experts_by_device)
 
 
-class DeepseekVL2MoE(nn.Module):
+class DeepseekMoeBlock(nn.Module):
     """Routed experts, and the shared ones, which are one MLP of their joint width."""
 
-    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+    def __init__(self, config: DeepseekMoeConfig) -> None:
         super().__init__()
-        self.gate = DeepseekVL2Router(config)
-        self.experts = DeepseekVL2Experts(config)
-        self.shared_experts = DeepseekVL2MLP(config, config.n_shared_experts * config.moe_intermediate_size)
+        self.gate = DeepseekMoeRouter(config)
+        self.experts = DeepseekMoeExperts(config)
+        self.shared_experts = DeepseekMoeMLP(config, config.n_shared_experts * config.moe_intermediate_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[batch, sequence, hidden] -> the same."""
@@ -180,7 +180,7 @@ class DeepseekVL2MoE(nn.Module):
 
 
 def balance_loss(
-    router: DeepseekVL2Router, logits: torch.Tensor, mask: torch.Tensor | None, shape: tuple[int, int]
+    router: DeepseekMoeRouter, logits: torch.Tensor, mask: torch.Tensor | None, shape: tuple[int, int]
 ) -> torch.Tensor:
     """How unevenly one layer's tokens choose experts: 1 where all are chosen alike (arXiv 2401.06066, section 3.3).
 

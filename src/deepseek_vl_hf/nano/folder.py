@@ -11,4 +11,4 @@ def nano_path() -> Path:
     It answers questions about shapes, colours, counts, positions, short strings and bar charts in drawn pictures, in
     English and Chinese. `from_pretrained` opens the folder like that of a published checkpoint.
     """
-    return Path(__file__).parent / "data" / NANO
+    return Path(__file__).parent / "checkpoint"

@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import MultiModalData
 
+from ..pictures.opening import open_images
 from .batching import as_prompts, encode_batch, mark_typed_text, match_images
-from .chat_templates import DEEPSEEK_VL, IMAGE_PLACEHOLDER
-from .images import open_images
+from .chat_templates import DEEPSEEK_VL_TEMPLATE, IMAGE_PLACEHOLDER
 from .messages import Conversation, is_batch, normalize_conversations
 from .prompts import control_tokens
 
@@ -55,7 +55,7 @@ class ChatProcessor(ProcessorMixin):
         ValueError: the tokenizer lacks the image token.
     """
 
-    default_chat_template = DEEPSEEK_VL
+    default_chat_template = DEEPSEEK_VL_TEMPLATE
     default_image_token = IMAGE_PLACEHOLDER
     # Control tokens that stay control tokens where people type them.
     typed_controls: tuple[str, ...] = ()

@@ -23,19 +23,19 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNor
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_deepseek_vl2 import DeepseekVL2TextConfig
-from .experts import BY_DEVICE, DeepseekVL2Experts, DeepseekVL2MLP, DeepseekVL2MoE, DeepseekVL2Router, balance_loss
-from .latent_attention import DeepseekVL2LatentAttention
+from .configuration_deepseek_moe import DeepseekMoeConfig
+from .experts import BY_DEVICE, DeepseekMoeBlock, DeepseekMoeExperts, DeepseekMoeMLP, DeepseekMoeRouter, balance_loss
+from .latent_attention import DeepseekMoeLatentAttention
 
 
-class DeepseekVL2DecoderLayer(GradientCheckpointingLayer):
+class DeepseekMoeDecoderLayer(GradientCheckpointingLayer):
     """Attention, then one MLP or experts; both behind an RMSNorm and beside a residual."""
 
-    def __init__(self, config: DeepseekVL2TextConfig, layer_idx: int) -> None:
+    def __init__(self, config: DeepseekMoeConfig, layer_idx: int) -> None:
         super().__init__()
         dense = layer_idx < config.first_k_dense_replace
-        self.self_attn = (DeepseekVL2LatentAttention if config.use_mla else LlamaAttention)(config, layer_idx)
-        self.mlp = DeepseekVL2MLP(config, config.intermediate_size) if dense else DeepseekVL2MoE(config)
+        self.self_attn = (DeepseekMoeLatentAttention if config.use_mla else LlamaAttention)(config, layer_idx)
+        self.mlp = DeepseekMoeMLP(config, config.intermediate_size) if dense else DeepseekMoeBlock(config)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
@@ -46,14 +46,14 @@ class DeepseekVL2DecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
-class DeepseekVL2TextModel(PreTrainedModel):
+class DeepseekMoeModel(PreTrainedModel):
     """The language model without its head; the module's docstring shows the flow."""
 
-    config: DeepseekVL2TextConfig
-    config_class = DeepseekVL2TextConfig
+    config: DeepseekMoeConfig
+    config_class = DeepseekMoeConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["DeepseekVL2DecoderLayer"]
+    _no_split_modules = ["DeepseekMoeDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -61,16 +61,16 @@ class DeepseekVL2TextModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
-        "hidden_states": DeepseekVL2DecoderLayer,
-        "attentions": [OutputRecorder(LlamaAttention, index=1), OutputRecorder(DeepseekVL2LatentAttention, index=1)],
-        "router_logits": OutputRecorder(DeepseekVL2Router, index=0),
+        "hidden_states": DeepseekMoeDecoderLayer,
+        "attentions": [OutputRecorder(LlamaAttention, index=1), OutputRecorder(DeepseekMoeLatentAttention, index=1)],
+        "router_logits": OutputRecorder(DeepseekMoeRouter, index=0),
     }
 
-    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+    def __init__(self, config: DeepseekMoeConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList(DeepseekVL2DecoderLayer(config, number) for number in layers)
+        self.layers = nn.ModuleList(DeepseekMoeDecoderLayer(config, number) for number in layers)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
@@ -80,11 +80,11 @@ class DeepseekVL2TextModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """For training from scratch: routers and experts as linear layers."""
         super()._init_weights(module)
-        if isinstance(module, DeepseekVL2Router):
+        if isinstance(module, DeepseekMoeRouter):
             init.normal_(module.weight, std=self.config.initializer_range)
             if hasattr(module, "e_score_correction_bias"):
                 init.zeros_(module.e_score_correction_bias)
-        elif isinstance(module, DeepseekVL2Experts):
+        elif isinstance(module, DeepseekMoeExperts):
             init.normal_(module.gate_up_proj, std=self.config.initializer_range)
             init.normal_(module.down_proj, std=self.config.initializer_range)
 
@@ -110,7 +110,7 @@ class DeepseekVL2TextModel(PreTrainedModel):
         Raises:
             ValueError: the routers are to learn, but their logits were recorded without a graph.
         """
-        routers = [module for module in self.modules() if isinstance(module, DeepseekVL2Router)]
+        routers = [module for module in self.modules() if isinstance(module, DeepseekMoeRouter)]
         learning = self.training and torch.is_grad_enabled() and any(router.weight.requires_grad for router in routers)
         if learning and not router_logits[0].requires_grad:
             raise ValueError(
@@ -177,7 +177,7 @@ class DeepseekVL2TextModel(PreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
-def _check_cache(config: DeepseekVL2TextConfig, cache: Cache | None) -> None:
+def _check_cache(config: DeepseekMoeConfig, cache: Cache | None) -> None:
     """Raises ValueError if the first layer's keys and values are those of another kind of attention."""
     layer = cache.layers[0] if cache is not None and cache.layers else None
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)

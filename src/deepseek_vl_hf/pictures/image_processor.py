@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-from .images import flatten_pictures, open_image, scale_pixels, to_rgb
+from .opening import flatten_pictures, open_image, to_rgb
+from .pixels import scale_pixels
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -31,21 +31,21 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, PROCESSOR_MAPPING_NAMES
 
-from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
-from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
-from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
-from .models.deepseek_vl.processing_deepseek_vl import DeepseekVLProcessor
-from .models.deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2Config
-from .models.deepseek_vl2.image_processing_deepseek_vl2 import DeepseekVL2ImageProcessor
-from .models.deepseek_vl2.modeling_deepseek_vl2 import DeepseekVL2ForConditionalGeneration, DeepseekVL2Model
-from .models.deepseek_vl2.processing_deepseek_vl2 import DeepseekVL2Processor
-from .models.deepseek_vl_hybrid.configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
-from .models.deepseek_vl_hybrid.image_processing_deepseek_vl_hybrid import DeepseekVLHybridImageProcessor
-from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
+from .deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
+from .deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
+from .deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
+from .deepseek_vl.processing_deepseek_vl import DeepseekVLProcessor
+from .deepseek_vl2.configuration_deepseek_vl2 import DeepseekVL2Config
+from .deepseek_vl2.image_processing_deepseek_vl2 import DeepseekVL2ImageProcessor
+from .deepseek_vl2.modeling_deepseek_vl2 import DeepseekVL2ForConditionalGeneration, DeepseekVL2Model
+from .deepseek_vl2.processing_deepseek_vl2 import DeepseekVL2Processor
+from .deepseek_vl_hybrid.configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
+from .deepseek_vl_hybrid.image_processing_deepseek_vl_hybrid import DeepseekVLHybridImageProcessor
+from .deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
     DeepseekVLHybridForConditionalGeneration,
     DeepseekVLHybridModel,
 )
-from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
+from .deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
 
 
 @dataclass(frozen=True)

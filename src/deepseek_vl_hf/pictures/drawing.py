@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .images import open_image, to_rgb
+from .opening import open_image, to_rgb
 
 COLORS = ((230, 60, 50), (40, 110, 220), (30, 150, 70), (240, 140, 20), (140, 70, 180), (0, 150, 170))
 LINES_PER_PICTURE = 250  # of which one is the width of a line, in parts of the longer edge

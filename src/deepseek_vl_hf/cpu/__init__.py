@@ -1,0 +1,1 @@
+"""What suits this processor."""

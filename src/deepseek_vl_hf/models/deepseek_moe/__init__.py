@@ -1,0 +1,1 @@
+"""DeepSeek-MoE: a language model with experts and latent attention, which any family may compose."""

@@ -1,0 +1,1 @@
+"""The small trained model that comes with the package."""
