@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText, Cache, DynamicCache
 from deepseek_vl_hf import int4_config
 from deepseek_vl_hf.hf.attention import SDPA_BY_DEVICE
 from deepseek_vl_hf.hf.cache import growing_cache
+from deepseek_vl_hf.hf.versions import CACHE
 from environment import report
 from random_checkpoint import write_checkpoint
 from timing import Run, medians
@@ -34,11 +35,11 @@ def step(text: Any, cache: Cache, implementation: str, context: int) -> Run:
     """One token behind a context that is read here, and which grows with each call as in an answer."""
     states = torch.randn(1, context, text.config.hidden_size, dtype=torch.bfloat16)
     for piece in states.split(PROMPT_PIECE, dim=1):
-        text(inputs_embeds=piece, past_key_values=cache)
+        text(inputs_embeds=piece, **{CACHE: cache})
 
     def run() -> None:
         text.set_attn_implementation(implementation)
-        text(inputs_embeds=states[:, :1], past_key_values=cache)
+        text(inputs_embeds=states[:, :1], **{CACHE: cache})
 
     return run
 

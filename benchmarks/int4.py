@@ -20,6 +20,7 @@ from transformers import AutoModelForImageTextToText
 
 from deepseek_vl_hf import int4_config, prepack_weights, quantization_report
 from deepseek_vl_hf.hf.cache import growing_cache
+from deepseek_vl_hf.hf.versions import CACHE
 from environment import report
 from random_checkpoint import write_checkpoint
 from timing import Run, medians
@@ -44,10 +45,10 @@ def layers_run(model: Any, tokens: int, cached: int) -> Run:
     states = torch.randn(1, PROMPT_TOKENS, model.config.text_config.hidden_size, dtype=torch.bfloat16)
     cache = growing_cache(text.config) if cached else None  # as `generate` makes it
     if cached:
-        text(inputs_embeds=states[:, :cached], past_key_values=cache)
+        text(inputs_embeds=states[:, :cached], **{CACHE: cache})
 
     def run() -> Any:
-        output = text(inputs_embeds=states[:, :tokens], past_key_values=cache, use_cache=True)
+        output = text(inputs_embeds=states[:, :tokens], **{CACHE: cache}, use_cache=True)
         if cache is not None and tokens > 1:  # single ones grow on as in an answer
             cache.crop(-tokens)
         return output

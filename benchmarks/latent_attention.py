@@ -18,6 +18,7 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Atten
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from deepseek_vl_hf.hf.attention import SDPA_BY_DEVICE
+from deepseek_vl_hf.hf.versions import CACHE
 from deepseek_vl_hf.models.deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
 from deepseek_vl_hf.models.deepseek_moe.latent_attention import DeepseekMoeLatentAttention
 from environment import report
@@ -53,7 +54,7 @@ def step(
         hidden_states=states,
         position_embeddings=rotary(states, position_ids=positions),
         attention_mask=None,
-        past_key_values=cache,
+        **{CACHE: cache},
     )[0]
     for layer in cache.layers:  # crop() of the cache would count from either end, by version
         layer.keys, layer.values = layer.keys[:, :, :cached], layer.values[:, :, :cached]
@@ -70,7 +71,7 @@ def compare(dtype: torch.dtype, cached: int, new: int) -> dict[str, Any]:
         cache = DynamicCache()
         if cached:
             positions = rotary(past, position_ids=torch.arange(cached)[None])
-            attention(hidden_states=past, position_embeddings=positions, attention_mask=None, past_key_values=cache)
+            attention(hidden_states=past, position_embeddings=positions, attention_mask=None, **{CACHE: cache})
         steps[name] = lambda a=attention, r=rotary, c=cache: step(a, r, states, c, cached)  # type: ignore[misc]
     first = {name: run() for name, run in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}

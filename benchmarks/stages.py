@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from deepseek_vl_hf.hf.versions import CACHE
 from port import DEVICE, IMAGE_TOKENS, Implementation
 from timing import Run
 
@@ -88,9 +89,9 @@ def decode(pair: Pair) -> Runs:
     def make(one: Implementation) -> Run:
         cache = one.model.generate(
             input_ids=ids, max_new_tokens=1, do_sample=False, pad_token_id=0, return_dict_in_generate=True
-        ).past_key_values
+        )[CACHE]
 
-        return lambda: one.model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True).logits
+        return lambda: one.model(input_ids=ids[:, :1], **{CACHE: cache}, use_cache=True).logits
 
     return each(pair, make)
 

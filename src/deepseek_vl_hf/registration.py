@@ -1,17 +1,23 @@
 """Putting this package's classes in force in transformers, and taking them back."""
 
-from transformers.quantizers.auto import (
-    AUTO_QUANTIZATION_CONFIG_MAPPING,
-    AUTO_QUANTIZER_MAPPING,
-    register_quantization_config,
-    register_quantizer,
-)
+from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
-from .checkpoints.loading.direct import register_original_checkpoints
-from .models.families import FAMILIES, Registrations, register_family
+from .checkpoints.layouts.formats import OriginalFormat
+from .checkpoints.layouts.original import FORMATS
+from .checkpoints.loading.direct import NAMED_IN_FILES, MultiModalityConfig, OriginalTokenizer, VLMImageProcessor
+from .checkpoints.loading.weight_mapping import ignored_on_load, weight_mapping
+from .hf import register as tables
+from .hf.attention import SDPA_BY_DEVICE, sdpa_by_device
+from .hf.loading import LoadingTable
+from .hf.register import Registrations
+from .hf.versions import warn_if_untested
+from .models.deepseek_moe.experts import BY_DEVICE, experts_by_device
+from .models.families import FAMILIES, Family
 from .quantization import QUANT_METHOD, Int4Config, Int4Quantizer
 
 _registrations = Registrations()
+# Files hold the model with its head; loading the model alone leaves the head aside on purpose.
+HEAD = r"^lm_head\."
 
 
 def register() -> None:
@@ -21,24 +27,61 @@ def register() -> None:
     """
     if _registrations.undo:
         return
+    warn_if_untested()
     try:
+        # Models are made with these names, so they come first.
+        tables.register_attention(SDPA_BY_DEVICE, sdpa_by_device, _registrations)
+        tables.register_experts(BY_DEVICE, experts_by_device, _registrations)
+        tables.register_quantization(QUANT_METHOD, Int4Config, Int4Quantizer, _registrations)
         for family in FAMILIES:
-            register_family(family, _registrations)
-        register_original_checkpoints(_registrations)
-        _register_quantization()
+            _register_family(family)
+        _register_names_in_original_files()
+        for layout in FORMATS:
+            _register_weights(layout)
     except Exception:
         unregister()  # all or nothing: half a registration would mix both packages' classes
         raise
 
 
 def unregister() -> None:
-    """Restores transformers' Auto classes to what they were before `register()`."""
+    """Restores all that `register()` changed in transformers.
+
+    Models of this package that exist by then keep the names of attention and experts that transformers no longer knows.
+    Call `set_attn_implementation("sdpa")` on them to go on, or make them anew.
+    """
     _registrations.take_back()
 
 
-def _register_quantization() -> None:
-    """Makes transformers know 4-bit weights, as argument of `from_pretrained` and in saved models."""
-    for table in (AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING):
-        _registrations.remember(table, QUANT_METHOD)
-    register_quantization_config(QUANT_METHOD)(Int4Config)
-    register_quantizer(QUANT_METHOD)(Int4Quantizer)
+def _register_family(family: Family) -> None:
+    tables.register_config(family.config, _registrations)
+    auto_models = {
+        AutoModel: family.model,
+        AutoModelForImageTextToText: family.generation_model,
+        AutoModelForMultimodalLM: family.generation_model,
+    }
+    tables.register_models(family.config, auto_models, _registrations)
+    tables.register_processor(family.config, family.processor, _registrations)
+    tables.register_image_processor(family.config, family.image_processor, _registrations)
+    # Originals are opened as the family's, and the tokenizer class that their files name is wrong.
+    tables.register_tokenizer(family.config, OriginalTokenizer, _registrations)
+
+
+def _register_names_in_original_files() -> None:
+    for config, processor in NAMED_IN_FILES:
+        tables.register_config(config, _registrations)
+        tables.register_processor(config, processor, _registrations)
+        # AutoTokenizer goes by the original model type where AutoConfig failed; then the tokenizer tells why.
+        tables.register_tokenizer(config, OriginalTokenizer, _registrations)
+    tables.register_image_processor(MultiModalityConfig, VLMImageProcessor, _registrations)
+
+
+def _register_weights(layout: OriginalFormat) -> None:
+    """Lets a family's classes read originals; names of the transformers layout are not touched by the rules."""
+    family, dropped = layout.family, ignored_on_load(layout.rules)
+    stored = family.generation_model.stored_conversions()
+    conversions = [*weight_mapping(layout.rules), *stored]
+    loading = {
+        family.model: LoadingTable(conversions, frozenset({HEAD, *dropped})),
+        family.generation_model: LoadingTable(conversions, frozenset(dropped)),
+    }
+    tables.register_loading(family.config.model_type, loading, stored, _registrations)

@@ -141,7 +141,7 @@ def test_an_answers_tokens_in_a_padded_batch(families, name, relative, queries):
         outputs = model(**batch, use_cache=True)
         mask = torch.cat([batch["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
         queries.clear()
-        step = model(input_ids=torch.tensor([[7], [8]]), attention_mask=mask, past_key_values=outputs.past_key_values)
+        step = model(input_ids=torch.tensor([[7], [8]]), attention_mask=mask, cache=outputs.cache)
         assert set(queries) == {1 if asked else 2}
         logits.append(step.logits.float())
     assert relative(*logits) <= 0.01

@@ -249,7 +249,7 @@ def layer_types(model, **settings):
     output = model.generate(
         input_ids=torch.arange(5, 9)[None], max_new_tokens=2, do_sample=False, return_dict_in_generate=True, **settings
     )
-    return {type(layer) for layer in output.past_key_values.layers}
+    return {type(layer) for layer in output.cache.layers}
 
 
 def test_generate_grows_in_place_unless_another_cache_is_asked_for(family):
@@ -257,7 +257,7 @@ def test_generate_grows_in_place_unless_another_cache_is_asked_for(family):
     assert layer_types(model) == {GrowingLayer}
     handed_in = DynamicCache(config=model.config.text_config)
     for settings in (
-        {"past_key_values": handed_in},
+        {"cache": handed_in},
         {"cache_implementation": "static"},
     ):
         assert GrowingLayer not in layer_types(model, **settings)
@@ -272,4 +272,4 @@ def test_generate_gives_what_it_gives_with_a_plain_cache(family, how, few_places
     settings = {**how, "max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
     ours = family.model.generate(**inputs, **settings)
     plain = DynamicCache(config=family.model.config.text_config)
-    assert torch.equal(ours, family.model.generate(**inputs, **settings, past_key_values=plain))
+    assert torch.equal(ours, family.model.generate(**inputs, **settings, cache=plain))

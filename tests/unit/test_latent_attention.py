@@ -43,7 +43,7 @@ def test_absorbed_equals_expanded(latent, relative, ways, monkeypatch, implement
         latent.converted, dtype=torch.float32, attn_implementation=implementation
     ).eval()
     batch = latent.batch([4, 5])
-    filled = model(**batch).past_key_values
+    filled = model(**batch).cache
     ids = torch.full((2, count), 7)
     mask = torch.cat([batch["attention_mask"], torch.ones_like(ids)], 1)
     logits = []
@@ -51,7 +51,7 @@ def test_absorbed_equals_expanded(latent, relative, ways, monkeypatch, implement
         monkeypatch.setattr(latent_attention, "MOST_ABSORBED_QUERIES", most)
         del ways[:]
         cache = copy.deepcopy(filled)
-        logits.append(model(input_ids=ids, attention_mask=mask, past_key_values=cache).logits)
+        logits.append(model(input_ids=ids, attention_mask=mask, cache=cache).logits)
         assert set(ways) == {"_absorbed" if most else "_expanded"}
     assert relative(*logits) <= TOLERANCE
 
@@ -69,8 +69,8 @@ def test_attention_maps_of_both_ways(latent, relative, monkeypatch):
         latent.converted, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     ids = latent.inputs(4)["input_ids"]
-    cache = model(input_ids=ids[:, :-1]).past_key_values
-    absorbed = model(input_ids=ids[:, -1:], past_key_values=cache, output_attentions=True).attentions
+    cache = model(input_ids=ids[:, :-1]).cache
+    absorbed = model(input_ids=ids[:, -1:], cache=cache, output_attentions=True).attentions
     whole = model(input_ids=ids, output_attentions=True).attentions
     for one, other in zip(absorbed, whole, strict=True):
         assert one.shape == (1, model.config.text_config.num_attention_heads, 1, ids.shape[1])
@@ -82,7 +82,7 @@ def test_attention_maps_of_both_ways(latent, relative, monkeypatch):
 def test_the_cache_holds_latent_and_rotary_key(latent, batch_size):
     """Per token and layer kv_lora_rank + qk_rope_head_dim numbers: 576 of the published sizes."""
     config = latent.model.config.text_config
-    cache = latent.model(input_ids=torch.full((batch_size, 11), 7)).past_key_values
+    cache = latent.model(input_ids=torch.full((batch_size, 11), 7)).cache
     assert len(cache.layers) == config.num_hidden_layers
     numbers = [layer.keys.numel() + layer.values.numel() for layer in cache.layers]
     assert numbers == [batch_size * 11 * (config.kv_lora_rank + config.qk_rope_head_dim)] * config.num_hidden_layers
@@ -94,7 +94,7 @@ def test_the_cache_holds_latent_and_rotary_key(latent, batch_size):
 def test_a_static_cache_holds_as_much_per_place(latent):
     config = latent.model.config.text_config
     cache = StaticCache(config=latent.model.config, max_cache_len=32)
-    latent.model(input_ids=torch.full((1, 11), 7), past_key_values=cache)
+    latent.model(input_ids=torch.full((1, 11), 7), cache=cache)
     assert cache.layers[0].keys.shape == (1, 1, 32, config.kv_lora_rank)
     assert cache.layers[0].values.shape == (1, 1, 32, config.qk_rope_head_dim)
 
@@ -115,8 +115,8 @@ def test_a_wrapped_projection_is_never_absorbed(latent, ways):
 def test_caches_of_another_kind_of_attention_are_refused(families):
     ids = torch.full((1, 3), 7)
     for name, other in (("vl2_mla", "vl2_mha"), ("vl2_mha", "vl2_mla")):
-        cache = families[name].model(input_ids=ids).past_key_values
+        cache = families[name].model(input_ids=ids).cache
         with pytest.raises(ValueError, match="filled by another model; begin with a new one"):
-            families[other].model(input_ids=ids, past_key_values=cache)
+            families[other].model(input_ids=ids, cache=cache)
     empty = DynamicCache(config=families["vl2_mha"].model.config)
-    assert families["vl2_mla"].model(input_ids=ids, past_key_values=empty).past_key_values is empty
+    assert families["vl2_mla"].model(input_ids=ids, cache=empty).cache is empty

@@ -50,7 +50,7 @@ def test_quantized_caches_need_another_package(vl, inputs):
 
 def test_cropping_to_a_length(vl, inputs):
     with torch.no_grad():
-        cache = vl.model(**inputs, use_cache=True).past_key_values
+        cache = vl.model(**inputs, use_cache=True).cache
     if not NEWEST:
         pytest.skip("from transformers 5.23 on")
     with pytest.raises(ValueError, match="positive value"):

@@ -57,8 +57,8 @@ def test_cached_equals_uncached(model, inputs, logits, relative, places, where):
     embeds = model.get_input_embeddings()(inputs["input_ids"])
     embeds[0, places] = features[0]
     cache = DynamicCache(config=model.config)
-    model(inputs_embeds=embeds[:, :cut], past_key_values=cache)
-    rest = model(inputs_embeds=embeds[:, cut:], past_key_values=cache, attention_mask=inputs["attention_mask"])
+    model(inputs_embeds=embeds[:, :cut], cache=cache)
+    rest = model(inputs_embeds=embeds[:, cut:], cache=cache, attention_mask=inputs["attention_mask"])
     assert relative(rest.logits, logits[:, cut:]) <= TOLERANCE
 
 

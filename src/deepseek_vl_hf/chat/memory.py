@@ -103,7 +103,7 @@ class Memory:
         try:
             self.model.base_model(
                 input_ids=torch.tensor([ids[start:end]], device=self.model.device),
-                past_key_values=self.cache,
+                cache=self.cache,
                 mm_encoder_outputs=encoded,
                 use_cache=True,
             )

@@ -32,7 +32,16 @@ LEAST_ROOM = 4
 
 # What a conversation settles itself, or what would leave its cache out of step with its tokens.
 NOT_FOR_CONVERSATIONS = (
-    *("inputs", "input_ids", "inputs_embeds", "attention_mask", "past_key_values", "use_cache", "cache_implementation"),
+    *(
+        "inputs",
+        "input_ids",
+        "inputs_embeds",
+        "attention_mask",
+        "cache",
+        "past_key_values",
+        "use_cache",
+        "cache_implementation",
+    ),
     *("streamer", "stopping_criteria", "return_dict_in_generate", "num_beams", "num_return_sequences"),
     *("assistant_model", "prompt_lookup_num_tokens", "generation_config"),
 )

@@ -123,7 +123,7 @@ class Generation:
         self.model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
-            past_key_values=self.cache,
+            cache=self.cache,
             streamer=tokens,
             stopping_criteria=StoppingCriteriaList([_Asked(self.stop)]),
             logits_processor=LogitsProcessorList(processors),

@@ -1,10 +1,11 @@
-"""The language models' attention where nothing else is asked for."""
+"""Which attention a model computes, and the language models' own where nothing else is asked for."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 SDPA_BY_DEVICE = "sdpa_by_device"
@@ -30,7 +31,7 @@ def sdpa_by_device(
     Raises:
         ValueError: the cache is a paged one, for which continuous batching makes masks by the name `sdpa` alone.
     """
-    if kwargs.get("cache") is not None:
+    if kwargs.get("cache") is not None:  # from 5.24 on transformers refuses other names by itself
         raise ValueError(f"{SDPA_BY_DEVICE} is not for paged caches. Call model.set_attn_implementation('sdpa') first.")
     attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
     if query.device.type != "cpu":
@@ -48,11 +49,22 @@ def sdpa_by_device(
     return output[:, :rows, :, :width], weights
 
 
-ALL_ATTENTION_FUNCTIONS.register(SDPA_BY_DEVICE, sdpa_by_device)
-ALL_MASK_ATTENTION_FUNCTIONS.register(SDPA_BY_DEVICE, sdpa_mask)
+def is_registered(name: str) -> bool:
+    """Whether transformers knows an attention by this name."""
+    return name in AttentionInterface()
 
 
-def prefer_sdpa_by_device(config: Any) -> None:
-    """Chooses `sdpa_by_device` for a language model's config that says nothing else."""
-    if config._attn_implementation is None:
-        config._attn_implementation = SDPA_BY_DEVICE
+def attention_of(config: Any) -> str | None:
+    """The name of the attention that a config asks for; None where it leaves that to transformers."""
+    return config._attn_implementation
+
+
+def prefer_attention(config: Any, name: str) -> None:
+    """Chooses an attention for the config of a model that is being made, if it says nothing else."""
+    if attention_of(config) is None and is_registered(name):
+        config._attn_implementation = name
+
+
+def attention_function(config: Any, eager: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind the name that a config asks for; `eager` where it asks for that."""
+    return ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(config), eager)

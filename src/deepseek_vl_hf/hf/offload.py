@@ -1,6 +1,7 @@
 """Reading a parameter of a module that was offloaded."""
 
 import torch
+from accelerate.utils import align_module_device
 from torch import nn
 
 
@@ -13,8 +14,5 @@ def resident(module: nn.Module, name: str) -> torch.Tensor:
     parameter = getattr(module, name)
     if not parameter.is_meta:
         return parameter
-    hook = getattr(module, "_hf_hook", None)
-    for candidate in getattr(hook, "hooks", [hook]):
-        if getattr(candidate, "weights_map", None) is not None:
-            return candidate.weights_map[name]
-    return parameter
+    with align_module_device(module):
+        return getattr(module, name)

@@ -49,13 +49,13 @@ def hold_an_image(config: Any, places: torch.Tensor) -> bool:
     return bool((places.sum(-1) >= config.fewest_image_tokens).any())
 
 
-def warn_of_images_left_out(config: Any, input_ids: Any, images: Any, past_key_values: Any) -> None:
+def warn_of_images_left_out(config: Any, input_ids: Any, images: Any, cache: Any) -> None:
     """Says once that image places keep the embedding of their own token.
 
     A warning and no error, because transformers promises that `forward` takes any ids; `generate` refuses such prompts.
     On top of a cache nothing is said, because the images may have been read before.
     """
-    if torch.compiler.is_compiling() or input_ids is None or images is not None or past_key_values is not None:
+    if torch.compiler.is_compiling() or input_ids is None or images is not None or cache is not None:
         return
     if not hold_an_image(config, input_ids == config.image_token_id):
         return

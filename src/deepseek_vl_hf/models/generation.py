@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import transformers
-from transformers import GenerationMixin
 from transformers.utils import logging
 
-from ..hf.attention import SDPA_BY_DEVICE
-from ..hf.cache import grow_in_place
-from ..hf.versions import CHUNKED_PREFILL_READS_IMAGES
+from ..hf.attention import SDPA_BY_DEVICE, attention_of
+from ..hf.cache import growing_cache
+from ..hf.generation import HfGenerationMixin
+from ..hf.outputs import with_both_names
+from ..hf.versions import CACHE, CHUNKED_PREFILL_READS_IMAGES, INSTALLED, one_cache
 from .checks import IMAGES_LEFT_OUT, check_none_missing, hold_an_image
 from .fusion import image_token_mask, repeat_images_of_prompts
 
@@ -24,7 +24,7 @@ CONTINUOUS_BATCHING_IS_FOR_TEXT = (
 )
 
 
-class MultimodalGenerationMixin(GenerationMixin):
+class MultimodalGenerationMixin(HfGenerationMixin):
     """transformers' `generate`, kept from leaving images out in silence.
 
     The library takes the image inputs aside and encodes them once. Incomplete ones it drops without a word, and the
@@ -32,26 +32,30 @@ class MultimodalGenerationMixin(GenerationMixin):
     several of them to its beams in a wrong order.
     """
 
-    def adjust_generation_fn(self, *args: Any, **kwargs: Any) -> None:
-        """Called by `from_pretrained`; special ids that no generation_config.json names are those of the text model.
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    output_modalities = ("text",)
+
+    def name_special_ids(self) -> None:
+        """Fills in the special ids that no generation_config.json names: those of the text model.
 
         Original checkpoints have no such file, and without an EOS no answer would end.
         """
-        super().adjust_generation_fn(*args, **kwargs)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self.generation_config, name) is None:
                 setattr(self.generation_config, name, getattr(self.config.text_config, name))
 
     def generate(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """See transformers' `GenerationMixin.generate`.
+        """See transformers' `GenerationMixin.generate`; the cache may come as `cache` or as `past_key_values`.
 
         Raises:
             ValueError: the prompt has image places, but its image inputs are missing or incomplete; or the images would
                 be left out by the way to generate that was asked for.
         """
+        kwargs = one_cache(kwargs)
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         asked = partial(self._asked, args, kwargs)
-        images = self._check_image_inputs(input_ids, kwargs)
+        images = self.check_image_inputs(input_ids, kwargs)
         if images:
             self._check_ways_that_drop_images(asked)
         self._warn_of_long_prompts(input_ids)
@@ -59,7 +63,16 @@ class MultimodalGenerationMixin(GenerationMixin):
             # Candidates are proposed in bulk and may hold image tokens (copied from the prompt, or an assistant's
             # whim), which the first verification would count as image places.
             kwargs["suppress_tokens"] = [*(asked("suppress_tokens") or ()), self.config.image_token_id]
-        return super().generate(inputs, *args, **kwargs)
+        if encoded := kwargs.get("mm_encoder_outputs"):  # into which transformers puts what it repeats for beams
+            kwargs["mm_encoder_outputs"] = {name: type(output)(**output) for name, output in encoded.items()}
+        if CACHE not in kwargs and self._makes_plain_cache(asked):
+            kwargs[CACHE] = growing_cache(self.config.get_text_config(decoder=True))
+        return with_both_names(super().generate(inputs, *args, **kwargs))
+
+    def _makes_plain_cache(self, asked: Callable[[str], Any]) -> bool:
+        """Whether transformers would make a plain cache, in the place of which one that grows in place can stand."""
+        special = asked("cache_implementation") or asked("custom_generate") or asked("is_assistant")
+        return not special and asked("use_cache") is not False
 
     def generate_batch(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """See transformers' `generate_batch` (continuous batching), which is for text alone.
@@ -70,20 +83,20 @@ class MultimodalGenerationMixin(GenerationMixin):
         for prompt in inputs:
             if hold_an_image(self.config, torch.as_tensor(prompt) == self.config.image_token_id):
                 raise ValueError(CONTINUOUS_BATCHING_IS_FOR_TEXT)
-        text_config = self.config.text_config
-        before = text_config._attn_implementation
+        before = attention_of(self.config.text_config)
         try:
             return super().generate_batch(inputs, *args, **kwargs)
         finally:
-            text_config._attn_implementation = before
+            if attention_of(self.config.text_config) != before:
+                self.set_attn_implementation({"text_config": before})
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """See transformers' `init_continuous_batching`.
 
         It makes masks for `sdpa` by its name, so the language model is put on that; `generate_batch` takes it back.
         """
-        if self.config.text_config._attn_implementation == SDPA_BY_DEVICE:
-            self.config.text_config._attn_implementation = "sdpa"
+        if attention_of(self.config.text_config) == SDPA_BY_DEVICE:
+            self.set_attn_implementation({"text_config": "sdpa"})
         return super().init_continuous_batching(*args, **kwargs)
 
     def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
@@ -92,14 +105,22 @@ class MultimodalGenerationMixin(GenerationMixin):
         values = [kwargs.get(name), *(getattr(config, name, None) for config in configs)]
         return next((value for value in values if value is not None), None)
 
-    def _check_image_inputs(self, input_ids: Any, kwargs: dict[str, Any]) -> bool:
-        """Whether there are images; raises ValueError if they are incomplete, or missing for a prompt's places."""
+    def check_image_inputs(self, input_ids: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether there are images.
+
+        Args:
+            input_ids: [batch, sequence], or None.
+            kwargs: all other arguments of `generate`, the cache under transformers' name.
+
+        Raises:
+            ValueError: image inputs are incomplete, or missing for a prompt's places.
+        """
         names = [name for name in inspect.signature(self.get_image_features).parameters if name != "kwargs"]
         given = {name: kwargs.get(name) for name in names}
         check_none_missing(given)
         if any(value is not None for value in given.values()) or (kwargs.get("mm_encoder_outputs") or {}).get("image"):
             return True
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         embeds = kwargs.get("inputs_embeds")
         if (cache is not None and int(cache.get_seq_length())) or (input_ids is None and embeds is None):
             return False
@@ -108,8 +129,11 @@ class MultimodalGenerationMixin(GenerationMixin):
         return False
 
     def _places(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """Bool [batch, sequence]: where image places are."""
-        given = input_ids if input_ids is not None and input_ids.numel() else None
+        """Bool [batch, sequence]: where image places are that nothing has filled.
+
+        Embeddings say it where they come beside ids: those of the first step are read from them alone.
+        """
+        given = input_ids if inputs_embeds is None else None
         return image_token_mask(given, inputs_embeds, self.get_input_embeddings(), self.config.image_token_id)
 
     def _check_ways_that_drop_images(self, asked: Callable[[str], Any]) -> None:
@@ -117,7 +141,7 @@ class MultimodalGenerationMixin(GenerationMixin):
             raise ValueError(CONTINUOUS_BATCHING_IS_FOR_TEXT)
         if asked("prefill_chunk_size") and not CHUNKED_PREFILL_READS_IMAGES:
             raise ValueError(
-                f"prefill_chunk_size was given, but transformers {transformers.__version__} leaves the images out when "
+                f"prefill_chunk_size was given, but transformers {INSTALLED} leaves the images out when "
                 "it prefills in chunks. Install transformers 5.23 or newer, or leave prefill_chunk_size out."
             )
 
@@ -130,31 +154,8 @@ class MultimodalGenerationMixin(GenerationMixin):
                 "fewer images or less text."
             )
 
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        """A cache that is made here grows in place; one that was handed in stays what it is."""
-        own = model_kwargs.get("past_key_values") is None
-        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
-        if own and cache is not None:
-            grow_in_place(cache)
-        return result
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: torch.Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[torch.Tensor | None, dict[str, Any]]:
-        encoded = model_kwargs.pop("mm_encoder_outputs", None)
-        images = (encoded or {}).get("image")
-        if images is not None and expand_size > 1:
-            places = self._places(input_ids, model_kwargs.get("inputs_embeds"))
-            repeated = repeat_images_of_prompts(images.pooler_output, places.sum(-1).tolist(), expand_size)
-            encoded = {**encoded, "image": type(images)(**{**images, "pooler_output": repeated})}
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
-        return input_ids, model_kwargs if encoded is None else {**model_kwargs, "mm_encoder_outputs": encoded}
+    def repeat_images(self, images: Any, times: int, input_ids: Any, inputs_embeds: Any) -> Any:
+        """What `get_image_features` gave, with the images of each prompt `times` over; see `HfGenerationMixin`."""
+        places = self._places(input_ids, inputs_embeds)
+        repeated = repeat_images_of_prompts(images.pooler_output, places.sum(-1).tolist(), times)
+        return type(images)(**{**images, "pooler_output": repeated})

@@ -1,11 +1,14 @@
-"""What transformers has to know of every model here."""
+"""What all families' models have in common."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from transformers import PreTrainedModel
+import torch
 
 from ..cpu.packed_weights import check_can_be_moved, check_can_be_saved
-from ..hf.attention import prefer_sdpa_by_device
+from ..hf.attention import SDPA_BY_DEVICE, prefer_attention
+from ..hf.model import HfModel
 from .checks import (
     bytes_packed,
     check_quantization_config,
@@ -17,22 +20,15 @@ from .checks import (
 from .rotary import float32_rotary_tables
 
 
-class MultimodalPreTrainedModel(PreTrainedModel):
-    """The capabilities that all families have; a family adds its config and its layers' names."""
+class MultimodalPreTrainedModel(HfModel):
+    """The capabilities that all families have; a family adds its config."""
 
     base_model_prefix = "model"
     input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
     _image_batch_size = 8
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        prefer_sdpa_by_device(config.text_config)
+        prefer_attention(config.text_config, SDPA_BY_DEVICE)
         super().__init__(config, *args, **kwargs)
 
     @property
@@ -52,10 +48,6 @@ class MultimodalPreTrainedModel(PreTrainedModel):
             raise ValueError(f"image_batch_size is {size}; expected at least 1.")
         self.base_model._image_batch_size = size
 
-    def stored_conversions(self) -> list[Any]:
-        """How tensors in files become those in memory, in files of the transformers layout; saving turns it round."""
-        return []
-
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, and 4-bit weights asked for in a way that no longer exists get an answer that helps.
@@ -68,6 +60,8 @@ class MultimodalPreTrainedModel(PreTrainedModel):
         report = kwargs.pop("output_loading_info", False)
         model, found = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         check_quantized_are_read(found["unexpected_keys"])
+        if model.can_generate():
+            model.name_special_ids()
         return (model, found) if report else model
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
@@ -76,11 +70,13 @@ class MultimodalPreTrainedModel(PreTrainedModel):
         unpacked = sum(weight.nelement() * weight.element_size() for weight in packed)
         return int(super().get_memory_footprint(return_buffers)) - unpacked + sum(map(bytes_packed, packed))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+    @contextmanager
+    def while_moving(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+        """Refuses moves that packed weights cannot take, before anything is moved; see `HfModel.while_moving`."""
         check_can_be_moved(self, fn)
         check_quantized_can_be_moved(self, fn)
         with float32_rotary_tables(self):
-            return super()._apply(fn, recurse)
+            yield
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Saves as transformers does, always in the transformers layout and under the short weight names.
@@ -100,11 +96,5 @@ class MultimodalPreTrainedModel(PreTrainedModel):
                 "Found save_original_format=True; expected it to be left out. For the original layout save the model, "
                 "then run `deepseek-vl convert --to original SRC DST`."
             )
-        conversions = self.stored_conversions()
-        kwargs["save_original_format"] = bool(conversions)
-        read_with = getattr(self, "_weight_conversions", None)
-        self._weight_conversions: Any = conversions
-        try:
-            super().save_pretrained(save_directory, *args, **kwargs)
-        finally:
-            self._weight_conversions = read_with
+        kwargs["save_original_format"] = bool(self.stored_conversions())
+        super().save_pretrained(save_directory, *args, **kwargs)

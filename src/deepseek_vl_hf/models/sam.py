@@ -18,10 +18,11 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel, SamVisionConfig
-from transformers import initialization as init
+from transformers import PreTrainedConfig, SamVisionConfig
 from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ..hf.layers import GradientCheckpointingLayer, init
+from ..hf.model import HfModel
 
 # How many scores exist at once. On a CPU so few that they stay in its cache and their memory is used again, instead of
 # being asked of the system for each block, which took a third of the time; elsewhere a guess, 256 MB in bfloat16.
@@ -340,7 +341,7 @@ class SamVisionEncoder(nn.Module):
         return SamEncoderOutput(self.neck(hidden_states), first_global, tuple(states) if output_hidden_states else None)
 
 
-class SamEncoder(PreTrainedModel):
+class SamEncoder(HfModel):
     """The encoder under the name that transformers' weights have, `vision_encoder`.
 
     It accepts every `attn_implementation`, because it keeps its own path whatever the rest of the model uses.
@@ -356,13 +357,7 @@ class SamEncoder(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     base_model_prefix = ""
-    supports_gradient_checkpointing = True
     _no_split_modules = ["SamVisionEncoder"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
@@ -370,14 +365,8 @@ class SamEncoder(PreTrainedModel):
         self.vision_encoder = SamVisionEncoder(config)
         self.post_init()
 
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        return True  # any may be asked for, because none is used
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def init_own_weights(self, module: nn.Module) -> None:
         """For training from scratch: relative positions start at zero, as in SAM."""
-        super()._init_weights(module)
         if isinstance(module, SamVisionEncoder):
             init.normal_(module.pos_embed, std=0.02)
         elif isinstance(module, SamAttention):

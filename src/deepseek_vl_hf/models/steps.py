@@ -6,6 +6,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
+from ..hf.versions import CACHE
 from .checks import check_exactly_one, warn_of_images_left_out, warn_of_slow_float16
 from .fusion import image_token_mask, insert_image_embeds
 
@@ -15,7 +16,7 @@ def embed_inputs(
     input_ids: torch.Tensor | None,
     inputs_embeds: torch.Tensor | None,
     image_features: BaseModelOutputWithPooling | None,
-    past_key_values: Any,
+    cache: Any,
 ) -> torch.Tensor:
     """Embeds the tokens and puts the image embeddings at the image places.
 
@@ -24,7 +25,7 @@ def embed_inputs(
         input_ids: [batch, sequence], or None.
         inputs_embeds: [batch, sequence, hidden], or None.
         image_features: what `get_image_features` gives; None for text alone.
-        past_key_values: the cache, behind which image places may have been filled before.
+        cache: that of earlier tokens, behind which image places may have been filled before.
 
     Returns:
         [batch, sequence, hidden].
@@ -33,7 +34,7 @@ def embed_inputs(
         ValueError: both or none of the two inputs, or another number of image places than of image tokens.
     """
     check_exactly_one(input_ids, inputs_embeds)
-    warn_of_images_left_out(model.config, input_ids, image_features, past_key_values)
+    warn_of_images_left_out(model.config, input_ids, image_features, cache)
     embed_tokens = model.get_input_embeddings()
     embeds = embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
     warn_of_slow_float16(embeds)
@@ -47,10 +48,10 @@ def model_output(outputs: Any, image_features: BaseModelOutputWithPooling | None
     """The language model's output, with the image embeddings beside it."""
     return MultimodalModelOutputWithPast(
         last_hidden_state=outputs.last_hidden_state,
-        past_key_values=outputs.past_key_values,
+        cache=getattr(outputs, CACHE),
         hidden_states=outputs.hidden_states,
         attentions=outputs.attentions,
-        image_hidden_states=None if image_features is None else image_features.pooler_output,
+        image_outputs=image_features,
         router_logits=getattr(outputs, "router_logits", None),
     )
 
@@ -79,9 +80,9 @@ def head_output(
     return MultimodalCausalLMOutputWithPast(
         loss=loss,
         logits=logits,
-        past_key_values=outputs.past_key_values,
+        cache=outputs.cache,
         hidden_states=outputs.hidden_states,
         attentions=outputs.attentions,
-        image_hidden_states=outputs.image_hidden_states,
+        image_outputs=outputs.image_outputs,
         router_logits=outputs.router_logits,
     )

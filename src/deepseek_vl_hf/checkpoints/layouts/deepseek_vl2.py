@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, ProcessorMixin
 
 from ...conversation.chat_templates import DEEPSEEK_VL2_TEMPLATE, VL2_IMAGE_TOKEN
 from ...models.deepseek_moe.configuration_deepseek_moe import AUX_LOSS_COEFFICIENTS, DeepseekMoeConfig
-from ...models.deepseek_moe.expert_weights import expert_converters, stored_shapes
+from ...models.deepseek_moe.expert_weights import stored_shapes
 from ...models.deepseek_vl2.configuration_deepseek_vl2 import SIGLIP_SO400M_PATCH14_384, DeepseekVL2Config
 from ...models.deepseek_vl2.image_processing_deepseek_vl2 import DeepseekVL2ImageProcessor
 from ...models.deepseek_vl2.tiling import check_candidates
@@ -18,6 +18,7 @@ from .rules import Rename, Rule
 from .siglip import siglip_rules
 
 MODEL_TYPE = "deepseek_vl_v2"
+ARCHITECTURE = "DeepseekVL"  # with what its names of classes begin; DeepSeek-OCR has the same model type
 TOWER = "siglip_so400m_patch14_384"
 # What the name stands for. Keys beside it in a file override it (this project's convention for small models).
 PRESET: dict[str, Any] = {
@@ -276,5 +277,4 @@ FORMAT = OriginalFormat(
     write_image_processor=image_processor_to_original,
     write_processor=processor_section,
     stored_shapes=stored_shapes,
-    stored_conversions=expert_converters,
 )

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, ProcessorMixin
-from transformers.core_model_loading import WeightConverter
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...models.families import Family
@@ -66,7 +65,6 @@ class OriginalFormat:
         write_image_processor: the image processor -> the file with its settings.
         write_processor: the processor -> processor_config.json, without the settings of the image processor.
         stored_shapes: names and shapes of the model's tensors in files of the transformers layout.
-        stored_conversions: how those tensors become the model's.
     """
 
     description: str
@@ -83,4 +81,3 @@ class OriginalFormat:
     write_processor: Callable[[ProcessorMixin], JsonObject]
     images_file: str = IMAGES
     stored_shapes: Callable[[nn.Module], dict[str, Shape]] = parameter_shapes
-    stored_conversions: Callable[[], list[WeightConverter]] = list

@@ -26,6 +26,19 @@ def is_janus(config: dict[str, Any]) -> bool:
     return config.get("model_type") == MODEL_TYPE and any(DRAWING_SECTION in key for key in config)
 
 
+def is_another_model(config: dict[str, Any]) -> bool:
+    """Whether a config.json has DeepSeek-VL2's model type, but is of a model such as DeepSeek-OCR.
+
+    It says so by its architecture, or by a vision tower that is not DeepSeek-VL2's together with code of its own.
+    """
+    if config.get("model_type") != deepseek_vl2.MODEL_TYPE:
+        return False
+    vision = config.get("vision_config")
+    tower = vision.get("model_name") if isinstance(vision, dict) else None
+    others = [name for name in config.get("architectures") or () if not name.startswith(deepseek_vl2.ARCHITECTURE)]
+    return bool(others) or (tower != deepseek_vl2.TOWER and "auto_map" in config)
+
+
 def find_format(config: dict[str, Any]) -> OriginalFormat:
     """The layout that a config.json describes.
 
@@ -38,6 +51,12 @@ def find_format(config: dict[str, Any]) -> OriginalFormat:
             f"config.json is of Janus: it has the sections {generation}, which describe image generation. "
             f"Janus has the model_type {MODEL_TYPE!r} too, but is another model; expected DeepSeek-VL. transformers' "
             "own Janus classes read the deepseek-community Janus repositories."
+        )
+    if is_another_model(config):
+        named = ", ".join(config.get("architectures") or ["another model"])
+        raise ValueError(
+            f"config.json is of {named}, which has the model_type {deepseek_vl2.MODEL_TYPE!r} too. Expected "
+            "DeepSeek-VL2; use the package that has this model."
         )
     for layout in FORMATS:
         if layout.describes(config):

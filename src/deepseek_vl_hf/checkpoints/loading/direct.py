@@ -9,7 +9,6 @@ family's real object, the same as a converted checkpoint would.
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoProcessor,
     AutoTokenizer,
@@ -17,44 +16,32 @@ from transformers import (
     PreTrainedTokenizerFast,
     ProcessorMixin,
     TokenizersBackend,
-    conversion_mapping,
 )
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.models.auto.tokenization_auto import (
-    MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS,
-    REGISTERED_TOKENIZER_CLASSES,
-    TOKENIZER_MAPPING,
-    TOKENIZER_MAPPING_NAMES,
-)
 
-from ...models.families import Registrations
+from ...hf.elsewhere import as_if_unregistered, config_from_its_own_code
 from ..layouts import deepseek_vl, deepseek_vl2
 from ..layouts.config_fields import RecordedDict, naming_bad_values, section
 from ..layouts.files import in_repository, read_json, split_hub_arguments
 from ..layouts.formats import CONFIG, OriginalFormat
-from ..layouts.original import FORMATS, MODEL_TYPES, OriginalFiles, find_format, is_janus, read_original
-from .weight_mapping import ignored_on_load, weight_mapping
+from ..layouts.original import (
+    MODEL_TYPES,
+    OriginalFiles,
+    find_format,
+    is_another_model,
+    is_janus,
+    read_original,
+)
 
 # Arguments that the Auto classes pass on and that no tokenizer, image processor or processor takes.
-_AUTO_ARGUMENTS = (
-    "_from_auto",
-    "_from_pipeline",
-    "_commit_hash",
-    "trust_remote_code",
-    "use_fast",
-    "user_agent",
-    "backend",
-)
+_AUTO_ARGUMENTS = ("trust_remote_code", "use_fast", "user_agent", "backend")
 
 
 def open_original(name_or_path: Any, arguments: dict[str, Any]) -> tuple[OriginalFiles, dict[str, Any]]:
     """The small files of a checkpoint that `from_pretrained` got, and the arguments that say something about it."""
     hub, rest = split_hub_arguments(arguments)
     return read_original(in_repository(name_or_path, **hub)), {
-        name: value for name, value in rest.items() if name not in _AUTO_ARGUMENTS
+        name: value for name, value in rest.items() if name not in _AUTO_ARGUMENTS and not name.startswith("_")
     }
 
 
@@ -73,12 +60,15 @@ class OriginalConfig(PreTrainedConfig):
             **kwargs: as `PreTrainedConfig.from_dict` takes them.
 
         Returns:
-            The family's config.
+            The family's config; of another model with the same model type, such as DeepSeek-OCR, what its own code
+            gives, if that is trusted.
 
         Raises:
             ValueError: another family, such as Janus; a value that no checkpoint has; or a vocabulary smaller than the
                 published one without the tokenizer's files.
         """
+        if is_another_model(config_dict):
+            return config_from_its_own_code(config_dict)
         files = _files_of(config_dict, kwargs.get("name_or_path"))
         if files is not None:
             config = files.load_config(files.load_tokenizer())
@@ -147,16 +137,38 @@ class OriginalTokenizer(PreTrainedTokenizerFast):
         Raises:
             FileNotFoundError, ValueError: see `load_original_tokenizer`.
         """
-        hub, _ = split_hub_arguments(kwargs)
-        config = in_repository(pretrained_model_name_or_path, **hub)(CONFIG)
-        if config is None or not _is_original(read_json(config)):
+        config, of_others = _read_config(pretrained_model_name_or_path, kwargs)
+        if of_others is not None:
+            # Trust was answered before; without it transformers goes by the tokenizer's own files.
+            with as_if_unregistered(of_others):
+                return AutoTokenizer.from_pretrained(
+                    pretrained_model_name_or_path, *inputs, trust_remote_code=False, **_public(kwargs)
+                )
+        if config.get("model_type") not in MODEL_TYPES:
             return TokenizersBackend.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
         return files.load_tokenizer(name_or_path=str(pretrained_model_name_or_path), **settings)
 
 
-def _is_original(config: dict[str, Any]) -> bool:
-    return config.get("model_type") in MODEL_TYPES and not is_janus(config)
+def _is_of_others(config: dict[str, Any]) -> bool:
+    """Whether a config.json has a model type of original checkpoints and is of another model."""
+    return config.get("model_type") in MODEL_TYPES and (is_another_model(config) or is_janus(config))
+
+
+def _config_class(config: dict[str, Any]) -> type[PreTrainedConfig]:
+    return next(each for each, _ in NAMED_IN_FILES if each.model_type == config["model_type"])
+
+
+def _public(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if not name.startswith("_")}
+
+
+def _read_config(name_or_path: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], type[PreTrainedConfig] | None]:
+    """A checkpoint's config.json, and the class that is registered for it if it is of another model."""
+    hub, _ = split_hub_arguments(arguments)
+    stored = in_repository(name_or_path, **hub)(CONFIG)
+    config = {} if stored is None else read_json(stored)
+    return config, _config_class(config) if _is_of_others(config) else None
 
 
 class VLMImageProcessor(BaseImageProcessor):
@@ -176,6 +188,10 @@ class VLMImageProcessor(BaseImageProcessor):
         Raises:
             FileNotFoundError, ValueError: a file is missing, damaged, or of another family.
         """
+        _, of_others = _read_config(pretrained_model_name_or_path, kwargs)
+        if of_others is not None:
+            with as_if_unregistered(of_others):
+                return AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **_public(kwargs))
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
         return files.layout.family.image_processor.from_dict(files.load_image_processor().to_dict(), **settings)
 
@@ -198,6 +214,10 @@ class OriginalProcessor(ProcessorMixin):
         Raises:
             FileNotFoundError, ValueError: a file is missing, damaged, or of another family.
         """
+        _, of_others = _read_config(pretrained_model_name_or_path, kwargs)
+        if of_others is not None:
+            with as_if_unregistered(of_others):
+                return AutoProcessor.from_pretrained(pretrained_model_name_or_path, **_public(kwargs))
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
         image_class = files.layout.family.image_processor
         of_processor = {name: settings.pop(name) for name in ("chat_template", "tiling") if name in settings}
@@ -220,46 +240,3 @@ NAMED_IN_FILES: tuple[tuple[type[OriginalConfig], type[OriginalProcessor]], ...]
     (MultiModalityConfig, VLChatProcessor),
     (DeepseekVLV2Config, DeepseekVLV2Processor),
 )
-
-
-def register_original_checkpoints(registrations: Registrations) -> None:
-    """Makes the Auto classes open original checkpoints."""
-    for config, processor in NAMED_IN_FILES:
-        registrations.remember(CONFIG_MAPPING._extra_content, config.model_type)
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        registrations.remember(PROCESSOR_MAPPING._extra_content, config)
-        AutoProcessor.register(config, processor, exist_ok=True)
-        # AutoTokenizer goes by the original model type where AutoConfig failed; then the tokenizer tells why.
-        _register_tokenizer(config, registrations)
-    registrations.remember(IMAGE_PROCESSOR_MAPPING._extra_content, MultiModalityConfig)
-    AutoImageProcessor.register(
-        MultiModalityConfig,
-        image_processor_classes={"pil": VLMImageProcessor, "torchvision": VLMImageProcessor},
-        exist_ok=True,
-    )
-    for layout in FORMATS:
-        _register_tokenizer(layout.family.config, registrations)
-        _register_weights(layout, registrations)
-
-
-def _register_tokenizer(config: type[PreTrainedConfig], registrations: Registrations) -> None:
-    """Sends `AutoTokenizer` to `OriginalTokenizer` whatever class the files name: the published name is wrong."""
-    registrations.remember(REGISTERED_TOKENIZER_CLASSES, OriginalTokenizer.__name__)
-    registrations.remember(TOKENIZER_MAPPING._extra_content, config)
-    AutoTokenizer.register(config, OriginalTokenizer, exist_ok=True)
-    registrations.take_out(TOKENIZER_MAPPING_NAMES, config.model_type)
-    registrations.remember(TOKENIZER_MAPPING_NAMES, config.model_type)
-    TOKENIZER_MAPPING_NAMES[config.model_type] = OriginalTokenizer.__name__
-    registrations.add(MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS, config.model_type)
-
-
-def _register_weights(layout: OriginalFormat, registrations: Registrations) -> None:
-    """Lets `from_pretrained` apply the layout's table; names of the transformers layout are not touched by it."""
-    model_type = layout.family.config.model_type
-    conversion_mapping.get_checkpoint_conversion_mapping(model_type)  # builds the cache that is written to
-    registrations.remember(conversion_mapping._checkpoint_conversion_mapping_cache, model_type)
-    registrations.add(conversion_mapping.USER_REGISTERED_MAPPINGS, model_type)
-    mapping = [*weight_mapping(layout.rules), *layout.stored_conversions()]
-    conversion_mapping.register_checkpoint_conversion_mapping(model_type, mapping, overwrite=True)
-    for model in (layout.family.model, layout.family.generation_model):
-        registrations.extend_attribute(model, "_keys_to_ignore_on_load_unexpected", ignored_on_load(layout.rules))

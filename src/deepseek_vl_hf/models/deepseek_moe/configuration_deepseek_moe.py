@@ -62,7 +62,7 @@ class DeepseekMoeConfig(PreTrainedConfig):
     """
 
     model_type = "deepseek_vl2_text"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]
     attribute_map = {"num_experts": "n_routed_experts"}
     base_model_tp_plan = {
         **{f"layers.*.self_attn.{name}_proj": "colwise" for name in ("q", "k", "v", "kv_b")},

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import torch
-from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter
+
+from ...hf.loading import Concatenate, MergeModulelist, WeightConverter
 
 _GATE_UP, _DOWN = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
 

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
-from transformers.integrations import use_experts_implementation
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from ...hf.experts import experts_function, use_experts_implementation
 from .configuration_deepseek_moe import DeepseekMoeConfig
 
 # With more, a loop that adds up expert by expert reads less memory than grouped products do (2 CPU cores, bfloat16).
@@ -156,10 +155,7 @@ def experts_by_device(
             return self.of_one_token(hidden_states, experts, weights)
         if len(hidden_states) > FEW_TOKENS:
             return self.one_after_the_other(hidden_states, experts, weights)
-    return ALL_EXPERTS_FUNCTIONS["grouped_mm"](self, hidden_states, experts, weights)
-
-
-ALL_EXPERTS_FUNCTIONS.register(BY_DEVICE, experts_by_device)
+    return experts_function("grouped_mm")(self, hidden_states, experts, weights)
 
 
 class DeepseekMoeBlock(nn.Module):

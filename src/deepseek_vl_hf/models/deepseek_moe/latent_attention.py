@@ -16,14 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import Cache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import (
-    LlamaRMSNorm,
-    apply_rotary_pos_emb,
-    eager_attention_forward,
-)
 
-from ...hf.attention import SDPA_BY_DEVICE
+from ...hf.attention import SDPA_BY_DEVICE, attention_function, attention_of
+from ...hf.layers import LlamaRMSNorm, apply_rotary_pos_emb, eager_attention_forward
+from ...hf.versions import cache_under_both_names
 from .configuration_deepseek_moe import DeepseekMoeConfig
 
 # Attention to a latent costs a head 2 x (512 + 64 + 512) instead of 2 x (192 + 128) operations per query and key, and
@@ -81,12 +77,13 @@ class DeepseekMoeLatentAttention(nn.Module):
         self.kv_b_proj = LatentProjection(config)
         self.o_proj = nn.Linear(heads * config.v_head_dim, config.hidden_size, bias=bias)
 
+    @cache_under_both_names
     def forward(
         self,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: Any = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[batch, sequence, hidden] -> the same, and the attention's weights if the implementation gives them.
@@ -95,7 +92,7 @@ class DeepseekMoeLatentAttention(nn.Module):
             hidden_states: [batch, sequence, hidden].
             position_embeddings: cosine and sine, [batch, sequence, rotary] each.
             attention_mask: as the implementation wants it.
-            past_key_values: the cache; as keys it holds latents [batch, 1, sequence, 512], as values rotary keys
+            cache: as keys it holds latents [batch, 1, sequence, 512], as values rotary keys
                 [batch, 1, sequence, 64].
             **kwargs: for the attention interface.
         """
@@ -106,8 +103,8 @@ class DeepseekMoeLatentAttention(nn.Module):
         )
         latents = self.kv_a_layernorm(latents)
         rotary, keys = apply_rotary_pos_emb(_halves(rotary), _halves(keys), *position_embeddings)
-        if past_key_values is not None:
-            latents, keys = past_key_values.update(latents, keys, self.layer_idx)
+        if cache is not None:
+            latents, keys = cache.update(latents, keys, self.layer_idx)
         attend = self._absorbed if self._absorbs(plain, attention_mask) else self._expanded
         output, weights = attend(plain, rotary, latents, keys, attention_mask, **kwargs)
         return self.o_proj(output.flatten(2)), weights
@@ -115,7 +112,7 @@ class DeepseekMoeLatentAttention(nn.Module):
     def _absorbs(self, queries: torch.Tensor, mask: Any) -> bool:
         """Whether a few queries see a plain mask, and the weight of kv_b_proj is one whose halves can be taken."""
         count = queries.shape[2]
-        plain_mask = self.config._attn_implementation in WITH_PLAIN_MASKS and (count == 1 or mask is not None)
+        plain_mask = attention_of(self.config) in WITH_PLAIN_MASKS and (count == 1 or mask is not None)
         plain_weight = isinstance(self.kv_b_proj, LatentProjection) and type(self.kv_b_proj.weight) is nn.Parameter
         return plain_mask and plain_weight and count <= MOST_ABSORBED_QUERIES and not self.training
 
@@ -132,8 +129,7 @@ class DeepseekMoeLatentAttention(nn.Module):
         expanded = self.kv_b_proj(latents[:, 0])
         expanded = expanded.unflatten(-1, (-1, self.widths[0] + self.config.v_head_dim)).transpose(1, 2)
         plain_keys, values = expanded.split((self.widths[0], self.config.v_head_dim), dim=-1)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        return attention(
+        return attention_function(self.config, eager_attention_forward)(
             self,
             torch.cat([plain, rotary], -1),
             torch.cat([plain_keys, keys.expand(-1, plain_keys.shape[1], -1, -1)], -1),

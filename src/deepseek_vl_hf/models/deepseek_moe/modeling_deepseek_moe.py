@@ -14,15 +14,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm, LlamaRotaryEmbedding
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers import Cache, DynamicCache
 
+from ...hf.experts import is_registered
+from ...hf.layers import (
+    GradientCheckpointingLayer,
+    LlamaAttention,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    OutputRecorder,
+    capture_outputs,
+    causal_mask,
+    init,
+    merge_with_config_defaults,
+)
+from ...hf.model import HfModel
+from ...hf.outputs import LanguageModelOutput
+from ...hf.versions import CACHE, cache_under_both_names
 from .configuration_deepseek_moe import DeepseekMoeConfig
 from .experts import BY_DEVICE, DeepseekMoeBlock, DeepseekMoeExperts, DeepseekMoeMLP, DeepseekMoeRouter, balance_loss
 from .latent_attention import DeepseekMoeLatentAttention
@@ -46,20 +54,14 @@ class DeepseekMoeDecoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
-class DeepseekMoeModel(PreTrainedModel):
+class DeepseekMoeModel(HfModel):
     """The language model without its head; the module's docstring shows the flow."""
 
     config: DeepseekMoeConfig
     config_class = DeepseekMoeConfig
     base_model_prefix = "model"
-    supports_gradient_checkpointing = True
+    has_experts = True
     _no_split_modules = ["DeepseekMoeDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": DeepseekMoeDecoderLayer,
         "attentions": [OutputRecorder(LlamaAttention, index=1), OutputRecorder(DeepseekMoeLatentAttention, index=1)],
@@ -76,10 +78,8 @@ class DeepseekMoeModel(PreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def init_own_weights(self, module: nn.Module) -> None:
         """For training from scratch: routers and experts as linear layers."""
-        super()._init_weights(module)
         if isinstance(module, DeepseekMoeRouter):
             init.normal_(module.weight, std=self.config.initializer_range)
             if hasattr(module, "e_score_correction_bias"):
@@ -88,14 +88,10 @@ class DeepseekMoeModel(PreTrainedModel):
             init.normal_(module.gate_up_proj, std=self.config.initializer_range)
             init.normal_(module.down_proj, std=self.config.initializer_range)
 
-    @classmethod
-    def _can_set_experts_implementation(cls) -> bool:
-        """The experts are in another module than this one, into whose source transformers looks."""
-        return True
-
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
         """Where nothing was asked for, what is fastest on the device."""
-        return super().get_correct_experts_implementation(requested_experts or BY_DEVICE)
+        preferred = BY_DEVICE if is_registered(BY_DEVICE) else None
+        return super().get_correct_experts_implementation(requested_experts or preferred)
 
     def balance_loss(
         self, router_logits: Any, shape: tuple[int, int], attention_mask: torch.Tensor | None
@@ -121,6 +117,7 @@ class DeepseekMoeModel(PreTrainedModel):
         losses = [balance_loss(*pair, mask, shape) for pair in zip(routers, router_logits, strict=True)]
         return self.config.router_aux_loss_coef * torch.stack([loss.to(losses[0].device) for loss in losses]).sum()
 
+    @cache_under_both_names
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -128,18 +125,18 @@ class DeepseekMoeModel(PreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> LanguageModelOutput:
         """Runs the layers.
 
         Args:
             input_ids: [batch, sequence].
             attention_mask: [batch, past + sequence], 0 at padding.
             position_ids: [batch, sequence].
-            past_key_values: the cache of the tokens before these.
+            cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             use_cache: whether to return a cache.
             **kwargs: for the attention; `output_hidden_states`, `output_attentions`, `output_router_logits`.
@@ -150,17 +147,17 @@ class DeepseekMoeModel(PreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        _check_cache(self.config, past_key_values)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        _check_cache(self.config, cache)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            past = 0 if cache is None else cache.get_seq_length()
             position_ids = (torch.arange(hidden_states.shape[1], device=hidden_states.device) + past)[None]
-        mask = create_causal_mask(
+        mask = causal_mask(
             config=self.config,
             inputs_embeds=hidden_states,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             position_ids=position_ids,
         )
         rotary = self.rotary_emb(hidden_states, position_ids=position_ids)
@@ -170,16 +167,16 @@ class DeepseekMoeModel(PreTrainedModel):
                 attention_mask=mask,
                 position_embeddings=rotary,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
+                **{CACHE: cache},
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return LanguageModelOutput(last_hidden_state=self.norm(hidden_states), cache=cache)
 
 
 def _check_cache(config: DeepseekMoeConfig, cache: Cache | None) -> None:
     """Raises ValueError if the first layer's keys and values are those of another kind of attention."""
-    layer = cache.layers[0] if cache is not None and cache.layers else None
+    layer = next(iter(getattr(cache, "layers", ())), None)  # a paged cache has none
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
     if torch.compiler.is_compiling() or keys is None or values is None or keys.ndim != 4:
         return

@@ -42,6 +42,7 @@ class DeepseekVLConfig(PreTrainedConfig):
     """
 
     model_type = "deepseek_vl"
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "image_outputs"]
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
 
     # A config, a dict or None when given; a config once the object exists. resolve_sub_config checks the type.

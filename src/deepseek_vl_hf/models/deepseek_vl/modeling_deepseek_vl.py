@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from ...hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
+from ...hf.versions import CACHE, cache_under_both_names
 from ..checks import check_not_encoded_twice, check_pixels
 from ..encoding import in_chunks
 from ..generation import MultimodalGenerationMixin
@@ -48,14 +49,10 @@ class DeepseekVLPreTrainedModel(MultimodalPreTrainedModel):
 
     config: DeepseekVLConfig
     config_class = DeepseekVLConfig
-    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "LlamaDecoderLayer"]
 
 
 class DeepseekVLModel(DeepseekVLPreTrainedModel):
     """Tower, aligner and language model; the module's docstring shows the flow."""
-
-    # Files hold the model with its head; loading the model alone leaves the head aside on purpose.
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __init__(self, config: DeepseekVLConfig) -> None:
         super().__init__(config)
@@ -91,6 +88,7 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
             attentions=tower.attentions,
         )
 
+    @cache_under_both_names
     @can_return_tuple
     def forward(
         self,
@@ -98,7 +96,7 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
@@ -112,7 +110,7 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
                 places.
             attention_mask: [batch, past + sequence], 0 at padding.
             position_ids: [batch, sequence].
-            past_key_values: the cache of the tokens before these.
+            cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             use_cache: whether to return a cache.
             mm_encoder_outputs: `{"image": get_image_features(...)}` instead of `pixel_values`; `generate` encodes
@@ -126,24 +124,20 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
         if pixel_values is not None:
             check_not_encoded_twice(image_features)
             image_features = self.get_image_features(pixel_values, return_dict=True)
-        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features, past_key_values)
+        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features, cache)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE: cache},
             **kwargs,
         )
         return model_output(outputs, image_features)
 
 
-class DeepseekVLForConditionalGeneration(DeepseekVLPreTrainedModel, MultimodalGenerationMixin):
+class DeepseekVLForConditionalGeneration(MultimodalGenerationMixin, DeepseekVLPreTrainedModel):
     """`DeepseekVLModel` with the language modeling head, which is not tied to the embedding in published weights."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-    output_modalities = ("text",)
 
     def __init__(self, config: DeepseekVLConfig) -> None:
         super().__init__(config)
@@ -155,6 +149,7 @@ class DeepseekVLForConditionalGeneration(DeepseekVLPreTrainedModel, MultimodalGe
         """See `DeepseekVLModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
+    @cache_under_both_names
     @can_return_tuple
     def forward(
         self,
@@ -162,7 +157,7 @@ class DeepseekVLForConditionalGeneration(DeepseekVLPreTrainedModel, MultimodalGe
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -177,7 +172,7 @@ class DeepseekVLForConditionalGeneration(DeepseekVLPreTrainedModel, MultimodalGe
             pixel_values: [images, 3, image_size, image_size].
             attention_mask: [batch, past + sequence].
             position_ids: [batch, sequence].
-            past_key_values: the cache of the tokens before these.
+            cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             labels: [batch, sequence], ids of the tokens themselves (they are shifted here); -100 is left out.
             use_cache: whether to return a cache.
@@ -190,7 +185,7 @@ class DeepseekVLForConditionalGeneration(DeepseekVLPreTrainedModel, MultimodalGe
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,

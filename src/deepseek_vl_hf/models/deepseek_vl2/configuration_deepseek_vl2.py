@@ -66,6 +66,7 @@ class DeepseekVL2Config(PreTrainedConfig):
     """
 
     model_type = "deepseek_vl2"
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "image_outputs"]
     sub_configs = {
         "text_config": DeepseekMoeConfig,
         "vision_config": AutoConfig,

@@ -22,12 +22,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModel, Cache
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
+from ...hf.layers import init
 from ...hf.offload import resident
 from ...hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
+from ...hf.versions import CACHE, cache_under_both_names
 from ..checks import check_none_missing, check_not_encoded_twice, check_pixels
 from ..deepseek_moe.expert_weights import expert_converters
 from ..deepseek_moe.modeling_deepseek_moe import DeepseekMoeModel
@@ -70,21 +71,15 @@ class DeepseekVL2PreTrainedModel(MultimodalPreTrainedModel):
 
     config: DeepseekVL2Config
     config_class = DeepseekVL2Config
-    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "DeepseekMoeDecoderLayer"]
+    has_experts = True
 
     @classmethod
-    def _can_set_experts_implementation(cls) -> bool:
-        """The experts are in another module than this one, into whose source transformers looks."""
-        return True
-
-    def stored_conversions(self) -> list[Any]:
+    def stored_conversions(cls) -> list[Any]:
         """Files hold one tensor per expert."""
         return expert_converters()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def init_own_weights(self, module: nn.Module) -> None:
         """For training from scratch: newline and separator as token embeddings of the same width."""
-        super()._init_weights(module)
         if isinstance(module, DeepseekVL2Model):
             for parameter in (module.image_newline, module.view_separator):
                 init.normal_(parameter, std=self.config.text_config.hidden_size**-0.5)
@@ -92,9 +87,6 @@ class DeepseekVL2PreTrainedModel(MultimodalPreTrainedModel):
 
 class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
     """Tower, projector and language model; the module's docstring shows the flow."""
-
-    # Files hold the model with its head; loading the model alone leaves the head aside on purpose.
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __init__(self, config: DeepseekVL2Config) -> None:
         super().__init__(config)
@@ -182,6 +174,7 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
         newline = resident(self, "image_newline").to(grid.device).expand(grid.shape[0], 1, -1)
         return torch.cat([grid, newline], 1).flatten(0, 1)
 
+    @cache_under_both_names
     @can_return_tuple
     def forward(
         self,
@@ -190,7 +183,7 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
         tile_grids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
@@ -204,7 +197,7 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
             tile_grids: [images, 2], columns and rows of each image.
             attention_mask: [batch, past + sequence], 0 at padding.
             position_ids: [batch, sequence].
-            past_key_values: the cache of the tokens before these.
+            cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             use_cache: whether to return a cache.
             mm_encoder_outputs: `{"image": get_image_features(...)}` instead of pixels; `generate` encodes images once
@@ -219,24 +212,20 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
             check_not_encoded_twice(image_features)
             self.check_images(input_ids, pixel_values, tile_grids)
             image_features = self.get_image_features(pixel_values, tile_grids, return_dict=True)
-        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features, past_key_values)
+        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features, cache)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE: cache},
             **kwargs,
         )
         return model_output(outputs, image_features)
 
 
-class DeepseekVL2ForConditionalGeneration(DeepseekVL2PreTrainedModel, MultimodalGenerationMixin):
+class DeepseekVL2ForConditionalGeneration(MultimodalGenerationMixin, DeepseekVL2PreTrainedModel):
     """`DeepseekVL2Model` with the language modeling head, which published weights do not tie to the embedding."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-    output_modalities = ("text",)
 
     def __init__(self, config: DeepseekVL2Config) -> None:
         super().__init__(config)
@@ -264,13 +253,15 @@ class DeepseekVL2ForConditionalGeneration(DeepseekVL2PreTrainedModel, Multimodal
             raise ValueError("Continuous batching has no cache for latent attention. Use generate.")
         return super().init_continuous_batching(*args, **kwargs)
 
-    def _check_image_inputs(self, input_ids: Any, kwargs: dict[str, Any]) -> bool:
-        found = super()._check_image_inputs(input_ids, kwargs)
-        cache = kwargs.get("past_key_values")
+    def check_image_inputs(self, input_ids: Any, kwargs: dict[str, Any]) -> bool:
+        """See `MultimodalGenerationMixin.check_image_inputs`; grids are compared with the prompts' places, too."""
+        found = super().check_image_inputs(input_ids, kwargs)
+        cache = kwargs.get(CACHE)
         if cache is None or not int(cache.get_seq_length()):  # else images of earlier turns may have been read before
             self.model.check_images(input_ids, kwargs.get("pixel_values"), kwargs.get("tile_grids"))
         return found
 
+    @cache_under_both_names
     @can_return_tuple
     def forward(
         self,
@@ -279,7 +270,7 @@ class DeepseekVL2ForConditionalGeneration(DeepseekVL2PreTrainedModel, Multimodal
         tile_grids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -295,7 +286,7 @@ class DeepseekVL2ForConditionalGeneration(DeepseekVL2PreTrainedModel, Multimodal
             tile_grids: [images, 2].
             attention_mask: [batch, past + sequence].
             position_ids: [batch, sequence].
-            past_key_values: the cache of the tokens before these.
+            cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             labels: [batch, sequence], ids of the tokens themselves (they are shifted here); -100 is left out.
             use_cache: whether to return a cache.
@@ -309,7 +300,7 @@ class DeepseekVL2ForConditionalGeneration(DeepseekVL2PreTrainedModel, Multimodal
             tile_grids=tile_grids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,

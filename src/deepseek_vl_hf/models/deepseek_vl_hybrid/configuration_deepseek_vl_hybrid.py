@@ -48,6 +48,7 @@ class DeepseekVLHybridConfig(PreTrainedConfig):
     """
 
     model_type = "deepseek_vl_hybrid"
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "image_outputs"]
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig, "high_res_vision_config": AutoConfig}
 
     # A config, a dict or None when given; a config once the object exists. resolve_sub_config checks the type.

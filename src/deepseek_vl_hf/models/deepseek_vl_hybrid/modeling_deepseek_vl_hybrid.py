@@ -23,12 +23,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModel, Cache, PreTrainedConfig
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple, logging
 
+from ...hf.layers import init
 from ...hf.offload import resident
 from ...hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
+from ...hf.versions import CACHE, cache_under_both_names
 from ..checks import check_none_missing, check_not_encoded_twice, check_pixels
 from ..encoding import in_chunks
 from ..generation import MultimodalGenerationMixin
@@ -113,21 +114,15 @@ class DeepseekVLHybridPreTrainedModel(MultimodalPreTrainedModel):
 
     config: DeepseekVLHybridConfig
     config_class = DeepseekVLHybridConfig
-    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer", "SamVisionEncoder", "LlamaDecoderLayer"]
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def init_own_weights(self, module: nn.Module) -> None:
         """For training from scratch: the second path starts closed."""
-        super()._init_weights(module)
         if isinstance(module, DeepseekVLHybridModel):
             init.zeros_(module.high_res_vision_alpha)
 
 
 class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
     """Towers, aligner and language model; the module's docstring shows the flow."""
-
-    # Files hold the model with its head; loading the model alone leaves the head aside on purpose.
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __init__(self, config: DeepseekVLHybridConfig) -> None:
         super().__init__(config)
@@ -210,6 +205,7 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
         joined = features + second * alpha  # [images, width, grid, grid]
         return joined.flatten(2).transpose(1, 2), encoded.hidden_states
 
+    @cache_under_both_names
     @can_return_tuple
     def forward(
         self,
@@ -218,7 +214,7 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
         high_res_pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
@@ -233,7 +229,7 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
             high_res_pixel_values: the same images, [images, 3, high-resolution side, high-resolution side].
             attention_mask: [batch, past + sequence], 0 at padding.
             position_ids: [batch, sequence].
-            past_key_values: the cache of the tokens before these.
+            cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             use_cache: whether to return a cache.
             mm_encoder_outputs: `{"image": get_image_features(...)}` instead of pixels; `generate` encodes images once
@@ -247,24 +243,20 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
         if pixel_values is not None or high_res_pixel_values is not None:
             check_not_encoded_twice(image_features)
             image_features = self.get_image_features(pixel_values, high_res_pixel_values, return_dict=True)
-        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features, past_key_values)
+        inputs_embeds = embed_inputs(self, input_ids, inputs_embeds, image_features, cache)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE: cache},
             **kwargs,
         )
         return model_output(outputs, image_features)
 
 
-class DeepseekVLHybridForConditionalGeneration(DeepseekVLHybridPreTrainedModel, MultimodalGenerationMixin):
+class DeepseekVLHybridForConditionalGeneration(MultimodalGenerationMixin, DeepseekVLHybridPreTrainedModel):
     """`DeepseekVLHybridModel` with the language modeling head, which published weights do not tie to the embedding."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-    output_modalities = ("text",)
 
     def __init__(self, config: DeepseekVLHybridConfig) -> None:
         super().__init__(config)
@@ -281,6 +273,7 @@ class DeepseekVLHybridForConditionalGeneration(DeepseekVLHybridPreTrainedModel, 
         """See `DeepseekVLHybridModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, high_res_pixel_values, **kwargs)
 
+    @cache_under_both_names
     @can_return_tuple
     def forward(
         self,
@@ -289,7 +282,7 @@ class DeepseekVLHybridForConditionalGeneration(DeepseekVLHybridPreTrainedModel, 
         high_res_pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -305,7 +298,7 @@ class DeepseekVLHybridForConditionalGeneration(DeepseekVLHybridPreTrainedModel, 
             high_res_pixel_values: [images, 3, high-resolution side, high-resolution side].
             attention_mask: [batch, past + sequence].
             position_ids: [batch, sequence].
-            past_key_values: the cache of the tokens before these.
+            cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             labels: [batch, sequence], ids of the tokens themselves (they are shifted here); -100 is left out.
             use_cache: whether to return a cache.
@@ -319,7 +312,7 @@ class DeepseekVLHybridForConditionalGeneration(DeepseekVLHybridPreTrainedModel, 
             high_res_pixel_values=high_res_pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
