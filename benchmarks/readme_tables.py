@@ -262,6 +262,23 @@ def decoding_table() -> str:
     return table(["weights", "context", "deepseek_vl_hf", "transformers' cache and `sdpa`", "ratio"], rows)
 
 
+STARTUP_ROWS = {
+    "auto_classes": "`import torch` and transformers' Auto classes, with torchao",
+    "package": "`import deepseek_vl_hf`, beyond that",
+    "help": "`deepseek-vl --help`",
+    "version": "`deepseek-vl --version`",
+    "mistake": "a mistake in the arguments of `deepseek-vl`",
+}
+
+
+def startup_table() -> str:
+    """Processor time before there is a model, from benchmarks/results/startup.json."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "startup.json").read_text(encoding="utf-8"))
+    seconds = {**figures["cpu_seconds"], "package": figures["package_beyond_auto_classes_cpu_seconds"]}
+    rows = [[name, f"{seconds[key]:.2f} s"] for key, name in STARTUP_ROWS.items()]
+    return table(["starting", "processor time"], rows)
+
+
 README = {
     "nano": nano_table,
     "checkpoints": checkpoints_table,
@@ -283,7 +300,7 @@ PAGES = {
     "README.md": README,
     "docs/quantization.md": QUANTIZATION,
     "docs/chat.md": {"chat": chat_table},
-    "docs/speed.md": {"decoding": decoding_table},
+    "docs/speed.md": {"decoding": decoding_table, "startup": startup_table},
 }
 
 

@@ -3,7 +3,7 @@
 
 import sys
 
-from deepseek_vl_hf.cli.convert import main
+from deepseek_vl_command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["convert", *sys.argv[1:]]))

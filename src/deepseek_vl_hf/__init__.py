@@ -3,7 +3,9 @@
 Importing the package registers its classes, so that `pipeline("image-text-to-text")` and the Auto classes use them.
 """
 
-from .chat import Chat
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .cpu.packed_weights import prepack_weights
 from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
@@ -23,8 +25,11 @@ from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLH
 from .nano.folder import nano_path
 from .quantization import int4_config, quantization_report
 from .registration import register, unregister
-from .training.collator import ConversationCollator, load_conversations
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .chat import Chat
+    from .training.collator import ConversationCollator, load_conversations
 
 __all__ = [
     "Chat",
@@ -53,5 +58,25 @@ __all__ = [
     "register",
     "unregister",
 ]
+
+# Registration needs the other names anyway. These, and what they import, come when they are asked for.
+_ON_DEMAND = {
+    "Chat": "chat",
+    "ConversationCollator": "training.collator",
+    "load_conversations": "training.collator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_ON_DEMAND[name]}", __name__), name)
+    globals()[name] = value  # the next time it is found without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 register()

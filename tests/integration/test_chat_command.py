@@ -16,7 +16,7 @@ from deepseek_vl_hf.cli.conversation import ChatLoop
 from family import IMAGES
 
 SHAPES, WORDS = "examples/pictures/shapes.png", "examples/pictures/words.png"
-COMMAND = [sys.executable, "-m", "deepseek_vl_hf.cli"]
+COMMAND = [sys.executable, "-m", "deepseek_vl_command"]
 SLOW = 60
 PROMPT = "you>"
 
@@ -166,6 +166,12 @@ def test_through_a_pipe(tmp_path):
     assert "error: Image 0 of 1: There is no file 'missing.png'" in result.stderr
 
 
+def test_the_error_stream_stays_empty():
+    """Also where torchao is installed, which complains while transformers imports it."""
+    result = piped("How many shapes are there?\n", "--image", SHAPES)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "4\n", "")
+
+
 def test_models_that_are_none(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     for model, message in ((tmp_path, "is a llama; expected one of"), (tmp_path / "missing", "is no folder")):
@@ -195,8 +201,6 @@ def test_describe_as_json(capsys):
     [
         (["missing.png"], "There is no file 'missing.png'"),
         ([__file__], "No image could be read"),
-        ([SHAPES, "--max-new-tokens", "0"], "--max-new-tokens of at least 1"),
-        ([SHAPES, "--temperature", "-1"], "--temperature of at least 0"),
         ([SHAPES, "-p", "x" * 20000], "the model was trained for 2048"),
     ],
 )

@@ -1,6 +1,7 @@
 """What needs a second interpreter: plain transformers beside ours, what an import loads, the memory of a process."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -21,10 +22,19 @@ def run(program: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_importing_the_package_loads_no_forbidden_package():
-    program = f"import sys, deepseek_vl_hf; print(sorted(set(sys.modules) & {FORBIDDEN | OPTIONAL!r}))"
-    without = run(program.replace("deepseek_vl_hf", "transformers.models.llama.modeling_llama"))
-    assert run(program) == without
+# What a program with any model of transformers imports; where torchao is installed, so does it.
+WITHOUT_THE_PACKAGE = "import torch; from transformers import AutoModelForImageTextToText, AutoProcessor"
+
+
+def test_importing_the_package_loads_nothing_early_and_says_nothing():
+    early = FORBIDDEN | OPTIONAL | {"prompt_toolkit", "matplotlib", "jinja2", "deepseek_vl_hf.chat"}
+    found = []
+    for also in ("", "import deepseek_vl_hf"):
+        program = f"{WITHOUT_THE_PACKAGE}\n{also}\nimport sys; print(sorted(set(sys.modules) & {early!r}))"
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        # torch begins a line with the time and the number of the process.
+        found.append((result.stdout, re.sub(r"(?m)^W\d+ [\d:.]+ \d+ ", "", result.stderr)))
+    assert found[1] == found[0]
 
 
 def test_auto_classes_without_the_package(families):

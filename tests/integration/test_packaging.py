@@ -52,11 +52,12 @@ def test_the_wheel_works_alone(distributions, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
         assert modules <= set(archive.namelist())
-        data = {"deepseek_vl_hf/py.typed", "deepseek_vl_hf/checkpoints/conversion/model_card.md.j2"}
+        data = {f"{package}/py.typed" for package in ("deepseek_vl_command", "deepseek_vl_hf")}
+        data.add("deepseek_vl_hf/checkpoints/conversion/model_card.md.j2")
         data |= {f"deepseek_vl_hf/nano/checkpoint/{path.name}" for path in nano_path().iterdir()}
         assert data <= set(archive.namelist())
         entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert b"deepseek-vl = deepseek_vl_hf.cli:main" in archive.read(entry_points)
+        assert b"deepseek-vl = deepseek_vl_command:main" in archive.read(entry_points)
         archive.extractall(tmp_path / "site")
     program = f"""
 import sys

@@ -48,7 +48,6 @@ def test_refusals_leave_nothing(original, tmp_path, capsys):
     target = tmp_path / "target"
     for arguments, message in (
         ([str(tmp_path / "missing"), str(target)], "is no folder"),
-        ([str(original), str(target), "--group-size", "100"], "group_size is 100"),
         ([str(original), str(target), "--device", "tpu"], "device is 'tpu'; expected cpu or cuda"),
         ([str(original), str(original / "inside")], "the source is never written to"),
     ):

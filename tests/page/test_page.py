@@ -309,7 +309,7 @@ def test_the_command():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "deepseek_vl_hf.cli", "demo", "--port", str(port)]
+    command = [sys.executable, "-m", "deepseek_vl_command", "demo", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
             for line in server.stdout:

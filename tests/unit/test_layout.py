@@ -1,15 +1,18 @@
 """The structure of the package: who imports whom, and what is never imported."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
 
+import deepseek_vl_command
 import deepseek_vl_hf
 from packages import FORBIDDEN, OPTIONAL
 
 ROOT = Path(deepseek_vl_hf.__file__).parent
 REPOSITORY = ROOT.parent.parent
+LAUNCHER = Path(deepseek_vl_command.__file__).parent
 
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
@@ -115,6 +118,16 @@ def test_the_checker_sees_imports():
     names = {name for name, _ in imports(modeling)}
     assert {"torch", "deepseek_vl_hf.models.steps", "deepseek_vl_hf.models.checks"} <= names
     assert layer("models.deepseek_vl.modeling_deepseek_vl") > layer("models.fusion")
+
+
+def test_the_launcher_imports_the_standard_library_alone():
+    """It loads the package by the name of a command; of the package only the commands know it."""
+    allowed = {*sys.stdlib_module_names, LAUNCHER.name}
+    for path in LAUNCHER.rglob("*.py"):
+        assert {name.partition(".")[0] for name, _ in imports(path)} <= allowed, path.name
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    importing = [path for path in ROOT.rglob("*.py") if LAUNCHER.name in dict(imports(path))]
+    assert [path.relative_to(ROOT).as_posix() for path in importing] == ["cli/__init__.py"]
 
 
 def test_chat_templates_import_nothing():

@@ -1,4 +1,4 @@
-"""`python -m deepseek_vl_hf.cli`."""
+"""`python -m deepseek_vl_hf.cli`; it loads the package first, so `python -m deepseek_vl_command` is quicker."""
 
 import sys
 

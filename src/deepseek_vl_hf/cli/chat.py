@@ -4,24 +4,9 @@ import argparse
 import io
 import sys
 
-from ..nano.folder import NANO
 from .conversation import ChatLoop
-from .models import add_model_arguments, load_chat
+from .models import load_chat
 from .reading import lines_of_pipe, lines_of_terminal
-
-SUMMARY = "talk with a model about pictures"
-DESCRIPTION = """A conversation about pictures; answers come as they are made.
-
-The default model, nano, knows drawn scenes alone: shapes, strings, bar charts. Type /help in the conversation."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describes the command line."""
-    parser.add_argument("model", metavar="MODEL", nargs="?", default=NANO, help="(default: %(default)s)")
-    parser.add_argument(
-        "--image", metavar="FILE", action="append", default=[], help="picture of the first message; may be repeated"
-    )
-    add_model_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not at_terminal and isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a line that is no text must not be the last one
-    chat = load_chat(arguments, arguments.model)
+    chat = load_chat(arguments)
     loop = ChatLoop(chat, lines_of_terminal() if at_terminal else lines_of_pipe(sys.stdin), at_terminal)
     loop.add_pictures(arguments.image)
     if at_terminal:

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,39 +11,9 @@ import torch
 from huggingface_hub import HfApi
 
 from ..checkpoints import NothingToConvertError, convert_checkpoint, describe_conversion
-from ..checkpoints.conversion.convert import DEFAULT_SHARD_SIZE, no_progress, no_report
-from ..checkpoints.conversion.jobs import ORIGINAL, TRANSFORMERS
+from ..checkpoints.conversion.convert import no_progress, no_report
 from ..checkpoints.layouts.files import local_folder
-from .console import byte_bar, run_command
-
-SUMMARY = "convert a checkpoint to the transformers layout, or back"
-DESCRIPTION = """Converts a DeepSeek-VL checkpoint between the original and the transformers layout.
-
-SRC is only read. DST is complete or absent, whatever happens. Original checkpoints also load without conversion."""
-DTYPES = ("float16", "bfloat16", "float32")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describes the command line."""
-    parser.add_argument("source", metavar="SRC", help="folder or Hub repository of the checkpoint")
-    parser.add_argument("destination", metavar="DST", nargs="?", help="folder to create")
-    parser.add_argument(
-        "--to", choices=(TRANSFORMERS, ORIGINAL), default=TRANSFORMERS, help="layout to write (default: %(default)s)"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: that of SRC)")
-    parser.add_argument(
-        "--max-shard-size", metavar="SIZE", default=DEFAULT_SHARD_SIZE, help="of a weight file (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="read DST again, compare every tensor with SRC,\nand run a prompt through both if memory allows",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="show what becomes of each tensor; write nothing")
-    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is at DST")
-    parser.add_argument("--base-model", metavar="REPO", help="origin to name in the model card")
-    parser.add_argument("--push-to-hub", metavar="REPO", help="upload DST to this Hub repository")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+from .console import byte_bar
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,7 +22,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         OSError, ValueError: see `convert_checkpoint`.
     """
-    _check(arguments)
     report = no_report if arguments.quiet else partial(print, flush=True)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     source = local_folder(arguments.source)
@@ -83,13 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    if arguments.destination is None and not arguments.dry_run:
-        raise ValueError("DST is missing. Name the folder to create, or pass --dry-run.")
-    if arguments.dry_run and arguments.push_to_hub:
-        raise ValueError("Found --dry-run and --push-to-hub; pass one of them.")
-
-
 def _push(folder: str, repository: str) -> str:
     address = _on_hub(lambda api: api.create_repo(repository, exist_ok=True))
     message = "Convert the checkpoint"
@@ -105,10 +67,3 @@ def _on_hub(action: Callable[[HfApi], Any]) -> Any:
         raise OSError(
             f"The Hub did not take part: {error}. Log in with `hf auth login`, or try again later."
         ) from error
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command on its own, for the script in `convert/`; returns the exit status."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
-    add_arguments(parser)
-    return run_command(run, parser.parse_args(arguments))

@@ -3,26 +3,7 @@
 import argparse
 
 from ..chat import Chat
-from ..nano.folder import NANO
-from .models import add_model_arguments, load_chat
-
-SUMMARY = "open a web page to talk with a model"
-DESCRIPTION = """A web page with pictures, answers as they are made, and several turns. It needs Gradio:
-pip install 'deepseek-vl-hf[demo]'
-
-The default model, nano, knows drawn scenes alone: shapes, strings, bar charts."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describes the command line."""
-    parser.add_argument("model", metavar="MODEL", nargs="?", default=NANO, help="(default: %(default)s)")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: %(default)s, this machine alone;\n0.0.0.0 is open to the network)",
-    )
-    parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
-    add_model_arguments(parser)
+from .models import load_chat
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
         from ..chat.page import LARGEST_UPLOAD, build_page, theme  # noqa: PLC0415
     except ImportError as error:
         raise ImportError("The page needs Gradio: pip install 'deepseek-vl-hf[demo]'") from error
-    first = load_chat(arguments, arguments.model)
+    first = load_chat(arguments)
 
     def make() -> Chat:
         return Chat(first.model, first.processor, system=first.system, **first.sampling)

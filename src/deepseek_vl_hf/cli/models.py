@@ -1,4 +1,4 @@
-"""What the commands that talk to a model share: its arguments, loading it, and a line that says what it is doing."""
+"""What the commands that talk to a model share: loading it, and a line that says what it is doing."""
 
 import argparse
 import sys
@@ -8,47 +8,26 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..chat import SAMPLING, Chat
-from ..nano.folder import NANO
 
-DTYPES = ("bfloat16", "float32", "float16")
 UNITS = {"pictures": "picture", "prompt": "token"}
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, in what form, and how it answers."""
-    parser.add_argument("--int4", action="store_true", help="give the language model 4-bit weights")
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="bfloat16", help="type of the weights (default: %(default)s)"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    parser.add_argument("--system", metavar="TEXT", help='system prompt; "" for none (default: the model\'s own)')
-    for name in ("max_new_tokens", "temperature", "top_p", "repetition_penalty"):
-        value: Any = SAMPLING[name]
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=type(value),
-            metavar="N",
-            help=f"(default: {value})" + ("; 0 takes the most likely token" if name == "temperature" else ""),
-        )
-
-
-def load_chat(arguments: argparse.Namespace, model: str = NANO) -> Chat:
+def load_chat(arguments: argparse.Namespace) -> Chat:
     """Loads the model that the arguments name.
 
     Raises:
-        OSError, ValueError: see `Chat.from_pretrained`; or an argument is out of range.
+        OSError, ValueError: see `Chat.from_pretrained`.
     """
-    names = ("max_new_tokens", "temperature", "top_p", "repetition_penalty")
-    sampling = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if sampling.get("max_new_tokens", 1) < 1 or sampling.get("temperature", 0) < 0:
-        raise ValueError("Expected --max-new-tokens of at least 1 and a --temperature of at least 0.")
+    # The command line has options for some of them; what is not given is left to the checkpoint.
+    given = {name: getattr(arguments, name, None) for name in SAMPLING}
+    sampling = {name: value for name, value in given.items() if value is not None}
     if sampling.get("temperature") == 0:
         sampling = {**sampling, "do_sample": False}
         del sampling["temperature"]
     if sys.stderr.isatty():
         logging.enable_progress_bar()  # transformers shows how many weights are loaded
     return Chat.from_pretrained(
-        model,
+        arguments.model,
         dtype=arguments.dtype,
         device=arguments.device,
         int4=arguments.int4,

@@ -5,29 +5,13 @@ import json
 import platform
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 from ..checkpoints.conversion.real import verify_checkpoint
 from ..checkpoints.layouts.files import local_folder
 from ..version import __version__
 from .console import byte_bar
 
-SUMMARY = "check a published checkpoint: names, shapes, both layouts, answers"
-DESCRIPTION = """Checks a checkpoint with its real weights and writes a report.
-
-Every tensor's name and shape is checked. The checkpoint is converted to the other layout in a temporary folder, which
-takes as much disk as the checkpoint, and every tensor is compared. Fixed prompts are run through both layouts, if the
-model fits in memory."""
 PACKAGES = ("transformers", "torch", "tokenizers", "pillow")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describes the command line."""
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub repository, in either layout")
-    parser.add_argument(
-        "--report", metavar="FILE", type=Path, default=Path("verify-real.json"), help="(default: %(default)s)"
-    )
-    parser.add_argument("--work-dir", metavar="DIR", type=Path, help="where the temporary folder goes")
 
 
 def run(arguments: argparse.Namespace) -> int:

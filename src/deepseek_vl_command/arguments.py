@@ -1,0 +1,223 @@
+"""The arguments of all commands. What runs them stands in `deepseek_vl_hf.cli`, in a module of each command's name."""
+
+import argparse
+import runpy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import values
+
+# What the help shows of the package is settled there; tests/unit/test_command.py compares, nothing is imported here.
+NANO = "nano"
+SAMPLING: dict[str, Any] = {"max_new_tokens": 512, "temperature": 0.2, "top_p": 0.95, "repetition_penalty": 1.1}
+TRANSFORMERS, ORIGINAL = "transformers", "original"
+SHARD_SIZE = "5GB"
+GROUP_SIZES = (32, 64, 128)
+
+KNOWS_SCENES = "The default model, nano, knows drawn scenes alone: shapes, strings, bar charts."
+OF_THE_CHECKPOINT = "folder or Hub repository of the checkpoint"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        summary: its line in the list of commands.
+        description: what its own help begins with.
+        add_arguments: describes its command line.
+    """
+
+    summary: str
+    description: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; `command` of the result is the command's name.
+
+    Raises:
+        SystemExit: help or the version was asked for (0), or the arguments are wrong (2).
+    """
+    parser = argparse.ArgumentParser(prog="deepseek-vl", description="DeepSeek-VL models in transformers.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
+    parsers = {}
+    for name, command in COMMANDS.items():
+        parsers[name] = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.description,
+            formatter_class=argparse.RawTextHelpFormatter,
+        )
+        command.add_arguments(parsers[name])
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "convert" and parsed.destination is None and not parsed.dry_run:
+        parsers["convert"].error("DST is missing. Name the folder to create, or pass --dry-run.")
+    return parsed
+
+
+def _version() -> str:
+    """That of the package beside this one, read without importing it."""
+    path = Path(__file__).parents[1] / "deepseek_vl_hf" / "version.py"
+    return str(runpy.run_path(str(path))["__version__"])
+
+
+def _chat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=NANO, help="(default: %(default)s)")
+    parser.add_argument(
+        "--image", metavar="FILE", action="append", default=[], help="picture of the first message; may be repeated"
+    )
+    _add_model_arguments(parser)
+
+
+def _describe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", help="file or URL")
+    parser.add_argument("-p", "--prompt", default="Describe the picture.", help="the question (default: %(default)s)")
+    parser.add_argument("--model", default=NANO, help="folder or Hub repository (default: %(default)s)")
+    parser.add_argument("--together", action="store_true", help="ask once, about all pictures")
+    parser.add_argument("--json", action="store_true", help="print an object with figures on a line for each answer")
+    _add_model_arguments(parser)
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=NANO, help="(default: %(default)s)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine alone;\n0.0.0.0 is open to the network)",
+    )
+    parser.add_argument("--port", type=values.port, default=7860, metavar="N", help="(default: %(default)s)")
+    _add_model_arguments(parser)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, in what form, and how it answers. What is not given is the checkpoint's, so it has no default."""
+    parser.add_argument("--int4", action="store_true", help="give the language model 4-bit weights")
+    _add_dtype(parser, "bfloat16", "float32", "float16")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    parser.add_argument("--system", metavar="TEXT", help='system prompt; "" for none (default: the model\'s own)')
+    for name, kind, remark in (
+        ("max_new_tokens", values.count, ""),
+        ("temperature", values.not_negative, "; 0 takes the most likely token"),
+        ("top_p", values.share, ""),
+        ("repetition_penalty", values.positive, ""),
+    ):
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=kind, metavar="N", help=f"(default: {SAMPLING[name]}){remark}")
+
+
+def _convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help=OF_THE_CHECKPOINT)
+    parser.add_argument("destination", metavar="DST", nargs="?", help="folder to create")
+    parser.add_argument(
+        "--to", choices=(TRANSFORMERS, ORIGINAL), default=TRANSFORMERS, help="layout to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float16", "bfloat16", "float32"), help="type of the weights (default: that of SRC)"
+    )
+    _add_shard_size(parser)
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read DST again, compare every tensor with SRC,\nand run a prompt through both if memory allows",
+    )
+    result = parser.add_mutually_exclusive_group()
+    result.add_argument("--dry-run", action="store_true", help="show what becomes of each tensor; write nothing")
+    result.add_argument("--push-to-hub", metavar="REPO", help="upload DST to this Hub repository")
+    _add_writing(parser)
+
+
+def _quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help=OF_THE_CHECKPOINT)
+    parser.add_argument("destination", metavar="DST", help="folder to create")
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        choices=GROUP_SIZES,
+        default=GROUP_SIZES[-1],
+        help="how many weights share a scale (default: %(default)s)",
+    )
+    parser.add_argument("--device", help="cpu or cuda, where the result will run (default: cuda if there is one)")
+    _add_dtype(parser, "bfloat16", "float32", of="all other weights")
+    _add_shard_size(parser)
+    _add_writing(parser)
+
+
+def _add_dtype(parser: argparse.ArgumentParser, *choices: str, of: str = "the weights") -> None:
+    parser.add_argument("--dtype", choices=choices, default=choices[0], help=f"type of {of} (default: %(default)s)")
+
+
+def _add_shard_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-shard-size",
+        type=values.size,
+        metavar="SIZE",
+        default=SHARD_SIZE,
+        help="of a weight file (default: %(default)s)",
+    )
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is at DST")
+    parser.add_argument("--base-model", metavar="REPO", help="origin to name in the model card")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
+def _verify_real(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub repository, in either layout")
+    parser.add_argument(
+        "--report", metavar="FILE", type=Path, default=Path("verify-real.json"), help="(default: %(default)s)"
+    )
+    parser.add_argument("--work-dir", metavar="DIR", type=Path, help="where the temporary folder goes")
+
+
+COMMANDS = {
+    "chat": Command(
+        "talk with a model about pictures",
+        f"""A conversation about pictures; answers come as they are made.
+
+{KNOWS_SCENES} Type /help in the conversation.""",
+        _chat,
+    ),
+    "describe": Command(
+        "ask one question about pictures",
+        f"""Asks a question about each picture by itself, and prints the answers.
+
+{KNOWS_SCENES}""",
+        _describe,
+    ),
+    "demo": Command(
+        "open a web page to talk with a model",
+        f"""A web page with pictures, answers as they are made, and several turns. It needs Gradio:
+pip install 'deepseek-vl-hf[demo]'
+
+{KNOWS_SCENES}""",
+        _demo,
+    ),
+    "convert": Command(
+        "convert a checkpoint to the transformers layout, or back",
+        """Converts a DeepSeek-VL checkpoint between the original and the transformers layout.
+
+SRC is only read. DST is complete or absent, whatever happens. Original checkpoints also load without conversion.""",
+        _convert,
+    ),
+    "quantize": Command(
+        "write a checkpoint with 4-bit weights",
+        """Writes a DeepSeek-VL checkpoint whose language model has 4-bit weights.
+
+SRC is read layer by layer, in either layout. DST is complete or absent, whatever happens.""",
+        _quantize,
+    ),
+    "verify-real": Command(
+        "check a published checkpoint: names, shapes, both layouts, answers",
+        """Checks a checkpoint with its real weights and writes a report.
+
+Every tensor's name and shape is checked. The checkpoint is converted to the other layout in a temporary folder, which
+takes as much disk as the checkpoint, and every tensor is compared. Fixed prompts are run through both layouts, if the
+model fits in memory.""",
+        _verify_real,
+    ),
+}
