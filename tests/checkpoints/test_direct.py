@@ -333,9 +333,12 @@ STATE = """
 import transformers
 from transformers import conversion_mapping
 from transformers.models.auto import tokenization_auto as tokens
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.moe import ExpertsInterface
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.quantizers import auto as quantizers
 
 conversion_mapping.get_checkpoint_conversion_mapping("llama")
 
@@ -350,18 +353,18 @@ def state():
         CONFIG_MAPPING._extra_content,
         PROCESSOR_MAPPING._extra_content,
         IMAGE_PROCESSOR_MAPPING._extra_content,
+        [list(each._global_mapping) for each in (AttentionInterface, AttentionMaskInterface, ExpertsInterface)],
+        quantizers.AUTO_QUANTIZER_MAPPING, quantizers.AUTO_QUANTIZATION_CONFIG_MAPPING,
     ])
 
 before = state()
 import deepseek_vl_hf
-from deepseek_vl_hf import DeepseekVLForConditionalGeneration as Model
-assert state() != before
-patterns = Model._keys_to_ignore_on_load_unexpected
+after = state()
+assert after != before
 deepseek_vl_hf.unregister()
 assert state() == before
-assert Model._keys_to_ignore_on_load_unexpected != patterns
 deepseek_vl_hf.register()
-assert Model._keys_to_ignore_on_load_unexpected == patterns
+assert state() == after
 """
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from deepseek_vl_hf.quantization.packing import dequantized, kernel_order, pack,
 from deepseek_vl_hf.quantization.tensors import MANY_TOKENS, Int4CpuWeight, Int4Experts, Int4TilePackedTo4dTensor
 from family import relative_error
 
+PACKAGE = Path(packing.__file__).parent.parent
 # Whole blocks alone, a rest, a rest of one half block, less than a block.
 ROWS = (128, 176, 96, 16)
 
@@ -25,12 +27,16 @@ def test_packing_and_back(rows):
     assert torch.equal(unpack(pack(values)), values)
 
 
+# The two modules by themselves: importing the package would take longer than all else.
 PROGRAM = f"""
-import runpy, torch
-packing = runpy.run_path({packing.__file__!r})
+import sys, types, torch
+for name in ("deepseek_vl_hf", "deepseek_vl_hf.hf", "deepseek_vl_hf.quantization"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [{str(PACKAGE)!r} + "/".join(["", *name.split(".")[1:]])]
+from deepseek_vl_hf.quantization import packing
 values = torch.randint(16, (176, 96), dtype=torch.uint8)
-assert torch.equal(packing["unpack"](packing["pack"](values)), values)
-print(packing["kernel_order"]())
+assert torch.equal(packing.unpack(packing.pack(values)), values)
+print(packing.kernel_order())
 """
 
 

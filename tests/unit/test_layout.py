@@ -44,7 +44,12 @@ LAYERS = (
     ("cli",),
 )
 # Modules that need an optional package, and are imported only when it is: never at the top of others.
-NEEDING = {"quantization.tensors": {"torchao"}, "quantization.operations": {"torchao"}, "chat.page": {"gradio"}}
+NEEDING = {
+    "hf.torchao": {"torchao"},
+    "quantization.tensors": {"torchao"},
+    "quantization.operations": {"torchao"},
+    "chat.page": {"gradio"},
+}
 MODULES = [path for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
 
 

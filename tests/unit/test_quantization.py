@@ -248,7 +248,7 @@ def test_the_layers_of_published_sizes(size):
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(CONFIGS / size))
     quantizer = Int4Quantizer(int4_config(device="cpu"), pre_quantized=False)
-    quantizer._process_model_before_weight_loading(model)
+    quantizer.preprocess_model(model)
     groups = {
         name.partition("layers.")[2].partition(".")[2]: group_size_for(tuple(parameter.shape), 128)
         for name, parameter in model.named_parameters()

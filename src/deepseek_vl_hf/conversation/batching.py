@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers.utils import PaddingStrategy, logging
 
+from ..hf.processors import tokenizer_settings
 from ..pictures.opening import flatten_pictures
 from .messages import Conversation
 from .prompts import EncodedPrompt, break_controls, encode_prompts, unused_mark
@@ -229,7 +230,7 @@ def _pad(encoded: Sequence[EncodedPrompt], tokenizer: Any, text_kwargs: dict[str
 
 def _padding_side(tokenizer: Any) -> str:
     """What the tokenizer's files or its user say; left where only the general default, right, speaks."""
-    said = "padding_side" in tokenizer.init_kwargs or tokenizer.padding_side != type(tokenizer).padding_side
+    said = "padding_side" in tokenizer_settings(tokenizer) or tokenizer.padding_side != type(tokenizer).padding_side
     return tokenizer.padding_side if said else "left"
 
 

@@ -10,9 +10,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from PIL import Image
-from transformers import BatchFeature, ProcessorMixin
-from transformers.processing_utils import MultiModalData
+from transformers import BatchFeature
 
+from ..hf.processors import HfProcessor
 from ..pictures.opening import open_images
 from .batching import as_prompts, encode_batch, mark_typed_text, match_images
 from .chat_templates import DEEPSEEK_VL_TEMPLATE, IMAGE_PLACEHOLDER
@@ -40,7 +40,7 @@ def image_token_of(tokenizer: Any, default: str = IMAGE_PLACEHOLDER) -> str:
 _typed_text_mark: ContextVar[str | None] = ContextVar("typed_text_mark", default=None)
 
 
-class ChatProcessor(ProcessorMixin):
+class ChatProcessor(HfProcessor):
     """Image processor, tokenizer and chat template in one; a family's processor says what an image becomes.
 
     Every route gives the ids of the original's processor: one BOS in front, an image as copies of the image token,
@@ -119,10 +119,7 @@ class ChatProcessor(ProcessorMixin):
                 raise ValueError(f"Found {modality}; DeepSeek-VL reads text and images. Pass single frames as images.")
         if images is None and text is None:
             raise ValueError("Found neither text nor images; pass a prompt, pictures, or both.")
-        merged = self._merge_kwargs(
-            self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
-        )
-        text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
+        text_kwargs, images_kwargs = self.sorted_arguments(kwargs)
         return_tensors = text_kwargs.get("return_tensors", "pt")
         prompts = None if text is None else as_prompts(text)
         pictures = match_images(images, prompts, self.image_token)
@@ -270,11 +267,6 @@ class FixedLengthChatProcessor(ChatProcessor):
         """What one image place of a prompt becomes; serving engines call this."""
         return self.image_token * self.num_image_tokens
 
-    def _get_num_multimodal_tokens(
-        self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs: Any
-    ) -> MultiModalData:
-        """Tokens and patches per image for serving engines: every image takes the same number, whatever its size."""
-        if image_sizes is None:
-            return MultiModalData()
-        count = len(image_sizes)
-        return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
+    def num_tokens_of_sizes(self, image_sizes: Sequence[Sequence[int]], **kwargs: Any) -> tuple[list[int], list[int]]:
+        """Tokens and patches of images in (height, width) pixels: every image takes the same number."""
+        return [self.num_image_tokens] * len(image_sizes), [1] * len(image_sizes)

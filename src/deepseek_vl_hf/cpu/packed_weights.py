@@ -6,10 +6,11 @@ take a tenth less. Nothing is compiled, and any cache and batch size will do.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
+
+from ..hf.kernels import ImmovableModule, has_hooks, linear_of_onednn, onednn_has_bfloat16, pack_for_onednn
 
 DTYPES = (torch.bfloat16, torch.float32)
 # Their weights are read by others than their own forward: latent attention multiplies kv_b_proj into queries.
@@ -20,19 +21,21 @@ CANNOT_BE_SAVED = (
 )
 
 
-class PrepackedLinear(nn.Module):
+class PrepackedLinear(ImmovableModule):
     """A linear layer for inference whose weight is kept in oneDNN's blocks alone: [..., in] -> [..., out].
 
     Args:
         linear: the layer to take the place of, on the CPU.
     """
 
+    cannot_be_saved = CANNOT_BE_SAVED
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
         # An opaque tensor: no parameter and no buffer, because it can be neither moved nor cast nor saved.
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
+        self._packed = pack_for_onednn(linear.weight.detach())
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """As `nn.Linear`.
@@ -51,7 +54,7 @@ class PrepackedLinear(nn.Module):
                 f"Found inputs of {hidden_states.dtype} and width {hidden_states.shape[-1]}; the weights are packed in "
                 f"{self._packed.dtype} for a width of {self.in_features}. Give inputs of that type, without autocast."
             )
-        return torch.ops.mkldnn._linear_pointwise(hidden_states, self._packed, self.bias, "none", [], "")
+        return linear_of_onednn(hidden_states, self._packed, self.bias)
 
     def check_move(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Raises RuntimeError if a function that `to`, `half` or `cuda` applies would change the weight."""
@@ -62,19 +65,6 @@ class PrepackedLinear(nn.Module):
                 f"Prepacked weights stay on the CPU in {probe.dtype}; found a move to {found.device} in {found.dtype}. "
                 "Move the model before prepack_weights."
             )
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self.check_move(fn)
-        return super()._apply(fn, recurse)
-
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError(CANNOT_BE_SAVED)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError(CANNOT_BE_SAVED)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise RuntimeError(CANNOT_BE_SAVED)  # for copies, too
 
     def extra_repr(self) -> str:
         """As `nn.Linear`."""
@@ -133,9 +123,8 @@ def check_can_be_moved(model: nn.Module, fn: Callable[[torch.Tensor], torch.Tens
 
 
 def _can_be_packed(name: str, layer: nn.Module) -> bool:
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "_hf_hook")
     plain = type(layer) is nn.Linear and type(layer.weight.data) is torch.Tensor
-    return plain and not hooked and name.rpartition(".")[2] not in READ_ELSEWHERE
+    return plain and not has_hooks(layer) and name.rpartition(".")[2] not in READ_ELSEWHERE
 
 
 def _check(name: str, weight: torch.Tensor) -> None:
@@ -144,7 +133,7 @@ def _check(name: str, weight: torch.Tensor) -> None:
             f"{name}.weight is on {weight.device} in {weight.dtype}; prepacked weights are for a CPU, in "
             f"{' or '.join(map(str, DTYPES))}. Load the model there with dtype=torch.bfloat16."
         )
-    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if weight.dtype == torch.bfloat16 and not onednn_has_bfloat16():
         raise RuntimeError(
             "oneDNN has no bfloat16 products on this processor. Load the model with dtype=torch.float32 to prepack it."
         )

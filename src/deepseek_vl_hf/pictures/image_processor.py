@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers import BatchFeature
 
+from ..hf.processors import HfImageProcessor
 from .opening import flatten_pictures, open_image, to_rgb
 from .pixels import scale_pixels
 
@@ -59,15 +60,11 @@ def batch_of(data: dict[str, Any], return_tensors: str | None) -> BatchFeature:
     return BatchFeature(data=data, tensor_type=return_tensors)
 
 
-class PillowImageProcessor(BaseImageProcessor):
+class PillowImageProcessor(HfImageProcessor):
     """An image processor whose pictures stay 8-bit Pillow images until they have their size.
 
-    A family gives the defaults of its settings as class attributes, and `_preprocess`.
+    A family gives the defaults of its settings as class attributes, and `to_pixels`.
     """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._set_attributes(**kwargs)
 
     @property
     def backend(self) -> str:
@@ -80,7 +77,8 @@ class PillowImageProcessor(BaseImageProcessor):
             return [self.fetch_images(source) for source in image_url_or_urls]
         return open_image(image_url_or_urls)
 
-    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+    def as_pictures(self, images: Any) -> list[Any]:
+        """Pictures in any nesting and form, one behind the other."""
         return flatten_pictures(self.fetch_images(images))
 
     def process_image(self, image: Any, input_data_format: Any = None, **kwargs: Any) -> Image.Image:

@@ -64,7 +64,7 @@ class Int4Config(TorchAoConfig):
                 f"device is {device!r}; expected {' or '.join(DEVICES)}, for which torch has 4-bit kernels."
             )
         if not is_torchao_available():  # asked before transformers does, whose message has no version
-            raise ImportError(_TORCHAO_NEEDED)
+            raise ImportError(TORCHAO_NEEDED)
         self.group_size, self.device = group_size, device
         kept = KEPT_AS_THEY_ARE if modules_to_not_convert is None else modules_to_not_convert
         super().__init__(_recipe(group_size, device), list(kept))
@@ -115,16 +115,15 @@ def int4_config(group_size: int = 128, device: str | torch.device | None = None)
     return Int4Config(group_size, wanted.partition(":")[0])
 
 
-_TORCHAO_NEEDED = "4-bit weights need torchao 0.18 or newer, which is not installed here: pip install 'torchao>=0.18'"
+TORCHAO_NEEDED = "4-bit weights need torchao 0.18 or newer, which is not installed here: pip install 'torchao>=0.18'"
 
 
 def _recipe(group_size: int, device: str) -> Any:
     """Torchao's name for the kernels: what other tools see as `quant_type`."""
     try:
-        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig  # noqa: PLC0415
-        from torchao.quantization import Int4WeightOnlyConfig  # noqa: PLC0415
+        from ..hf.torchao import Int4WeightOnlyConfig, PrototypeInt4WeightOnlyConfig  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError(_TORCHAO_NEEDED) from error
+        raise ImportError(TORCHAO_NEEDED) from error
     if device == "cpu":
         return PrototypeInt4WeightOnlyConfig(group_size=group_size, set_inductor_config=False)
     return Int4WeightOnlyConfig(

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers.core_model_loading import ConversionOps
-from transformers.quantizers.quantizers_utils import get_module_from_name
 
+from ..hf.loading import ConversionOps
+from ..hf.quantizer import owner_of
+from ..hf.torchao import Int4TilePackedTo4dTensor
 from .packing import group_size_for
-from .tensors import Int4CpuWeight, Int4Experts, Int4TilePackedTo4dTensor
+from .tensors import Int4CpuWeight, Int4Experts
 
 PARTS = ("qdata", "scale_and_zero")
 DAMAGED = "The checkpoint is damaged, or its config is another one's; download or quantize it again."
@@ -96,7 +97,7 @@ class Load(ConversionOps):
 
 
 def _shape_in(model: Any, name: str) -> torch.Size:
-    module, leaf = get_module_from_name(model, name)
+    module, leaf = owner_of(model, name)
     return getattr(module, leaf).shape
 
 

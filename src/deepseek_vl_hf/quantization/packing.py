@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..hf.kernels import pack_4_bits
+
 GROUP_SIZES = (128, 64, 32)
 # The kernels take no other number of rows.
 ROW_MULTIPLE = 16
@@ -41,7 +43,7 @@ def group_size_for(shape: tuple[int, ...], wanted: int) -> int | None:
 
 def pack(values: torch.Tensor) -> torch.Tensor:
     """[rows, columns], 0 to 15 -> bytes in the kernels' order, [rows, columns / 2]."""
-    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.to(torch.int32), 1)
+    return pack_4_bits(values.to(torch.int32))
 
 
 def unpack(packed: torch.Tensor) -> torch.Tensor:

@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.core_model_loading import ConversionOps, WeightConverter
-from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
-from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
-from transformers.utils import logging
+from transformers.utils import is_torchao_available, logging
 
+from ..hf.experts import experts_of
+from ..hf.loading import ConversionOps, WeightConverter
+from ..hf.quantizer import ParameterQuantizer, owner_of
 from ..models.checks import has_4_bits
 from ..models.deepseek_moe.experts import BY_DEVICE, DeepseekMoeExperts
-from .config import Int4Config
+from .config import TORCHAO_NEEDED, Int4Config
 from .packing import group_size_for
 
 logger = logging.get_logger(__name__)
@@ -22,14 +22,21 @@ EXPERTS_ONE_BY_ONE = (BY_DEVICE, "eager")
 PARAMETERS = ("weight", "gate_up_proj", "down_proj")
 
 
-class Int4Quantizer(TorchAoHfQuantizer):
+class Int4Quantizer(ParameterQuantizer):
     """Puts an `Int4Config` to work; transformers makes one in `from_pretrained`."""
 
     quantization_config: Int4Config
-    # Adapters can be trained on top (the weights themselves cannot, which `Trainer` checks).
-    is_trainable = True
-    serialized_names: dict[str, list[str]] = {}
+    quantized_element_size = 0.5
     _has_experts = False
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        """Asked before a checkpoint is opened.
+
+        Raises:
+            ImportError: torchao is not installed.
+        """
+        if not is_torchao_available():
+            raise ImportError(TORCHAO_NEEDED)
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Checks the model's type.
@@ -79,9 +86,9 @@ class Int4Quantizer(TorchAoHfQuantizer):
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         """Whether a parameter is among the chosen ones and of a width that some group size divides."""
-        if not should_convert_module(param_name, self.modules_to_not_convert):
+        if not self.is_chosen(param_name):
             return False
-        module, leaf = get_module_from_name(model, param_name)
+        module, leaf = owner_of(model, param_name)
         linear = isinstance(module, nn.Linear) and leaf == "weight"
         experts = isinstance(module, DeepseekMoeExperts) and leaf in PARAMETERS
         if not (linear or experts):
@@ -108,20 +115,27 @@ class Int4Quantizer(TorchAoHfQuantizer):
 
         return dict(part for name, tensor in model.state_dict().items() for part in stored_tensors(name, tensor)), {}
 
-    def set_metadata(self, checkpoint_files: list[str]) -> None:
-        """Nothing: names and shapes say all that torchao keeps in a file's metadata."""
+    def preprocess_model(self, model: nn.Module, dtype: Any = None, **kwargs: Any) -> Any:
+        """Called before the weights are read.
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
-        super()._process_model_before_weight_loading(model, **kwargs)
+        Raises:
+            ValueError: the experts are to be multiplied in a way that there is not for 4 bits.
+        """
         experts = next((module for module in model.modules() if isinstance(module, DeepseekMoeExperts)), None)
         self._has_experts = experts is not None
-        if experts is not None and experts.config._experts_implementation not in EXPERTS_ONE_BY_ONE:
-            found = experts.config._experts_implementation
+        if experts is not None and experts_of(experts.config) not in EXPERTS_ONE_BY_ONE:
             raise ValueError(
-                f"Found experts_implementation={found!r}. 4-bit experts are multiplied one by one. Leave it out."
+                f"Found experts_implementation={experts_of(experts.config)!r}. 4-bit experts are multiplied one by "
+                "one. Leave it out."
             )
+        return super().preprocess_model(model, dtype=dtype, **kwargs)
 
-    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+    def postprocess_model(self, model: nn.Module, **kwargs: Any) -> Any:
+        """Called when the weights are read.
+
+        Raises:
+            ValueError: none of them got 4 bits.
+        """
         packed = list(filter(has_4_bits, model.parameters()))
         if not packed:
             raise ValueError(
@@ -131,7 +145,7 @@ class Int4Quantizer(TorchAoHfQuantizer):
             )
         for parameter in packed:
             parameter.requires_grad_(False)
-        return model
+        return super().postprocess_model(model, **kwargs)
 
 
 def _kind(place: Any) -> str:

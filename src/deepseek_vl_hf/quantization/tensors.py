@@ -9,10 +9,9 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 from torch.nn import functional
-from torchao.prototype.quantization.int4 import Int4OpaqueTensor
-from torchao.quantization import Int4TilePackedTo4dTensor
-from torchao.utils import TorchAOBaseTensor
 
+from ..hf.kernels import TO_COPY, multiply_4_bits, tensor_without_memory
+from ..hf.torchao import Int4OpaqueTensor, Int4TilePackedTo4dTensor, TorchAOBaseTensor
 from ..models.checks import cannot_be_moved
 from .packing import dequantized, kernel_order, pack, unpack
 
@@ -69,8 +68,7 @@ class Int4Experts(TorchAOBaseTensor):
 
     def __new__(cls, qdata: Any, scale_and_zero: Any, block_size: list[int], shape: torch.Size) -> "Int4Experts":
         """The tensor as torch sees it: shape, device and type, without memory of its own."""
-        kwargs = {"device": qdata.device, "dtype": scale_and_zero.dtype, "requires_grad": False}
-        return torch.Tensor._make_wrapper_subclass(cls, shape, **kwargs)
+        return tensor_without_memory(cls, shape, like=scale_and_zero, device=qdata.device)
 
     def __init__(
         self, qdata: torch.Tensor, scale_and_zero: torch.Tensor, block_size: list[int], shape: torch.Size
@@ -145,7 +143,7 @@ def _multiply(inputs: torch.Tensor, weight: Int4CpuWeight) -> torch.Tensor:
     many = len(inputs) >= MANY_TOKENS and not torch.compiler.is_compiling()
     if many and kernel_order() is not None:
         return torch.cat([inputs @ columns for _, columns in dequantized(packed, scale_and_zero)], -1)
-    return torch.ops.aten._weight_int4pack_mm_for_cpu(inputs.contiguous(), packed, weight.block_size[1], scale_and_zero)
+    return multiply_4_bits(inputs, packed, weight.block_size[1], scale_and_zero)
 
 
 @Int4CpuWeight.implements(torch.ops.aten.linear.default)
@@ -177,8 +175,8 @@ def _all_at_once(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str,
     raise TypeError(ONE_BY_ONE)
 
 
-@Int4CpuWeight.implements(torch.ops.aten._to_copy.default)
-@Int4Experts.implements(torch.ops.aten._to_copy.default)
+@Int4CpuWeight.implements(TO_COPY)
+@Int4Experts.implements(TO_COPY)
 def _to_copy(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     weight = args[0]
     device, dtype = kwargs.get("device") or weight.device, kwargs.get("dtype") or weight.dtype

@@ -6,9 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from transformers.utils.hub import cached_file
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from ...nano.folder import NANO, nano_path
 
@@ -46,16 +51,14 @@ def in_repository(name_or_path: str | Path, **hub_arguments: Any) -> FileFinder:
     if Path(name_or_path).is_dir():
         return in_folder(Path(name_or_path) / (hub_arguments.get("subfolder") or ""))
 
+    # transformers takes `proxies` and leaves them to the environment's variables.
+    arguments = {name: value for name, value in hub_arguments.items() if name != "proxies"}
+
     def find(name: str) -> Path | None:
-        found = cached_file(
-            str(name_or_path),
-            name,
-            **hub_arguments,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return None if found is None else Path(found)
+        try:
+            return Path(hf_hub_download(str(name_or_path), name, **arguments))
+        except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, HFValidationError):
+            return None  # absent, or not to be had; whoever needs the file says so
 
     return find
 

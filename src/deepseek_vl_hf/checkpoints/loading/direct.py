@@ -9,7 +9,6 @@ family's real object, the same as a converted checkpoint would.
 from typing import Any
 
 from transformers import (
-    AutoImageProcessor,
     AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
@@ -188,10 +187,6 @@ class VLMImageProcessor(BaseImageProcessor):
         Raises:
             FileNotFoundError, ValueError: a file is missing, damaged, or of another family.
         """
-        _, of_others = _read_config(pretrained_model_name_or_path, kwargs)
-        if of_others is not None:
-            with as_if_unregistered(of_others):
-                return AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **_public(kwargs))
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
         return files.layout.family.image_processor.from_dict(files.load_image_processor().to_dict(), **settings)
 
@@ -214,8 +209,8 @@ class OriginalProcessor(ProcessorMixin):
         Raises:
             FileNotFoundError, ValueError: a file is missing, damaged, or of another family.
         """
-        _, of_others = _read_config(pretrained_model_name_or_path, kwargs)
-        if of_others is not None:
+        config, of_others = _read_config(pretrained_model_name_or_path, kwargs)
+        if of_others is not None and is_another_model(config):
             with as_if_unregistered(of_others):
                 return AutoProcessor.from_pretrained(pretrained_model_name_or_path, **_public(kwargs))
         files, settings = open_original(pretrained_model_name_or_path, kwargs)

@@ -6,8 +6,8 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 
+from ...hf.loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 from ..layouts.rules import Drop, Rename, Rule, Split, Squeeze
 
 _ENDING = re.compile(r"\{(kind|rest)\}$")

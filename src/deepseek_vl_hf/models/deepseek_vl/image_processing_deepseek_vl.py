@@ -65,7 +65,7 @@ class DeepseekVLImageProcessor(PillowImageProcessor):
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
 
-    def _preprocess(
+    def to_pixels(
         self,
         images: list[Image.Image],
         *,
@@ -83,6 +83,7 @@ class DeepseekVLImageProcessor(PillowImageProcessor):
         return_tensors: str | None,
         **kwargs: Any,
     ) -> BatchFeature:
+        """See `PillowImageProcessor.to_pixels`; the arguments are the settings that the class describes."""
         table = scaling_table(
             rescale_factor if do_rescale else None,
             image_mean if do_normalize else None,

@@ -73,7 +73,7 @@ class DeepseekVL2ImageProcessor(PillowImageProcessor):
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
 
-    def _preprocess(
+    def to_pixels(
         self,
         images: list[Image.Image],
         *,
@@ -85,6 +85,7 @@ class DeepseekVL2ImageProcessor(PillowImageProcessor):
         return_tensors: str | None,
         **kwargs: Any,
     ) -> BatchFeature:
+        """See `PillowImageProcessor.to_pixels`; the arguments are the settings that the class describes."""
         tile = square_side(size)
         check_candidates(candidate_resolutions, tile)
         color = tuple(background_color or padding_color(kwargs["image_mean"]))

@@ -6,7 +6,6 @@ from typing import Any
 
 from PIL import Image
 from transformers import BatchFeature
-from transformers.processing_utils import MultiModalData
 
 from ...conversation.chat_templates import DEEPSEEK_VL2_TEMPLATE, VL2_IMAGE_TOKEN
 from ...conversation.processor import ChatProcessor
@@ -111,12 +110,8 @@ class DeepseekVL2Processor(ChatProcessor):
         """What one image place of a prompt becomes; serving engines call this."""
         return self.image_token * self.num_tokens_of_images(image_inputs)[image_idx]
 
-    def _get_num_multimodal_tokens(
-        self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs: Any
-    ) -> MultiModalData:
-        """Tokens and tiles per image of (height, width) pixels, for serving engines; they are one conversation."""
-        if image_sizes is None:
-            return MultiModalData()
+    def num_tokens_of_sizes(self, image_sizes: Sequence[Sequence[int]], **kwargs: Any) -> tuple[list[int], list[int]]:
+        """Tokens and tiles of images in (height, width) pixels, which are one conversation."""
         tiling = _checked_tiling(kwargs.get("tiling", self.tiling))
         if tiling == "auto":
             tiling = len(image_sizes) <= MOST_TILED_IMAGES
@@ -125,10 +120,8 @@ class DeepseekVL2Processor(ChatProcessor):
             tile_grid(width, height, candidates, self._tile) if tiled else (1, 1)
             for (height, width), tiled in zip(image_sizes, per_image(tiling, len(image_sizes)), strict=True)
         ]
-        return MultiModalData(
-            num_image_tokens=[num_image_tokens(*grid, self.tokens_per_side) for grid in grids],
-            num_image_patches=[num_tiles(*grid) for grid in grids],
-        )
+        tokens = [num_image_tokens(*grid, self.tokens_per_side) for grid in grids]
+        return tokens, [num_tiles(*grid) for grid in grids]
 
     def post_process_grounding(
         self, text: str | Sequence[str], image_sizes: Sequence[Sequence[int]]

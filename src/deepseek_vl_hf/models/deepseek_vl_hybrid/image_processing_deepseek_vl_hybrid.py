@@ -95,15 +95,15 @@ class DeepseekVLHybridImageProcessor(PillowImageProcessor):
     high_res_image_mean = tuple(OPENAI_CLIP_MEAN)
     high_res_image_std = tuple(OPENAI_CLIP_STD)
 
-    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
-        kwargs = super()._standardize_kwargs(**kwargs)
-        size = kwargs["high_res_size"]
-        kwargs["high_res_size"] = size if isinstance(size, SizeDict) else SizeDict(**get_size_dict(size))
+    def complete_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """See `HfImageProcessor.complete_settings`; transformers knows nothing of the high resolution's."""
+        size = settings["high_res_size"]
+        settings["high_res_size"] = size if isinstance(size, SizeDict) else SizeDict(**get_size_dict(size))
         for name in ("high_res_image_mean", "high_res_image_std"):
-            kwargs[name] = tuple(kwargs[name]) if isinstance(kwargs[name], list) else kwargs[name]
-        return kwargs
+            settings[name] = tuple(settings[name]) if isinstance(settings[name], list) else settings[name]
+        return settings
 
-    def _preprocess(
+    def to_pixels(
         self,
         images: list[Image.Image],
         *,
@@ -116,6 +116,7 @@ class DeepseekVLHybridImageProcessor(PillowImageProcessor):
         return_tensors: str | None,
         **kwargs: Any,
     ) -> BatchFeature:
+        """See `PillowImageProcessor.to_pixels`; the arguments are the settings that the class describes."""
         threads = threads_per_picture(len(images))
 
         def fit(image: Image.Image) -> np.ndarray:
