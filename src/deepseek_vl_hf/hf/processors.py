@@ -1,6 +1,6 @@
 """Base classes of processors and image processors: transformers' hooks under public names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import BatchFeature, ProcessorMixin
@@ -38,9 +38,6 @@ class HfImageProcessor(BaseImageProcessor):
     A subclass gives the defaults of its settings as class attributes and overrides `as_pictures`, `process_image`,
     `complete_settings` and `to_pixels`.
     """
-
-    # 8-bit RGB pictures and all settings of the call -> pixel tensors.
-    to_pixels: Callable[..., BatchFeature]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

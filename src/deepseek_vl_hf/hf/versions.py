@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 from packaging.version import Version
+from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 INSTALLED = Version(transformers.__version__)
@@ -18,6 +19,9 @@ ADMITTED = (Version("5.18"), Version("5.25.dev0"))
 # What transformers calls the cache in outputs, `forward` and the functions that make masks: `cache` from 5.24 on.
 CACHE = "cache" if "cache" in {each.name for each in dataclasses.fields(BaseModelOutputWithPast)} else "past_key_values"
 OTHER_CACHE = {"cache": "past_key_values", "past_key_values": "cache"}[CACHE]
+# Before 5.24 continuous batching hands its paged cache, which is no `Cache`, through to the attention as `cache`.
+# Within our models it has a name of its own.
+PAGED = "paged_cache"
 # Before 5.23 the loop for `generate(prefill_chunk_size=...)` drops the images without a word.
 CHUNKED_PREFILL_READS_IMAGES = INSTALLED.release >= (5, 23)
 # Before 5.23 a prompt with several images hands them to its beams in a wrong order.
@@ -54,6 +58,8 @@ def cache_under_both_names(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapper(*args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        if CACHE != "cache" and not isinstance(kwargs.get("cache"), Cache | None):
+            kwargs[PAGED] = kwargs.pop("cache")
         if past_key_values is not None:
             kwargs = one_cache({**kwargs, "past_key_values": past_key_values}, "cache")
         return function(*args, **kwargs)
@@ -65,3 +71,9 @@ def cache_under_both_names(function: Callable[..., Any]) -> Callable[..., Any]:
     parameters.insert(len(parameters) if before_kwargs is None else before_kwargs, old_name)
     wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # transformers reads it
     return wrapper
+
+
+def with_cache(cache: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for a model or layer of transformers: the cache under the name that it has there, and all others."""
+    named = {"cache" if name == PAGED else name: value for name, value in kwargs.items()}
+    return {**named, CACHE: cache} if CACHE not in named else named

@@ -30,7 +30,7 @@ from ...hf.layers import (
 )
 from ...hf.model import HfModel
 from ...hf.outputs import LanguageModelOutput
-from ...hf.versions import CACHE, cache_under_both_names
+from ...hf.versions import cache_under_both_names, with_cache
 from .configuration_deepseek_moe import DeepseekMoeConfig
 from .experts import BY_DEVICE, DeepseekMoeBlock, DeepseekMoeExperts, DeepseekMoeMLP, DeepseekMoeRouter, balance_loss
 from .latent_attention import DeepseekMoeLatentAttention
@@ -168,8 +168,7 @@ class DeepseekMoeModel(HfModel):
                 position_embeddings=rotary,
                 position_ids=position_ids,
                 use_cache=use_cache,
-                **{CACHE: cache},
-                **kwargs,
+                **with_cache(cache, kwargs),
             )
         return LanguageModelOutput(last_hidden_state=self.norm(hidden_states), cache=cache)
 

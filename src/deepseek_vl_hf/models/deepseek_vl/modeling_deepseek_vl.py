@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from ...hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
-from ...hf.versions import CACHE, cache_under_both_names
+from ...hf.versions import cache_under_both_names, with_cache
 from ..checks import check_not_encoded_twice, check_pixels
 from ..encoding import in_chunks
 from ..generation import MultimodalGenerationMixin
@@ -130,8 +130,7 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=use_cache,
-            **{CACHE: cache},
-            **kwargs,
+            **with_cache(cache, kwargs),
         )
         return model_output(outputs, image_features)
 

@@ -28,7 +28,7 @@ from transformers.utils import can_return_tuple
 from ...hf.layers import init
 from ...hf.offload import resident
 from ...hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
-from ...hf.versions import CACHE, cache_under_both_names
+from ...hf.versions import CACHE, cache_under_both_names, with_cache
 from ..checks import check_none_missing, check_not_encoded_twice, check_pixels
 from ..deepseek_moe.expert_weights import expert_converters
 from ..deepseek_moe.modeling_deepseek_moe import DeepseekMoeModel
@@ -218,8 +218,7 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=use_cache,
-            **{CACHE: cache},
-            **kwargs,
+            **with_cache(cache, kwargs),
         )
         return model_output(outputs, image_features)
 
