@@ -1,50 +1,61 @@
-# Each target does its own set-up: a virtual environment with the package and its development tools.
+# Each target does its own set-up: a virtual environment with the package and its development tools, in the versions that
+# requirements/*.txt lists.
 #
-#   make demo         convert the shipped checkpoint and let the pipeline answer about the example pictures
-#   make test         linters, type checker and all tests on the newest transformers that the package admits
-#   make test-page    the tests of the web page, with Gradio; in a browser where Chromium is installed
-#   make test-oldest  unit, parity, checkpoint and usage tests on the oldest one
-#   make lint         linters and type checker alone
-#   make docs-tables  write the README's tables anew from their files
-#   make bench        time every stage against transformers' own classes (a quarter of an hour on two cores; 14 GB of memory)
-#   make clean        remove environments and build products
+#   make demo           convert the shipped checkpoint and let the pipeline answer about the example pictures
+#   make test           linters, type checker and all tests on the newest versions that the package admits
+#   make test-oldest    unit, parity, checkpoint and usage tests on the oldest ones
+#   make test-page      the tests of the web page, with Gradio; in a browser where Chromium is installed
+#   make test-newest    unit and parity tests on today's newest versions, caps ignored: what breaks next
+#   make lock           write requirements/*.txt anew, with today's versions
+#   make compatibility  the parity tests on every transformers release that the package admits, for docs/compatibility.md
+#   make lint           linters and type checker alone
+#   make docs-tables    write the tables of the README and of docs/ anew from their files
+#   make bench          time every stage against transformers' own classes (a quarter of an hour on two cores; 14 GB of memory)
+#   make clean          remove environments and build products
 
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 PAGE_VENV ?= .venv-page
+NEXT_VENV ?= .venv-next
+LOCK_VENV ?= .venv-lock
 # Installed where $(PYTHON) has no torch to lend. Whether it is the CPU build decides the package index that pip is set
 # up for (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL); the general one serves Linux a build with the CUDA libraries.
-TORCH ?= torch==2.13.0
+TORCH ?= -r requirements/torch.txt
 HAS_TORCH = import sys, torch; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9))
-OLDEST_TRANSFORMERS = transformers==5.18.*
 
 BIN = $(VENV)/bin
 OLDEST_BIN = $(OLDEST_VENV)/bin
+INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-oldest test-page lint bench docs-tables clean
+.PHONY: demo test test-oldest test-page test-newest lock compatibility lint bench docs-tables clean
 
-comma := ,
-
-# $(call make-environment,folder,requirements,extras)
-define make-environment
+# $(call make-torch,folder,options of pip): an environment with a torch, lent or installed
+define make-torch
 	@if $(PYTHON) -c '$(HAS_TORCH)' 2>/dev/null; then $(PYTHON) -m venv --system-site-packages $(1); \
 	else $(PYTHON) -m venv $(1); fi
-	@$(1)/bin/python -c '$(HAS_TORCH)' 2>/dev/null || $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2) -e ".[$(3)]"
+	@$(1)/bin/python -c '$(HAS_TORCH)' 2>/dev/null || $(1)/$(INSTALL) $(TORCH) $(2)
+endef
+
+# $(call make-environment,folder,lock). torch comes first, held to the lock in what it requires itself. The package is
+# built with the setuptools of the lock, because an isolated build would take the newest one.
+define make-environment
+	$(call make-torch,$(1),--constraint requirements/$(2).txt)
+	@$(1)/$(INSTALL) -r requirements/$(2).txt
+	@$(1)/$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $(1)/.installed
 endef
 
-$(VENV)/.installed: pyproject.toml
-	$(call make-environment,$(VENV),,dev)
+$(VENV)/.installed: pyproject.toml requirements/newest.txt requirements/torch.txt
+	$(call make-environment,$(VENV),newest)
 
-$(OLDEST_VENV)/.installed: pyproject.toml
-	$(call make-environment,$(OLDEST_VENV),"$(OLDEST_TRANSFORMERS)",dev)
+$(OLDEST_VENV)/.installed: pyproject.toml requirements/oldest.txt requirements/torch.txt
+	$(call make-environment,$(OLDEST_VENV),oldest)
 
-$(PAGE_VENV)/.installed: pyproject.toml
-	$(call make-environment,$(PAGE_VENV),,dev$(comma)demo$(comma)page)
+$(PAGE_VENV)/.installed: pyproject.toml requirements/page.txt requirements/torch.txt
+	$(call make-environment,$(PAGE_VENV),page)
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
@@ -65,6 +76,35 @@ test-oldest: $(OLDEST_VENV)/.installed
 test-page: $(PAGE_VENV)/.installed
 	$(PAGE_VENV)/bin/python -m pytest tests/page
 
+# Made anew each time, because the newest of yesterday is not the newest of today. QUICK=--quick runs a part.
+test-newest:
+	@rm -rf $(NEXT_VENV)
+	$(call make-torch,$(NEXT_VENV))
+	@$(NEXT_VENV)/$(INSTALL) --no-deps -e .
+	@$(NEXT_VENV)/bin/python benchmarks/next_versions.py $(QUICK)
+
+# The locks hold for every Python from 3.10 on. They have no hashes: torch can have none, and pip takes all or none.
+COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --no-python-downloads
+LOCK = $(COMPILE) --universal --python-version 3.10 --upgrade --no-annotate --custom-compile-command "make lock" \
+	--constraint requirements/torch.txt --excludes requirements/cuda.txt --no-emit-package torch pyproject.toml --extra dev
+PYTHONS = 3.10 3.11 3.12 3.13 3.14
+
+lock:
+	@$(PYTHON) -m venv $(LOCK_VENV)
+	@$(LOCK_VENV)/$(INSTALL) "uv>=0.13"
+	@$(LOCK) --output-file requirements/newest.txt
+	@$(LOCK) --output-file requirements/oldest.txt requirements/oldest.in
+	@$(LOCK) --output-file requirements/page.txt --extra demo --extra page
+	@# uv does not ask whether there are wheels for each Python; this does.
+	@for lock in newest oldest page; do for python in $(PYTHONS); do \
+		$(COMPILE) --no-deps --only-binary :all: --python-version $$python --python-platform linux requirements/$$lock.txt \
+		> $(LOCK_VENV)/wheels.txt || exit 1; done; done
+	@rm -rf $(LOCK_VENV)
+
+compatibility: $(VENV)/.installed
+	$(BIN)/python benchmarks/compatibility.py
+	$(BIN)/python benchmarks/readme_tables.py --write
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/chart.py
@@ -74,4 +114,5 @@ docs-tables: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme_tables.py --write
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) build dist demo-output .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) $(NEXT_VENV) $(LOCK_VENV) build dist demo-output \
+		.mypy_cache .pytest_cache .ruff_cache src/*.egg-info

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import compatibility_tables
 import int4_tables
 
 ROOT = Path(__file__).parent.parent
@@ -300,6 +301,7 @@ PAGES = {
     "README.md": README,
     "docs/quantization.md": QUANTIZATION,
     "docs/chat.md": {"chat": chat_table},
+    "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
     "docs/speed.md": {"decoding": decoding_table, "startup": startup_table},
 }
 
