@@ -248,6 +248,16 @@ def test_missing_images_are_never_left_out_in_silence(model, inputs, how):
         model.generate(**given, max_new_tokens=2)
 
 
+def test_merged_embeddings_hold_their_images(family, model, inputs, greedy):
+    """Ids beside them say which tokens were read; the places are filled, so no pixels are missing."""
+    ids = inputs["input_ids"]
+    features = model.get_image_features(**family.pixels(family.one_image), return_dict=True).pooler_output
+    merged = model.get_input_embeddings()(ids).clone()
+    merged[ids == model.config.image_token_id] = torch.cat(list(features))
+    found = generate(model, {"input_ids": ids, "attention_mask": inputs["attention_mask"], "inputs_embeds": merged})
+    assert torch.equal(found, greedy)
+
+
 def test_beams_with_too_few_images(family, model):
     batch = family.batch([0, 1])
     few = {**batch, **family.processor.first_images(family.pixels(0), 1)}

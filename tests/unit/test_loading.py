@@ -174,3 +174,12 @@ def test_flash_attention(family, relative):
         with torch.no_grad():
             logits.append(model(**inputs).logits.float())
     assert relative(logits[1], logits[0]) <= 0.08
+
+
+def test_only_loading_a_model_without_its_head_leaves_a_head_aside(family):
+    """Engines that load weights by themselves throw away what the list names, in a model with a head, too."""
+    without, whole = AutoModel.from_pretrained(family.converted), family.load()
+    made = type(whole)(whole.config)
+    lists = [model._keys_to_ignore_on_load_unexpected for model in (without, whole, whole.model, made, made.model)]
+    assert [any("lm_head" in pattern for pattern in patterns) for patterns in lists] == [True, *[False] * 4]
+    assert all(cls._keys_to_ignore_on_load_unexpected is None for cls in (type(without), type(whole)))

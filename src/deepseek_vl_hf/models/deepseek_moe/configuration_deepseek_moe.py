@@ -39,7 +39,7 @@ class DeepseekMoeConfig(PreTrainedConfig):
         output_router_logits: whether the router's logits are returned, and with labels the auxiliary loss added.
         router_aux_loss_coef: coefficient of the auxiliary loss; absent means the paper's.
         use_mla: whether attention is latent.
-        kv_lora_rank: width of a latent.
+        kv_lora_rank: width of a latent; None without latent attention, by which engines tell the two kinds apart.
         q_lora_rank: None; no published model compresses its queries.
         qk_nope_head_dim: width of a head's queries and keys without position.
         qk_rope_head_dim: width of the rotary part of queries and keys.
@@ -102,7 +102,7 @@ class DeepseekMoeConfig(PreTrainedConfig):
     output_router_logits: bool = False
     router_aux_loss_coef: float | None = None
     use_mla: bool = True
-    kv_lora_rank: int = 512
+    kv_lora_rank: int | None = 512
     q_lora_rank: int | None = None
     qk_nope_head_dim: int = 128
     qk_rope_head_dim: int = 64
@@ -124,6 +124,8 @@ class DeepseekMoeConfig(PreTrainedConfig):
         """Fills in what follows from other fields, and checks the kinds."""
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
+        if not self.use_mla:
+            self.kv_lora_rank = None
         if self.router_aux_loss_coef is None:
             self.router_aux_loss_coef = AUX_LOSS_COEFFICIENTS.get(self.scoring_func)
         super().__post_init__(**kwargs)
@@ -139,6 +141,10 @@ class DeepseekMoeConfig(PreTrainedConfig):
         for name, value in {"hidden_act": "silu", "q_lora_rank": None}.items():
             if getattr(self, name) != value:
                 raise ValueError(f"text_config.{name} is {getattr(self, name)!r}; this model has {value!r}.")
+        if self.use_mla and self.kv_lora_rank is None:
+            raise ValueError(
+                "text_config has use_mla, but no kv_lora_rank; expected the width of a latent, as 512."
+            )
         rope = (self.rope_parameters or {}).get("rope_type", "default")
         if rope != "default":
             raise ValueError(f"text_config scales its rotary embedding by {rope!r}; no published DeepSeek-VL2 does.")

@@ -17,6 +17,8 @@ from .configuration_deepseek_moe import DeepseekMoeConfig
 # With more, a loop that adds up expert by expert reads less memory than grouped products do (2 CPU cores, bfloat16).
 FEW_TOKENS = 128
 BY_DEVICE = "by_device"
+# torch's grouped products want each row to begin at a multiple of so many bytes.
+GROUPED_BYTES = 16
 
 
 class DeepseekMoeMLP(nn.Module):
@@ -145,16 +147,20 @@ def experts_by_device(
     """The fastest way for device and number of tokens; arguments as of `DeepseekMoeExperts.forward`.
 
     transformers' grouped products, which never wait for the host; on a CPU loops over the experts of one token, and of
-    many tokens (`benchmarks/experts.py` has the figures), and always over those of quantized weights, for which there
-    are no grouped products.
+    many tokens (`benchmarks/experts.py` has the figures). Where there are no grouped products, it is always loops: for
+    quantized weights, and for rows that do not begin at multiples of 16 bytes (in compiled code batched products).
     """
-    if any(type(weight) is not nn.Parameter for weight in (self.gate_up_proj, self.down_proj)):
+    both = (self.gate_up_proj, self.down_proj)
+    if any(type(weight) is not nn.Parameter for weight in both):
         return self.one_after_the_other(hidden_states, experts, weights)
-    if hidden_states.device.type == "cpu" and not torch.compiler.is_compiling():
-        if len(hidden_states) == 1:
-            return self.of_one_token(hidden_states, experts, weights)
-        if len(hidden_states) > FEW_TOKENS:
-            return self.one_after_the_other(hidden_states, experts, weights)
+    grouped = all(weight.shape[-1] * weight.element_size() % GROUPED_BYTES == 0 for weight in both)
+    if torch.compiler.is_compiling():
+        return experts_function("grouped_mm" if grouped else "batched_mm")(self, hidden_states, experts, weights)
+    on_cpu = hidden_states.device.type == "cpu"
+    if on_cpu and len(hidden_states) == 1:
+        return self.of_one_token(hidden_states, experts, weights)
+    if not grouped or (on_cpu and len(hidden_states) > FEW_TOKENS):
+        return self.one_after_the_other(hidden_states, experts, weights)
     return experts_function("grouped_mm")(self, hidden_states, experts, weights)
 
 

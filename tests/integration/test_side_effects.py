@@ -1,0 +1,139 @@
+"""What importing the package must not change: each program gives the same with and without the import."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from family import FIXTURES
+
+# DeepSeek-OCR and OCR-2 have DeepSeek-VL2's model type, and come with code of their own, as here.
+CODE = """
+from transformers import PreTrainedConfig, PreTrainedModel
+import torch
+
+class ReaderConfig(PreTrainedConfig):
+    model_type = "deepseek_vl_v2"
+
+class Reader(PreTrainedModel):
+    config_class = ReaderConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.layer = torch.nn.Linear(2, 2)
+        self.post_init()
+"""
+OTHERS_PROGRAM = """
+import json, sys
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
+from transformers.utils import logging
+IMPORT
+folder, found = sys.argv[1], {}
+
+def note(name, function):
+    try:
+        found[name] = function()
+    except Exception as error:
+        found[name] = [type(error).__name__, "trust_remote_code" in str(error)]
+
+for trust in (True, False):
+    options = {"trust_remote_code": trust}
+    note(f"config {trust}", lambda: type(AutoConfig.from_pretrained(folder, **options)).__name__)
+    note(f"model {trust}", lambda: type(AutoModel.from_pretrained(folder, **options)).__name__)
+    note(f"tokenizer {trust}", lambda: type(AutoTokenizer.from_pretrained(folder, **options)).__name__)
+    note(f"ids {trust}", lambda: AutoTokenizer.from_pretrained(folder, **options)("a <image> b")["input_ids"])
+    note(f"processor {trust}", lambda: type(AutoProcessor.from_pretrained(folder, **options)).__name__)
+print(json.dumps(found))
+"""
+PORT_PROGRAM = """
+import hashlib, json, pathlib, sys, torch
+from transformers import AutoConfig
+from transformers.models.deepseek_vl import DeepseekVLConfig, DeepseekVLForConditionalGeneration
+from transformers.models.deepseek_vl_hybrid import DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration
+IMPORT
+folder, found = pathlib.Path(sys.argv[1]), {}
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+for name, config_class, model_class in (
+    ("vl", DeepseekVLConfig, DeepseekVLForConditionalGeneration),
+    ("vl_hybrid", DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration),
+):
+    torch.manual_seed(0)
+    model = model_class(config_class.from_pretrained(sys.argv[2 if name == "vl" else 3]))
+    model.save_pretrained(folder / name)
+    found[name] = {path.name: digest(path) for path in sorted((folder / name).glob("*.safetensors"))}
+    found[name]["ignored"] = sorted(model._keys_to_ignore_on_load_unexpected)
+    loaded, report = model_class.from_pretrained(folder / name, output_loading_info=True)
+    found[name]["report"] = {key: sorted(map(str, value)) for key, value in report.items()}
+    loaded.save_pretrained(folder / (name + "_again"))
+    found[name]["again"] = [digest(path) for path in sorted((folder / (name + "_again")).glob("*.safetensors"))]
+    optimizer = torch.optim.SGD(loaded.parameters(), lr=0.1)
+    ids = torch.full((1, 6), 5)
+    losses = []
+    for _ in range(2):
+        loss = loaded(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    found[name]["losses"] = losses
+    found[name]["attention"] = loaded.config.text_config._attn_implementation
+print(json.dumps(found))
+"""
+
+
+def run(program: str, *arguments: object, imported: bool) -> dict:
+    """What a program prints, with or without the package."""
+    text = program.replace("IMPORT", "import deepseek_vl_hf" if imported else "")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", text, *map(str, arguments)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def reader(folder, *, architecture: str, code: bool):
+    """A checkpoint that has DeepSeek-VL2's model type and is of another model."""
+    shutil.copytree(FIXTURES / "vl2_mha" / "checkpoint", folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    config = {
+        "model_type": "deepseek_vl_v2",
+        "architectures": [architecture],
+        "vision_config": {"model_name": "deeplip_b_l", "model_type": "vision"},
+        **({"auto_map": {"AutoConfig": "reading.ReaderConfig", "AutoModel": "reading.Reader"}} if code else {}),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    if code:
+        (folder / "reading.py").write_text(CODE)
+        made = subprocess.run(
+            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\nfrom reading import Reader, "
+             f"ReaderConfig\nimport safetensors.torch as s\n"
+             f"s.save_file(Reader(ReaderConfig()).state_dict(), {str(folder / 'model.safetensors')!r}, "
+             "metadata={'format': 'pt'})"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("architecture", "code"),
+    [("DeepseekOCRForCausalLM", True), ("DeepseekOCR2ForCausalLM", True), ("DeepseekOCRForCausalLM", False)],
+)
+def test_other_models_of_our_model_type(tmp_path, architecture, code):
+    folder = reader(tmp_path / "reader", architecture=architecture, code=code)
+    plain = run(OTHERS_PROGRAM, folder, imported=False)
+    assert run(OTHERS_PROGRAM, folder, imported=True) == plain
+    assert plain["config True"] == ("ReaderConfig" if code else ["ValueError", False])
+    assert plain["ids True"][-1] != plain["ids True"][0]
+
+
+def test_transformers_own_classes(families, tmp_path):
+    configs = [families[name].converted for name in ("vl", "vl_hybrid")]
+    plain = run(PORT_PROGRAM, tmp_path / "plain", *configs, imported=False)
+    assert run(PORT_PROGRAM, tmp_path / "imported", *configs, imported=True) == plain
+    assert plain["vl"]["losses"][1] < plain["vl"]["losses"][0]
