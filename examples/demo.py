@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import pipeline
-from transformers.utils import logging
 
-import deepseek_vl_hf
-from deepseek_vl_hf.checkpoints import NothingToConvertError, convert_checkpoint
-from deepseek_vl_hf.checkpoints.layouts.files import local_folder
+from deepseek_vl_command.quiet import without_complaints_of_torchao
+
+with without_complaints_of_torchao():
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    import deepseek_vl_hf
+    from deepseek_vl_hf.checkpoints import NothingToConvertError, convert_checkpoint
+    from deepseek_vl_hf.checkpoints.layouts.files import local_folder
 
 PICTURES = Path(__file__).parent / "pictures"
 

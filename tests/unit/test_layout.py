@@ -1,6 +1,7 @@
 """The structure of the package: who imports whom, and what is never imported."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -149,3 +150,13 @@ def test_only_commands_print():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
         assert not [call for call in calls if call.func.id == "print"], dotted(path)
+
+
+def test_the_map_of_the_code_shows_every_file():
+    """docs/architecture.md; families' files and commands are named together there."""
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    together = ("configuration_", "image_processing_", "processing_", "modeling_")
+    names = {path.name for path in MODULES if not (path.name.startswith(together) or dotted(path).startswith("cli."))}
+    assert names - set(re.findall(r"\w+\.py", text)) == set()
+    for room in {path.parent.name for path in MODULES}:
+        assert f"{room}/" in text, room
