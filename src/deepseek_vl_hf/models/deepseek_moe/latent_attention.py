@@ -69,11 +69,10 @@ class DeepseekMoeLatentAttention(nn.Module):
         self.widths = (config.qk_nope_head_dim, config.qk_rope_head_dim)
         self.scaling = sum(self.widths) ** -0.5
         heads, bias = config.num_attention_heads, config.attention_bias
+        latent_width: Any = config.kv_lora_rank  # the config has checked that there is one
         self.q_proj = nn.Linear(config.hidden_size, heads * sum(self.widths), bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(
-            config.hidden_size, config.kv_lora_rank + config.qk_rope_head_dim, bias=bias
-        )
-        self.kv_a_layernorm = LlamaRMSNorm(config.kv_lora_rank, eps=1e-6)
+        self.kv_a_proj_with_mqa = nn.Linear(config.hidden_size, latent_width + config.qk_rope_head_dim, bias=bias)
+        self.kv_a_layernorm = LlamaRMSNorm(latent_width, eps=1e-6)
         self.kv_b_proj = LatentProjection(config)
         self.o_proj = nn.Linear(heads * config.v_head_dim, config.hidden_size, bias=bias)
 
