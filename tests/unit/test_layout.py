@@ -25,6 +25,7 @@ LAYERS = (
         "models.fusion",
         "models.sam",
         "models.checks",
+        "models.weights",
         "models.rotary",
         "models.encoding",
         "models.sub_configs",

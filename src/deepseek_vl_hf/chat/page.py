@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..models.checks import has_4_bits
+from ..models.weights import has_4_bits
 from ..pictures.drawing import draw_boxes, draw_tiles
 from .history import Turn
 from .session import Chat, Figures

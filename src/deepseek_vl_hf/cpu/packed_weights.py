@@ -109,19 +109,6 @@ def prepack_weights(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_can_be_saved(model: nn.Module) -> None:
-    """Raises RuntimeError if a model has prepacked weights, before anything is written."""
-    if any(isinstance(layer, PrepackedLinear) for layer in model.modules()):
-        raise RuntimeError(CANNOT_BE_SAVED)
-
-
-def check_can_be_moved(model: nn.Module, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Raises RuntimeError if a move or cast would change prepacked weights, before anything is moved."""
-    layer = next((layer for layer in model.modules() if isinstance(layer, PrepackedLinear)), None)
-    if layer is not None:
-        layer.check_move(fn)
-
-
 def _can_be_packed(name: str, layer: nn.Module) -> bool:
     plain = type(layer) is nn.Linear and type(layer.weight.data) is torch.Tensor
     return plain and not has_hooks(layer) and name.rpartition(".")[2] not in READ_ELSEWHERE

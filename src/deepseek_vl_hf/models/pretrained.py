@@ -6,18 +6,17 @@ from typing import Any
 
 import torch
 
-from ..cpu.packed_weights import check_can_be_moved, check_can_be_saved
 from ..hf.attention import SDPA_BY_DEVICE, prefer_attention
 from ..hf.model import HfModel
-from .checks import (
+from .rotary import float32_rotary_tables
+from .weights import (
     bytes_packed,
+    check_can_be_moved,
+    check_can_be_saved,
     check_quantization_config,
     check_quantized_are_read,
-    check_quantized_can_be_moved,
-    check_quantized_can_be_saved,
     has_4_bits,
 )
-from .rotary import float32_rotary_tables
 
 
 class MultimodalPreTrainedModel(HfModel):
@@ -74,7 +73,6 @@ class MultimodalPreTrainedModel(HfModel):
     def while_moving(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
         """Refuses moves that packed weights cannot take, before anything is moved; see `HfModel.while_moving`."""
         check_can_be_moved(self, fn)
-        check_quantized_can_be_moved(self, fn)
         with float32_rotary_tables(self):
             yield
 
@@ -89,8 +87,7 @@ class MultimodalPreTrainedModel(HfModel):
                 `state_dict`, or a part of a model, where weights have 4 bits.
             RuntimeError: the weights were prepacked.
         """
-        check_can_be_saved(self)
-        check_quantized_can_be_saved(self, kwargs.get("state_dict"))
+        check_can_be_saved(self, kwargs.get("state_dict"))
         if kwargs.get("save_original_format"):
             raise ValueError(
                 "Found save_original_format=True; expected it to be left out. For the original layout save the model, "

@@ -9,8 +9,8 @@ from transformers.utils import is_torchao_available, logging
 from ..hf.experts import experts_of
 from ..hf.loading import ConversionOps, WeightConverter
 from ..hf.quantizer import ParameterQuantizer, owner_of
-from ..models.checks import has_4_bits
 from ..models.deepseek_moe.experts import BY_DEVICE, DeepseekMoeExperts
+from ..models.weights import has_4_bits
 from .config import TORCHAO_NEEDED, Int4Config
 from .packing import group_size_for
 

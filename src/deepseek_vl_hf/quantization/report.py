@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from ..models.checks import bytes_packed, has_4_bits
 from ..models.deepseek_moe.experts import DeepseekMoeExperts
+from ..models.weights import bytes_packed, has_4_bits
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ..hf.kernels import TO_COPY, multiply_4_bits, tensor_without_memory
 from ..hf.torchao import Int4OpaqueTensor, Int4TilePackedTo4dTensor, TorchAOBaseTensor
-from ..models.checks import cannot_be_moved
+from ..models.weights import cannot_be_moved
 from .packing import dequantized, kernel_order, pack, unpack
 
 # From here on it is faster to take the weights out of their bytes and to multiply as usual (2 CPU cores, bfloat16).
