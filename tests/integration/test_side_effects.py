@@ -6,8 +6,11 @@ import shutil
 import subprocess
 import sys
 
-import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig
 
+import deepseek_vl_hf
 from family import FIXTURES
 
 # DeepSeek-OCR and OCR-2 have DeepSeek-VL2's model type, and come with code of their own, as here.
@@ -28,9 +31,8 @@ class Reader(PreTrainedModel):
 OTHERS_PROGRAM = """
 import json, sys
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
-from transformers.utils import logging
 IMPORT
-folder, found = sys.argv[1], {}
+found = {}
 
 def note(name, function):
     try:
@@ -38,13 +40,14 @@ def note(name, function):
     except Exception as error:
         found[name] = [type(error).__name__, "trust_remote_code" in str(error)]
 
-for trust in (True, False):
-    options = {"trust_remote_code": trust}
-    note(f"config {trust}", lambda: type(AutoConfig.from_pretrained(folder, **options)).__name__)
-    note(f"model {trust}", lambda: type(AutoModel.from_pretrained(folder, **options)).__name__)
-    note(f"tokenizer {trust}", lambda: type(AutoTokenizer.from_pretrained(folder, **options)).__name__)
-    note(f"ids {trust}", lambda: AutoTokenizer.from_pretrained(folder, **options)("a <image> b")["input_ids"])
-    note(f"processor {trust}", lambda: type(AutoProcessor.from_pretrained(folder, **options)).__name__)
+for number, folder in enumerate(sys.argv[1:]):
+    for trust in (True, False):
+        options, name = {"trust_remote_code": trust}, f"{number} {trust}"
+        note(f"config {name}", lambda: type(AutoConfig.from_pretrained(folder, **options)).__name__)
+        note(f"model {name}", lambda: type(AutoModel.from_pretrained(folder, **options)).__name__)
+        note(f"tokenizer {name}", lambda: type(AutoTokenizer.from_pretrained(folder, **options)).__name__)
+        note(f"ids {name}", lambda: AutoTokenizer.from_pretrained(folder, **options)("a <image> b")["input_ids"])
+        note(f"processor {name}", lambda: type(AutoProcessor.from_pretrained(folder, **options)).__name__)
 print(json.dumps(found))
 """
 PORT_PROGRAM = """
@@ -109,27 +112,30 @@ def reader(folder, *, architecture: str, code: bool):
     (folder / "config.json").write_text(json.dumps(config))
     if code:
         (folder / "reading.py").write_text(CODE)
-        made = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\nfrom reading import Reader, "
-             f"ReaderConfig\nimport safetensors.torch as s\n"
-             f"s.save_file(Reader(ReaderConfig()).state_dict(), {str(folder / 'model.safetensors')!r}, "
-             "metadata={'format': 'pt'})"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr
+        weights = {"layer.weight": torch.zeros(2, 2), "layer.bias": torch.zeros(2)}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
-@pytest.mark.parametrize(
-    ("architecture", "code"),
-    [("DeepseekOCRForCausalLM", True), ("DeepseekOCR2ForCausalLM", True), ("DeepseekOCRForCausalLM", False)],
-)
-def test_other_models_of_our_model_type(tmp_path, architecture, code):
-    folder = reader(tmp_path / "reader", architecture=architecture, code=code)
-    plain = run(OTHERS_PROGRAM, folder, imported=False)
-    assert run(OTHERS_PROGRAM, folder, imported=True) == plain
-    assert plain["config True"] == ("ReaderConfig" if code else ["ValueError", False])
-    assert plain["ids True"][-1] != plain["ids True"][0]
+def test_other_models_of_our_model_type(tmp_path):
+    """With code of their own, and without."""
+    folders = [
+        reader(tmp_path / "ocr", architecture="DeepseekOCRForCausalLM", code=True),
+        reader(tmp_path / "ocr2", architecture="DeepseekOCR2ForCausalLM", code=True),
+        reader(tmp_path / "bare", architecture="DeepseekOCRForCausalLM", code=False),
+    ]
+    plain = run(OTHERS_PROGRAM, *folders, imported=False)
+    assert run(OTHERS_PROGRAM, *folders, imported=True) == plain
+    assert [plain[f"config {number} True"] for number in range(3)] == [*["ReaderConfig"] * 2, ["ValueError", False]]
+    assert plain["model 0 True"] == "Reader"
+    assert plain["config 0 False"] == ["ValueError", True]
+    assert len(plain["ids 2 True"]) > 1
+
+
+def test_deepseek_vl2_is_ours_whether_code_is_trusted_or_not(families):
+    for trust in (True, False):
+        config = AutoConfig.from_pretrained(families["vl2_mha"].original, trust_remote_code=trust)
+        assert type(config) is deepseek_vl_hf.DeepseekVL2Config
 
 
 def test_transformers_own_classes(families, tmp_path):
