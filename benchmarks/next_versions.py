@@ -17,6 +17,8 @@ WHOLE = ("tests/unit", "tests/parity")
 QUICK = (
     "tests/parity",
     "tests/unit/test_auto.py",
+    "tests/unit/test_boundary.py",
+    "tests/unit/test_cache_names.py",
     "tests/unit/test_chat_template.py",
     "tests/unit/test_config.py",
     "tests/unit/test_loading.py",

@@ -47,7 +47,8 @@ def unregister() -> None:
     """Restores all that `register()` changed in transformers.
 
     Models of this package that exist by then keep the names of attention and experts that transformers no longer knows.
-    Call `set_attn_implementation("sdpa")` on them to go on, or make them anew.
+    To go on with one, call `set_attn_implementation("sdpa")` on it, and for DeepSeek-VL2
+    `set_experts_implementation("grouped_mm")` as well; or make it anew.
     """
     _registrations.take_back()
 

@@ -1,8 +1,10 @@
 """Which class each Auto class really returns: with the package, after taking it back, and again."""
 
+import copy
 import json
 
 import pytest
+import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, pipeline
 from transformers.models.auto import modeling_auto
@@ -12,7 +14,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 import deepseek_vl_hf
 from deepseek_vl_hf.models.families import FAMILIES
-from family import VL_FAMILIES
+from family import CONTRACT_FAMILIES, VL_FAMILIES, relative_error
 
 # What each Auto class returns, as the family's name for it.
 LOADERS = {
@@ -71,6 +73,26 @@ def test_unregister_restores_the_tables_in_their_order(unregistered):
     assert snapshot() != before
     deepseek_vl_hf.unregister()
     assert snapshot() == before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CONTRACT_FAMILIES)
+def test_models_go_on_without_registration(families, name):
+    """As the docstring of `unregister` says."""
+    family, ids = families[name], torch.arange(5, 12)[None]
+    expected = family.model(input_ids=ids).logits
+    kept, config = family.load(), copy.deepcopy(family.model.config)
+    deepseek_vl_hf.unregister()
+    try:
+        kept.set_attn_implementation("sdpa")
+        if family.is_vl2:
+            kept.set_experts_implementation("grouped_mm")
+        anew = type(kept)(config).eval()  # the config names what is gone
+        anew.load_state_dict(kept.state_dict())
+        for model in (kept, anew):
+            assert relative_error(model(input_ids=ids).logits, expected) < 1e-5  # measured 1e-6
+    finally:
+        deepseek_vl_hf.register()
 
 
 def test_unregister_keeps_what_others_registered(unregistered):

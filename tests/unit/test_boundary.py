@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,15 +54,18 @@ def private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
+SELVES = ("self", "cls")
+
+
 def own_names(tree: ast.Module) -> set[str]:
-    """What a file defines or assigns itself."""
+    """What a file defines or assigns itself; of attributes those that objects set on themselves."""
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    names |= {
-        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-    }
-    return names | {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) in SELVES:
+            names.add(node.attr)
+    return names
 
 
 def imported(tree: ast.Module) -> list[tuple[str, str]]:
@@ -74,23 +78,29 @@ def root(module: str | None) -> str:
     return (module or "").partition(".")[0]
 
 
+def is_module(text: str) -> bool:
+    """Whether a dotted name is a module of a library whose modules are not all documented, as torch's are."""
+    return root(text) in LIBRARIES and root(text) != "torch" and text in sys.modules
+
+
 def violations(tree: ast.Module) -> list[str]:
     """What a file outside of the room must not do."""
     own = own_names(tree)
-    found = [
-        f"imports {module}.{name}" for module, name in imported(tree) if module not in PUBLIC_MODULES or private(name)
-    ]
+    hidden = [pair for pair in imported(tree) if pair[0] not in PUBLIC_MODULES or private(pair[1])]
+    found = [f"imports {module}.{name}" for module, name in hidden]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [
-                f"imports {a.name}" for a in node.names if root(a.name) in LIBRARIES and a.name not in PUBLIC_MODULES
-            ]
+            modules = {alias.name for alias in node.names if root(alias.name) in LIBRARIES}
+            found += [f"imports {module}" for module in modules - PUBLIC_MODULES]
         elif isinstance(node, ast.Attribute):
             text = ast.unparse(node)
             if private(node.attr) and node.attr not in own | CONTRACT:
+                found.append(f"touches {text}")
+            if text == "transformers.__version__" or (is_module(text) and text not in PUBLIC_MODULES):
                 found.append(f"reads {text}")
-            if text == "transformers.__version__" or text.startswith("transformers.models"):
-                found.append(f"reads {text}")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+            name = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+            found += [f"asks for {name}"] if private(name) and name not in own | CONTRACT else []
         elif isinstance(node, ast.ClassDef):
             found += [f"replaces {name}" for name in class_names(node) if name in PRIVATE_OF_BASES]
     return found
@@ -98,7 +108,7 @@ def violations(tree: ast.Module) -> list[str]:
 
 def class_names(node: ast.ClassDef) -> set[str]:
     """Methods and attributes that a class body defines, and attributes that its methods set on themselves."""
-    names = {child.name for child in node.body if isinstance(child, ast.FunctionDef)}
+    names = {child.name for child in node.body if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)}
     for child in ast.walk(node):
         if isinstance(child, ast.Assign | ast.AnnAssign):
             targets = child.targets if isinstance(child, ast.Assign) else [child.target]
@@ -120,6 +130,11 @@ def test_nothing_private_outside_of_the_room(path):
         "from torchao.prototype.quantization.int4 import Int4OpaqueTensor",
         "import accelerate.hooks",
         "def f(config): return config._attn_implementation",
+        "def f(config): config._attn_implementation = 'sdpa'",
+        "def f(config): return getattr(config, '_attn_implementation', None)",
+        "def f(model):\n    model._weight_conversions = []\n    return model._weight_conversions",
+        "import transformers\ntransformers.core_model_loading.Chunk",
+        "class Model:\n    async def _init_weights(self, module): pass",
         "torch.ops.mkldnn._reorder_linear_weight(weight, 1)",
         "if transformers.__version__ > '5.20': pass",
         "class Model:\n    def _init_weights(self, module): pass",

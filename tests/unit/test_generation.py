@@ -274,6 +274,13 @@ def test_features_that_are_handed_in_stay_as_they_are(family, model, inputs):
     assert features.pooler_output is before
 
 
+@pytest.mark.parametrize("empty", [{}, {"image": None}])
+def test_empty_features_are_no_features(model, inputs, greedy, empty):
+    before = dict(empty)
+    assert torch.equal(generate(model, inputs, mm_encoder_outputs=empty), greedy)
+    assert empty == before
+
+
 @pytest.mark.parametrize("place", ["call", "config", "model"])
 def test_candidates_never_hold_image_places(family, inputs, place):
     """Also where a config asks for candidates, and beside tokens that were suppressed before."""

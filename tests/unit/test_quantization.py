@@ -266,6 +266,22 @@ def test_the_layers_of_published_sizes(size):
     assert groups == expected
 
 
+def test_devices_are_filled_by_what_4_bits_take():
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(CONFIGS / "deepseek-vl2-tiny"))
+    quantizer = Int4Quantizer(int4_config(device="cpu"), pre_quantized=True)
+    quantizer.preprocess_model(model)
+    bytes_of = {
+        name: quantizer.param_element_size(model, name, parameter)
+        for name, parameter in model.to(torch.bfloat16).named_parameters()
+    }
+    layer = "model.language_model.layers.1."
+    assert bytes_of[f"{layer}self_attn.q_proj.weight"] == 0.5
+    assert bytes_of[f"{layer}mlp.experts.gate_up_proj"] == 0.5
+    assert bytes_of[f"{layer}mlp.gate.weight"] == 2
+    assert bytes_of["lm_head.weight"] == 2
+
+
 def test_4_bit_weights_do_not_learn(int4):
     assert not any(parameter.requires_grad for parameter in int4("vl2_mha").parameters() if hasattr(parameter, "qdata"))
 

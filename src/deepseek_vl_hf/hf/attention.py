@@ -61,8 +61,8 @@ def attention_of(config: Any) -> str | None:
 
 def prefer_attention(config: Any, name: str) -> None:
     """Chooses an attention for the config of a model that is being made, if it says nothing else."""
-    if attention_of(config) is None and is_registered(name):
-        config._attn_implementation = name
+    if attention_of(config) in (None, name):
+        config._attn_implementation = name if is_registered(name) else "sdpa"
 
 
 def attention_function(config: Any, eager: Callable[..., Any]) -> Callable[..., Any]:

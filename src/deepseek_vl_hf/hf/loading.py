@@ -62,6 +62,12 @@ def set_table(model_class: type, table: LoadingTable | None) -> None:
         _TABLES[model_class] = table
 
 
+def _table_of(model_class: type | None) -> LoadingTable | None:
+    """A class's table; a subclass has that of the class it extends."""
+    bases = model_class.__mro__ if model_class is not None else ()
+    return next((_TABLES[base] for base in bases if base in _TABLES), None)
+
+
 @contextmanager
 def loading(model_class: type) -> Iterator[None]:
     """While active, transformers finds the conversions of a class of this package."""
@@ -78,7 +84,7 @@ def patterns_ignored_now(model_class: type) -> frozenset[str]:
     They belong to its `from_pretrained` alone. Engines that load weights by themselves read such a list as names to be
     thrown away, and a headless model inside of one with a head would then lose that model's head.
     """
-    table = _TABLES.get(model_class)
+    table = _table_of(model_class)
     return table.ignored if table is not None and _LOADING.get() is model_class else frozenset()
 
 
@@ -97,5 +103,5 @@ class ConversionsOfOurs(list[Any]):
         self.elsewhere = elsewhere
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        table = _TABLES.get(_LOADING.get())  # type: ignore[arg-type] # None is in no table
+        table = _table_of(_LOADING.get())
         return copy.deepcopy(self.elsewhere if table is None else list(table.conversions), memo)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
@@ -11,6 +12,8 @@ class ParameterQuantizer(HfQuantizer):
     """A quantizer that chooses parameters by their names and converts them one by one as they are read."""
 
     requires_calibration = False
+    # Bytes of a number that is quantized.
+    quantized_element_size: float | None = None
     modules_to_not_convert: list[str] = []
 
     def preprocess_model(self, model: Any, dtype: Any = None, **kwargs: Any) -> Any:
@@ -31,6 +34,11 @@ class ParameterQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Whether adapters can be trained on top; the weights themselves cannot, which `Trainer` checks."""
         return True
+
+    def param_element_size(self, model: Any, param_name: str, param: torch.Tensor) -> float:
+        """Bytes of one number, by which devices are filled; before 5.21 transformers does not ask for the share."""
+        share = self.quantized_element_size
+        return share if share and self.param_needs_quantization(model, param_name) else float(param.element_size())
 
     def adjust_max_memory(self, max_memory: dict[str, int | str]) -> dict[str, int | str]:
         """Leaves a tenth for what quantizing takes while it lasts."""

@@ -63,8 +63,9 @@ class MultimodalGenerationMixin(HfGenerationMixin):
             # Candidates are proposed in bulk and may hold image tokens (copied from the prompt, or an assistant's
             # whim), which the first verification would count as image places.
             kwargs["suppress_tokens"] = [*(asked("suppress_tokens") or ()), self.config.image_token_id]
-        if encoded := kwargs.get("mm_encoder_outputs"):  # into which transformers puts what it repeats for beams
-            kwargs["mm_encoder_outputs"] = {name: type(output)(**output) for name, output in encoded.items()}
+        if (encoded := kwargs.get("mm_encoder_outputs")) is not None:  # transformers writes into it what it encodes
+            copies = {name: type(output)(**output) for name, output in encoded.items() if output is not None}
+            kwargs["mm_encoder_outputs"] = copies
         if CACHE not in kwargs and self._makes_plain_cache(asked):
             kwargs[CACHE] = growing_cache(self.config.get_text_config(decoder=True))
         return with_both_names(super().generate(inputs, *args, **kwargs))

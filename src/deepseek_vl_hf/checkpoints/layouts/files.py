@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -57,10 +58,16 @@ def in_repository(name_or_path: str | Path, **hub_arguments: Any) -> FileFinder:
     def find(name: str) -> Path | None:
         try:
             return Path(hf_hub_download(str(name_or_path), name, **arguments))
-        except (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, HFValidationError):
+        except (EntryNotFoundError, GatedRepoError, OfflineModeIsEnabled):
             return None  # absent, or not to be had; whoever needs the file says so
+        except HFValidationError as error:
+            raise FileNotFoundError(_no_checkpoint(name_or_path)) from error
 
     return find
+
+
+def _no_checkpoint(source: str | Path) -> str:
+    return f"{source} is no folder. Expected a checkpoint's folder or a Hub repository's name."
 
 
 def split_hub_arguments(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -129,7 +136,7 @@ def local_folder(source: str | Path) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or ".." in str(source):
-        raise FileNotFoundError(f"{source} is no folder. Expected a checkpoint's folder or a Hub repository's name.")
+        raise FileNotFoundError(_no_checkpoint(source))
     try:
         folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
         if not list(folder.glob("*.safetensors")):

@@ -90,8 +90,9 @@ class DeepseekMoeModel(HfModel):
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
         """Where nothing was asked for, what is fastest on the device."""
-        preferred = BY_DEVICE if is_registered(BY_DEVICE) else None
-        return super().get_correct_experts_implementation(requested_experts or preferred)
+        if requested_experts in (None, BY_DEVICE):
+            requested_experts = BY_DEVICE if is_registered(BY_DEVICE) else None
+        return super().get_correct_experts_implementation(requested_experts)
 
     def balance_loss(
         self, router_logits: Any, shape: tuple[int, int], attention_mask: torch.Tensor | None
