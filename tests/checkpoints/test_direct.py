@@ -234,19 +234,6 @@ def test_damaged_files_are_not_hidden_by_a_bare_tokenizer(source):
             auto_class.from_pretrained(source)
 
 
-@pytest.mark.parametrize("headless", [False, True])
-def test_subclasses_read_originals_as_well(family, headless):
-    config = AutoConfig.from_pretrained(family.original)
-    base = type(family.model.model if headless else family.model)
-    model, report = type("Mine", (base,), {}).from_pretrained(
-        family.original, config=config, dtype=torch.float32, output_loading_info=True
-    )
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    expected = (family.model.model if headless else family.model).state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
-
-
 def tokenizer_without_us(folder):
     """The class that transformers gives by itself, which depends on its release."""
     deepseek_vl_hf.unregister()

@@ -7,7 +7,7 @@ import torch
 from accelerate import cpu_offload
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
 from family import CONTRACT_FAMILIES
 
@@ -183,3 +183,16 @@ def test_only_loading_a_model_without_its_head_leaves_a_head_aside(family):
     lists = [model._keys_to_ignore_on_load_unexpected for model in (without, whole, whole.model, made, made.model)]
     assert [any("lm_head" in pattern for pattern in patterns) for patterns in lists] == [True, *[False] * 4]
     assert all(cls._keys_to_ignore_on_load_unexpected is None for cls in (type(without), type(whole)))
+
+
+@pytest.mark.parametrize("headless", [False, True])
+def test_subclasses_read_originals_as_well(family, headless):
+    config = AutoConfig.from_pretrained(family.original)
+    base = type(family.model.model if headless else family.model)
+    model, report = type("Mine", (base,), {}).from_pretrained(
+        family.original, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    expected = (family.model.model if headless else family.model).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
