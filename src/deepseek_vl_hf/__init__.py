@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .cpu.packed_weights import prepack_weights
+from .hf.versions import warn_if_untested
 from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
 from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
@@ -79,4 +80,5 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
+warn_if_untested()
 register()

@@ -10,7 +10,6 @@ from .hf import register as tables
 from .hf.attention import SDPA_BY_DEVICE, sdpa_by_device
 from .hf.loading import LoadingTable
 from .hf.register import Registrations
-from .hf.versions import warn_if_untested
 from .models.deepseek_moe.experts import BY_DEVICE, experts_by_device
 from .models.families import FAMILIES, Family
 from .quantization import QUANT_METHOD, Int4Config, Int4Quantizer
@@ -27,7 +26,6 @@ def register() -> None:
     """
     if _registrations.undo:
         return
-    warn_if_untested()
     try:
         # Models are made with these names, so they come first.
         tables.register_attention(SDPA_BY_DEVICE, sdpa_by_device, _registrations)

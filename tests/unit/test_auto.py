@@ -13,6 +13,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 import deepseek_vl_hf
+from deepseek_vl_hf.checkpoints.loading.direct import DeepseekVLV2Config
 from deepseek_vl_hf.models.families import FAMILIES
 from family import CONTRACT_FAMILIES, VL_FAMILIES, relative_error
 
@@ -129,3 +130,27 @@ def test_image_processor_names_that_files_carry(tmp_path, prefix, suffix, backen
     loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
     assert type(loaded) is getattr(deepseek_vl_hf, f"{prefix}ImageProcessor")
     assert loaded.min_size == 15
+
+
+def test_trust_in_one_checkpoint_says_nothing_of_another(tmp_path):
+    """A config that is read while another checkpoint, whose code is trusted, is opened."""
+    other = {"model_type": "deepseek_vl_v2", "architectures": ["Other"], "auto_map": {"AutoConfig": "code.Config"}}
+    refused = []
+
+    class Nested(transformers.PreTrainedConfig):
+        model_type = "nested"
+
+        @classmethod
+        def from_dict(cls, config_dict, **kwargs):
+            with pytest.raises(ValueError, match=r"is of Other, .* brings no code of its own") as error:
+                DeepseekVLV2Config.from_dict(other)
+            refused.append(error)
+            return super().from_dict(config_dict, **kwargs)
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nested"}))
+    AutoConfig.register("nested", Nested)
+    try:
+        AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    finally:
+        transformers.CONFIG_MAPPING._extra_content.pop("nested")
+    assert refused

@@ -37,7 +37,7 @@ def config_from_its_own_code(config_dict: dict[str, Any]) -> Any:
         ValueError: the code is not trusted, or there is none.
     """
     reference = (config_dict.get("auto_map") or {}).get("AutoConfig")
-    call = _call_of_auto_config()
+    call = _call_of_auto_config(config_dict)
     if reference is None or call is None:
         named = ", ".join(config_dict.get("architectures") or ["another model"])
         raise ValueError(
@@ -54,13 +54,16 @@ def config_from_its_own_code(config_dict: dict[str, Any]) -> Any:
     return config_class.from_pretrained(name_or_path, **call["kwargs"])
 
 
-def _call_of_auto_config() -> dict[str, Any] | None:
-    """The local variables of the `AutoConfig.from_pretrained` that is running, or None."""
+def _call_of_auto_config(config_dict: dict[str, Any]) -> dict[str, Any] | None:
+    """The local variables of the `AutoConfig.from_pretrained` that has read this config.json, or None.
+
+    It must be this very one: trust in one checkpoint says nothing of another.
+    """
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        code = frame.f_code
-        if code.co_name == "from_pretrained" and frame.f_globals.get("__name__") == AUTO_CONFIG_MODULE:
+        ours = frame.f_code.co_name == "from_pretrained" and frame.f_globals.get("__name__") == AUTO_CONFIG_MODULE
+        if ours and frame.f_locals.get("config_dict") is config_dict:
             return frame.f_locals
     return None
 
