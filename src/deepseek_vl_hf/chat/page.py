@@ -67,6 +67,11 @@ class Visits:
         """Whether this is still the visitor's conversation."""
         return self._visits.get(visitor) is visit
 
+    def shown_to(self, visitor: str) -> Messages:
+        """The visitor's messages; none where no conversation was begun."""
+        visit = self._visits.get(visitor)
+        return visit.shown if visit is not None else []
+
 
 def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
     """The page; `launch` it.
@@ -96,7 +101,10 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
             visitor = str(request.session_hash)
             visit = visits.of(visitor)
             for state in answer(visit, message):
-                if not visits.holds(visitor, visit):  # a new conversation was begun, or the page was left
+                if not visits.holds(visitor, visit):
+                    # A new conversation was begun. Of this answer the browser may have got a piece after the empty
+                    # page, so the last word is what the visitor has now.
+                    yield visits.shown_to(visitor), gr.skip(), *nothing_yet()
                     return
                 yield state
 
@@ -114,7 +122,7 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
 
         def begin_anew(request: gr.Request) -> tuple[Messages, str, Any]:
             visits.end(str(request.session_hash))
-            return [], "", gr.Gallery(visible=False)
+            return [], *nothing_yet()
 
         def leave(request: gr.Request) -> None:
             visits.end(str(request.session_hash))
@@ -126,6 +134,11 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
             event(begin_anew, None, [messages, figures, seen], queue=False, api_name=False)
         page.unload(leave)
     return page
+
+
+def nothing_yet() -> tuple[str, Any]:
+    """Figures, and what was seen, before the first answer."""
+    return "", gr.Gallery(visible=False)
 
 
 def question_field() -> gr.MultimodalTextbox:
