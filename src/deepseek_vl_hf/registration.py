@@ -5,6 +5,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMul
 from .checkpoints.layouts.formats import OriginalFormat
 from .checkpoints.layouts.original import FORMATS
 from .checkpoints.loading.direct import NAMED_IN_FILES, MultiModalityConfig, OriginalTokenizer, VLMImageProcessor
+from .checkpoints.loading.weight_files import check_files, check_folder
 from .checkpoints.loading.weight_mapping import ignored_on_load, weight_mapping
 from .hf import register as tables
 from .hf.attention import SDPA_BY_DEVICE, sdpa_by_device
@@ -80,7 +81,7 @@ def _register_weights(layout: OriginalFormat) -> None:
     stored = family.generation_model.stored_conversions()
     conversions = [*weight_mapping(layout.rules), *stored]
     loading = {
-        family.model: LoadingTable(conversions, frozenset({HEAD, *dropped})),
-        family.generation_model: LoadingTable(conversions, frozenset(dropped)),
+        family.model: LoadingTable(conversions, frozenset({HEAD, *dropped}), check_folder, check_files),
+        family.generation_model: LoadingTable(conversions, frozenset(dropped), check_folder, check_files),
     }
     tables.register_loading(family.config.model_type, loading, stored, _registrations)

@@ -6,7 +6,7 @@ conversions of ours. So what lies in its table is there for this package's `from
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,10 +30,19 @@ __all__ = [
     "MergeModulelist",
     "WeightConverter",
     "WeightRenaming",
+    "check_before_opening",
+    "check_files_now",
     "loading",
+    "loads_strictly",
     "patterns_ignored_now",
     "set_table",
 ]
+
+# Called with what `from_pretrained` got, before anything is opened.
+FolderCheck = Callable[[Any, Mapping[str, Any]], None]
+# Called with the files that were found, the index's `weight_map` or None, the names that are left aside on purpose, and
+# whether other libraries' quantized weights may be in them.
+FilesCheck = Callable[[Sequence[str], Mapping[str, Any] | None, frozenset[str], bool], None]
 
 
 @dataclass(frozen=True)
@@ -43,15 +52,27 @@ class LoadingTable:
     Attributes:
         conversions: from names in files to names in memory, with what is done to the tensors.
         ignored: regular expressions of names that are left aside on purpose.
+        check_folder: looks at a folder before it is opened.
+        check_files: looks at the headers of the files that are about to be read.
     """
 
     conversions: Sequence[WeightConverter | WeightRenaming]
     ignored: frozenset[str]
+    check_folder: FolderCheck
+    check_files: FilesCheck
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """A `from_pretrained` that is running."""
+
+    model_class: type
+    strict: bool
 
 
 _TABLES: dict[type, LoadingTable] = {}
-# The class whose `from_pretrained` is running; threads load different ones.
-_LOADING: ContextVar[type | None] = ContextVar("loading", default=None)
+# Threads load different classes.
+_LOADING: ContextVar[_Loading | None] = ContextVar("loading", default=None)
 
 
 def set_table(model_class: type, table: LoadingTable | None) -> None:
@@ -62,20 +83,46 @@ def set_table(model_class: type, table: LoadingTable | None) -> None:
         _TABLES[model_class] = table
 
 
-def _table_of(model_class: type | None) -> LoadingTable | None:
+def _table_of(model_class: type) -> LoadingTable | None:
     """A class's table; a subclass has that of the class it extends."""
-    bases = model_class.__mro__ if model_class is not None else ()
-    return next((_TABLES[base] for base in bases if base in _TABLES), None)
+    return next((_TABLES[base] for base in model_class.__mro__ if base in _TABLES), None)
 
 
 @contextmanager
-def loading(model_class: type) -> Iterator[None]:
-    """While active, transformers finds the conversions of a class of this package."""
-    token = _LOADING.set(model_class)
+def loading(model_class: type, strict: bool) -> Iterator[None]:
+    """While active, transformers finds the conversions of a class of this package.
+
+    Args:
+        model_class: whose `from_pretrained` runs.
+        strict: whether every tensor has to have its place, and every place its tensor.
+    """
+    token = _LOADING.set(_Loading(model_class, strict))
     try:
         yield
     finally:
         _LOADING.reset(token)
+
+
+def loads_strictly() -> bool:
+    """Whether the `from_pretrained` that is running, if any, refuses checkpoints that lack tensors or have others."""
+    now = _LOADING.get()
+    return now is not None and now.strict
+
+
+def check_before_opening(model_class: type, name_or_path: Any, arguments: Mapping[str, Any]) -> None:
+    """Has a class's table look at what is about to be loaded."""
+    table = _table_of(model_class)
+    if table is not None:
+        table.check_folder(name_or_path, arguments)
+
+
+def check_files_now(
+    model_class: type, files: Sequence[str], weight_map: Mapping[str, Any] | None, quantized: bool
+) -> None:
+    """Has a class's table look at the files that are about to be read."""
+    table = _table_of(model_class)
+    if table is not None:
+        table.check_files(files, weight_map, table.ignored, quantized)
 
 
 def patterns_ignored_now(model_class: type) -> frozenset[str]:
@@ -84,8 +131,9 @@ def patterns_ignored_now(model_class: type) -> frozenset[str]:
     They belong to its `from_pretrained` alone. Engines that load weights by themselves read such a list as names to be
     thrown away, and a headless model inside of one with a head would then lose that model's head.
     """
-    table = _table_of(model_class)
-    return table.ignored if table is not None and _LOADING.get() is model_class else frozenset()
+    table, now = _table_of(model_class), _LOADING.get()
+    is_loading = now is not None and now.model_class is model_class
+    return table.ignored if table is not None and is_loading else frozenset()
 
 
 class ConversionsOfOurs(list[Any]):
@@ -103,5 +151,6 @@ class ConversionsOfOurs(list[Any]):
         self.elsewhere = elsewhere
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        table = _table_of(_LOADING.get())
+        now = _LOADING.get()
+        table = _table_of(now.model_class) if now is not None else None
         return copy.deepcopy(self.elsewhere if table is None else list(table.conversions), memo)

@@ -14,6 +14,8 @@ TOUCHES: dict[str, dict[str, str]] = {
         "transformers.PreTrainedModel._can_set_attn_implementation": "transformers would search a module's source",
         "transformers.PreTrainedModel._can_set_experts_implementation": "the same",
         "transformers.PreTrainedModel._keys_to_ignore_on_load_unexpected": "set while a model loads; engines obey it",
+        "transformers.PreTrainedModel._load_pretrained_model": "the files that are about to be read, from wherever",
+        "transformers.PreTrainedModel._finalize_model_loading": "what was missing, before random numbers are drawn",
         "transformers.core_model_loading.revert_weight_conversion": "reads `_weight_conversions`",
         "torch.nn.Module._apply": "what may not be moved or cast; overriding `to` would miss some ways",
     },

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from ..hf.attention import SDPA_BY_DEVICE, prefer_attention
-from ..hf.model import HfModel
+from ..hf.model import HfModel, LoadedWeights
 from .rotary import float32_rotary_tables
 from .weights import (
     bytes_packed,
     check_can_be_moved,
     check_can_be_saved,
+    check_loaded,
     check_quantization_config,
-    check_quantized_are_read,
     has_4_bits,
 )
 
@@ -48,20 +48,40 @@ class MultimodalPreTrainedModel(HfModel):
         self.base_model._image_batch_size = size
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, and 4-bit weights asked for in a way that no longer exists get an answer that helps.
+    def from_pretrained(cls, *args: Any, strict: bool = True, **kwargs: Any) -> Any:
+        """As in transformers, but a checkpoint that does not add up is refused.
+
+        transformers fills the places of missing tensors with random numbers and leaves out what it has no place for.
+
+        Args:
+            *args: see transformers' `PreTrainedModel.from_pretrained`.
+            strict: whether every tensor must have its place, and every place its tensor. With False, missing ones begin
+                random, as is right for a new head, and others are left out. Callers who ask for
+                `output_loading_info=True` get the lists and judge by themselves, as if it were False.
+            **kwargs: see transformers.
 
         Raises:
-            ValueError: `quantization_config` is a string, or a dict with a string for its recipe, as older model cards
-                and configs have it; or the checkpoint is quantized, and its own config was replaced by None.
+            ValueError: tensors are missing, left over, of another shape, no numbers, or stored twice; a file is
+                damaged, or an index and its files disagree; `quantization_config` is a string, or a dict with a string
+                for its recipe, as older model cards and configs have it; or the checkpoint is quantized, and its own
+                config was replaced by None.
+            FileNotFoundError: an index names a file that is absent.
         """
         check_quantization_config(kwargs.get("quantization_config"))
-        report = kwargs.pop("output_loading_info", False)
-        model, found = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        check_quantized_are_read(found["unexpected_keys"])
+        strict = strict and not kwargs.get("output_loading_info", False)
+        result = super().from_pretrained(*args, strict=strict, **kwargs)
+        model = result[0] if isinstance(result, tuple) else result
         if model.can_generate():
             model.name_special_ids()
-        return (model, found) if report else model
+        return result
+
+    def check_loaded(self, found: LoadedWeights) -> None:
+        """See `HfModel.check_loaded`.
+
+        Raises:
+            ValueError: see `from_pretrained`.
+        """
+        check_loaded(found)
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """Bytes of all parameters and, unless told otherwise, buffers; those of 4-bit weights as they are packed."""

@@ -1,6 +1,7 @@
 """What a model knows of packed weights, for this processor or in 4 bits: whether they may be moved or saved."""
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from transformers import TorchAoConfig
 from transformers.utils import logging
 
 from ..hf.kernels import ImmovableModule
+from ..hf.model import LoadedWeights
 
 logger = logging.get_logger(__name__)
 
@@ -29,19 +31,51 @@ def check_quantization_config(config: Any) -> None:
         )
 
 
-def check_quantized_are_read(unexpected: Iterable[str]) -> None:
-    """Raises ValueError if tensors of quantized weights were left aside, and random weights have taken their place.
+def check_loaded(found: LoadedWeights) -> None:
+    """Compares the tensors of a checkpoint with the places of a model.
 
-    Args:
-        unexpected: names in the checkpoint that the model has no place for.
+    Raises:
+        ValueError: tensors have another shape, or cannot be made of those in the files; or, where loading is strict,
+            some are missing or left over.
     """
-    left = sorted(name for name in unexpected if name.endswith("_qdata"))
-    if left:
+    if found.failed:
         raise ValueError(
-            f"The checkpoint holds quantized weights ({len(left)}, such as {left[0]}), but no quantization_config came "
-            "with them: None was given for it, or its config.json has lost it. Leave quantization_config out to load "
-            "the weights as they were saved; for weights that are not quantized load the original checkpoint."
+            f"{len(found.failed)} tensors of the model cannot be made of those in the checkpoint, such as "
+            f"{_failure(*found.failed[0])}. Weights and config.json belong to different checkpoints, or a file is "
+            "damaged; download them again."
         )
+    if found.mismatched:
+        name, there, here = found.mismatched[0]
+        raise ValueError(
+            f"{len(found.mismatched)} tensors of the checkpoint have another shape than config.json says, such as "
+            f"{name}: found {list(there)}, expected {list(here)}. Weights and config.json belong to different "
+            "checkpoints; download them again. To begin with random weights there, pass ignore_mismatched_sizes=True."
+        )
+    if not found.strict:
+        return
+    if found.missing:
+        raise ValueError(
+            f"The checkpoint lacks {len(found.missing)} tensors of the model ({_some(found.missing)}), which would be "
+            "random numbers. Download it again, config.json included. If parts of the model are to begin with random "
+            "weights, such as a new head, pass strict=False to from_pretrained."
+        )
+    if found.unexpected and not found.quantized_elsewhere:
+        raise ValueError(
+            f"The checkpoint holds {len(found.unexpected)} tensors that the model has no place for "
+            f"({_some(found.unexpected)}). Weights and config.json belong to different checkpoints; download them "
+            "again. To leave these tensors out, pass strict=False to from_pretrained."
+        )
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+
+
+def _failure(name: str, reason: str) -> str:
+    """A name with the line of transformers' report that says what was raised over it."""
+    lines = [line.strip() for line in reason.splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"\w+(Error|Exception): ", line)]
+    return f"{name} ({' '.join(raised[-1:] or lines[-1:]) or 'no reason was given'})"
 
 
 def has_4_bits(weight: torch.Tensor) -> bool:

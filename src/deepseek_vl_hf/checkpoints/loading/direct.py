@@ -63,11 +63,17 @@ class OriginalConfig(PreTrainedConfig):
             gives, if that is trusted.
 
         Raises:
-            ValueError: another family, such as Janus; a value that no checkpoint has; or a vocabulary smaller than the
-                published one without the tokenizer's files.
+            ValueError: another family, such as Janus; a value that no checkpoint has; quantized weights; or a
+                vocabulary smaller than the published one without the tokenizer's files.
         """
         if is_another_model(config_dict):
             return config_from_its_own_code(config_dict)
+        if config_dict.get("quantization_config"):
+            raise ValueError(
+                "config.json is in the original layout and has a quantization_config; the originals have no quantized "
+                "weights, so nothing says which of their tensors these are. Load the checkpoint that it was made from, "
+                "with quantization_config=deepseek_vl_hf.int4_config() for 4-bit weights."
+            )
         files = _files_of(config_dict, kwargs.get("name_or_path"))
         if files is not None:
             config = files.load_config(files.load_tokenizer())

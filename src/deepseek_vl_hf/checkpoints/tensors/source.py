@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -62,6 +62,25 @@ class StoredTensor:
         return prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class StoredEntry:
+    """What a safetensors header says of a tensor.
+
+    Attributes:
+        name: its name in the file.
+        dtype: its type, as safetensors spells it; libraries that quantize use more types than `DTYPES`.
+        shape: its shape.
+        start: where its bytes begin in the file.
+        end: where they end.
+    """
+
+    name: str
+    dtype: str
+    shape: Shape
+    start: int
+    end: int
+
+
 @contextmanager
 def open_tensors(folder: Path) -> Iterator[dict[str, StoredTensor]]:
     """Gives every tensor of the folder's weight files by name; the files stay open inside the `with` block.
@@ -75,24 +94,35 @@ def open_tensors(folder: Path) -> Iterator[dict[str, StoredTensor]]:
         index_name, shards = find_shards(folder)
         for shard, expected in shards.items():
             found = _open_shard(folder / shard, stack)
-            if expected is not None and expected != found.keys():
-                wrong = sorted(expected ^ found.keys())
-                raise ValueError(
-                    f"{folder / shard} and {index_name} disagree on {len(wrong)} tensors, such as {wrong[0]!r}. The "
-                    "files belong to different checkpoints, or a tensor is stored twice; download them again."
-                )
+            check_index(folder / shard, index_name, found.keys(), expected)
             tensors.update(found)
         yield tensors
 
 
-def find_shards(folder: Path) -> tuple[str, dict[str, set[str] | None]]:
+def check_index(path: Path, index_name: str, found: Set[str], expected: set[str] | None) -> None:
+    """Raises ValueError unless a file holds the tensors that the index expects in it, if there is an index."""
+    if expected is not None and expected != found:
+        wrong = sorted(expected ^ found)
+        raise ValueError(
+            f"{path} and {index_name} disagree on {len(wrong)} tensors, such as {wrong[0]!r}. The files belong to "
+            "different checkpoints, or a tensor is stored twice; download them again."
+        )
+
+
+def find_shards(
+    folder: Path, formats: Sequence[tuple[str, str]] = (SAFETENSORS, PICKLES)
+) -> tuple[str, dict[str, set[str] | None]]:
     """The index's name, and the weight files with the tensors that it expects in each (None without an index).
+
+    Args:
+        folder: where they lie.
+        formats: names of a single file and of an index, the preferred format first.
 
     Raises:
         FileNotFoundError: there are no weights, or the index names a file that is absent.
         ValueError: the index names a file outside the folder, or there are both an index and one file of all tensors.
     """
-    for single, index_name in (SAFETENSORS, PICKLES):
+    for single, index_name in formats:
         if (folder / index_name).is_file() and (folder / single).is_file():
             raise ValueError(
                 f"{folder} holds both {single} and {index_name}, and they may be of different checkpoints. Remove the "
@@ -102,12 +132,24 @@ def find_shards(folder: Path) -> tuple[str, dict[str, set[str] | None]]:
             return index_name, _indexed_shards(folder, index_name)
         if (folder / single).is_file():
             return index_name, {single: None}
-    names = ", ".join((*SAFETENSORS, *PICKLES))
+    names = ", ".join(name for pair in formats for name in pair)
     raise FileNotFoundError(f"{folder} holds no weights. Expected one of {names}.")
 
 
 def _indexed_shards(folder: Path, index_name: str) -> dict[str, set[str] | None]:
-    weight_map = read_json(folder / index_name).get("weight_map")
+    shards = tensors_by_shard(index_name, read_json(folder / index_name).get("weight_map"))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{index_name} names {', '.join(missing)}, absent from {folder}. Download them again.")
+    return dict(shards)
+
+
+def tensors_by_shard(index_name: str, weight_map: Any) -> dict[str, set[str]]:
+    """The tensors that an index expects in each file.
+
+    Raises:
+        ValueError: it says nothing, or names a file outside the folder.
+    """
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index_name} has no weight_map. Download it again.")
     shards: dict[str, set[str]] = {}
@@ -115,10 +157,7 @@ def _indexed_shards(folder: Path, index_name: str) -> dict[str, set[str] | None]
         if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard:
             raise ValueError(f"{index_name} places {tensor!r} in {shard!r}; expected a file name without a path.")
         shards.setdefault(shard, set()).add(tensor)
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{index_name} names {', '.join(missing)}, absent from {folder}. Download them again.")
-    return dict(shards)
+    return shards
 
 
 def _open_shard(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
@@ -129,39 +168,70 @@ def _open_shard(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
 
 def _open_safetensors(path: Path, file: FileIO) -> dict[str, StoredTensor]:
     """The tensors of one file, after its header was checked against the file's size."""
-    data, size = FileBytes(path, file), path.stat().st_size
+    data = FileBytes(path, file)
+    stored = _read_header(data, path.stat().st_size)
+    try:
+        return {name: _as_tensor(entry, data) for name, entry in stored.items()}
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_header(path: Path) -> dict[str, StoredEntry]:
+    """What the header of a safetensors file says, after it was checked against the file's size.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    with FileIO(path) as file:
+        return _read_header(FileBytes(path, file), path.stat().st_size)
+
+
+def _read_header(data: FileBytes, size: int) -> dict[str, StoredEntry]:
     try:
         header_bytes = int.from_bytes(data.read(0, 8), "little")
         if header_bytes > min(size - 8, MAX_HEADER_BYTES):
             raise ValueError("its header reaches beyond the file")
         header = json.loads(data.read(8, header_bytes), object_pairs_hook=without_duplicates)
         header.pop("__metadata__", None)
-        tensors = {name: _read_entry(name, entry, data, 8 + header_bytes) for name, entry in header.items()}
+        entries = {name: _read_entry(name, entry, 8 + header_bytes) for name, entry in header.items()}
         # As the format demands: no holes, no overlaps, nothing behind the last tensor.
         end = 8 + header_bytes
-        for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.num_bytes)):
-            if tensor.start != end:
-                raise ValueError(f"the tensor {tensor.name!r} begins at byte {tensor.start}, expected {end}")
-            end += tensor.num_bytes
+        for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):
+            if entry.start != end:
+                raise ValueError(f"the tensor {entry.name!r} begins at byte {entry.start}, expected {end}")
+            end = entry.end
         if end != size:
             raise ValueError(f"it has {size} bytes, but its header describes {end}")
     except DuplicateNameError as error:
-        raise ValueError(f"{path} holds the tensor {error} twice. Download the file again.") from error
+        raise ValueError(f"{data.path} holds the tensor {error} twice. Download the file again.") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}). Download the file again.") from error
-    return tensors
+        raise _unreadable(data.path, error) from error
+    return entries
 
 
-def _read_entry(name: str, entry: dict[str, Any], data: FileBytes, data_start: int) -> StoredTensor:
-    if entry["dtype"] not in DTYPES:
-        raise ValueError(f"the tensor {name!r} has the type {entry['dtype']!r}; expected one of {', '.join(DTYPES)}")
+def _unreadable(path: Path, reason: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read as safetensors ({reason}). Download the file again.")
+
+
+def _read_entry(name: str, entry: dict[str, Any], data_start: int) -> StoredEntry:
     begin, end = entry["data_offsets"]
     if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *entry["shape"])):
         raise ValueError(f"the tensor {name!r} has a size or a place that is no whole number")
-    tensor = StoredTensor(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), data, data_start + begin)
-    if end - begin != tensor.num_bytes:
-        raise ValueError(f"the tensor {name!r} has {end - begin} bytes; its shape needs {tensor.num_bytes}")
-    return tensor
+    if end < begin or not isinstance(entry["dtype"], str):
+        raise ValueError(f"the tensor {name!r} ends before it begins, or has no type")
+    stored = StoredEntry(name, entry["dtype"], tuple(entry["shape"]), data_start + begin, data_start + end)
+    dtype = DTYPES.get(stored.dtype)
+    if dtype is not None and end - begin != prod(stored.shape) * dtype.itemsize:
+        raise ValueError(
+            f"the tensor {name!r} has {end - begin} bytes; its shape needs {prod(stored.shape) * dtype.itemsize}"
+        )
+    return stored
+
+
+def _as_tensor(entry: StoredEntry, data: FileBytes) -> StoredTensor:
+    if entry.dtype not in DTYPES:
+        raise ValueError(f"the tensor {entry.name!r} has the type {entry.dtype!r}; expected one of {', '.join(DTYPES)}")
+    return StoredTensor(entry.name, DTYPES[entry.dtype], entry.shape, data, entry.start)
 
 
 def _open_pickle(path: Path) -> dict[str, StoredTensor]:
