@@ -187,3 +187,17 @@ def test_damage_in_a_variant(copy):
     save_file(tensors, copy / "model.fp16.safetensors")
     with pytest.raises(ValueError, match=r"holds 'lm_head.weight' as torch.int16"):
         AutoModelForImageTextToText.from_pretrained(copy, variant="fp16", dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "generation_config.json holds a JSON list; expected an object"),
+        ('{"max_new_tokens": "x"}', "generation_config.json holds a value of another kind"),
+        ("{", "generation_config.json is not valid JSON"),
+    ],
+)
+def test_damaged_generation_settings(copy, content, message):
+    (copy / "generation_config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        AutoModelForImageTextToText.from_pretrained(copy)

@@ -31,6 +31,8 @@ LAYERS = (
         "models.sub_configs",
         "models.pretrained",
         "models.generation",
+        "models.logits",
+        "models.sampling",
         "models.steps",
     ),
     ("models.deepseek_moe",),

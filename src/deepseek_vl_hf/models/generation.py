@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import LogitsProcessorList
 from transformers.utils import logging
 
 from ..hf.attention import SDPA_BY_DEVICE, attention_of
@@ -15,6 +16,8 @@ from ..hf.outputs import with_both_names
 from ..hf.versions import CACHE, CHUNKED_PREFILL_READS_IMAGES, INSTALLED, one_cache
 from .checks import IMAGES_LEFT_OUT, check_none_missing, hold_an_image
 from .fusion import image_token_mask, repeat_images_of_prompts
+from .logits import FirstLogits
+from .sampling import check_sampling
 
 logger = logging.get_logger(__name__)
 
@@ -49,8 +52,9 @@ class MultimodalGenerationMixin(HfGenerationMixin):
         """See transformers' `GenerationMixin.generate`; the cache may come as `cache` or as `past_key_values`.
 
         Raises:
-            ValueError: the prompt has image places, but its image inputs are missing or incomplete; or the images would
-                be left out by the way to generate that was asked for.
+            ValueError: the prompt has image places, but its image inputs are missing or incomplete; the images would
+                be left out by the way to generate that was asked for; a number that steers sampling is out of range;
+                or the logits of the prompt hold NaN or infinity.
         """
         kwargs = one_cache(kwargs)
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
@@ -59,6 +63,7 @@ class MultimodalGenerationMixin(HfGenerationMixin):
         if images:
             self._check_ways_that_drop_images(asked)
         self._warn_of_long_prompts(input_ids)
+        check_sampling(asked)
         if asked("prompt_lookup_num_tokens") or kwargs.get("assistant_model") is not None:
             # Candidates are proposed in bulk and may hold image tokens (copied from the prompt, or an assistant's
             # whim), which the first verification would count as image places.
@@ -68,7 +73,16 @@ class MultimodalGenerationMixin(HfGenerationMixin):
             kwargs["mm_encoder_outputs"] = copies
         if CACHE not in kwargs and self._makes_plain_cache(asked):
             kwargs[CACHE] = growing_cache(self.config.get_text_config(decoder=True))
-        return with_both_names(super().generate(inputs, *args, **kwargs))
+        first = FirstLogits(
+            self,
+            draws=bool(asked("do_sample")),
+            every_step=kwargs.get("assistant_model") is not None,
+            infinity_is_asked_for=asked("sequence_bias") is not None,
+        )
+        kwargs["logits_processor"] = LogitsProcessorList([first, *(kwargs.get("logits_processor") or ())])
+        generated = super().generate(inputs, *args, **kwargs)
+        first.check()
+        return with_both_names(generated)
 
     def _makes_plain_cache(self, asked: Callable[[str], Any]) -> bool:
         """Whether transformers would make a plain cache, in the place of which one that grows in place can stand."""
