@@ -294,10 +294,15 @@ def test_values_that_are_no_numbers(source, tmp_path, value):
         return tensor
 
     change_all(source, damage)
-    with pytest.raises(ValueError, match=f"'{NORM}' holds NaN or infinity"):
+    with pytest.raises(ValueError, match=f"1 values in 1 tensors are NaN or infinite, such as '{NORM}'"):
         convert_checkpoint(source, tmp_path / "target", verify=True)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
-    convert_checkpoint(source, tmp_path / "target")
+    lines = []
+    result = convert_checkpoint(source, tmp_path / "target", report=lines.append)
+    assert result.not_finite == {NORM: 1}
+    assert f"  {NORM}: 1" in lines
+    other = convert_checkpoint(source, tmp_path / "other", dtype=torch.float32)
+    assert other.not_finite == {NORM: 1}
     assert tensors_of(tmp_path / "target")["model.language_model.norm.weight"].isfinite().sum() == 63
 
 

@@ -1,6 +1,5 @@
 """Converting a checkpoint folder: what is written."""
 
-import errno
 import json
 from contextlib import contextmanager
 
@@ -11,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint, describe_conversion
-from deepseek_vl_hf.checkpoints.tensors import byte_ranges
 from family import VL2_FAMILIES, VL_FAMILIES
 
 
@@ -246,20 +244,3 @@ def test_tied_weights(source, tmp_path):
     save_file(tensors, source / "model.safetensors")
     result = convert_checkpoint(source, tmp_path / "target", verify=True)
     assert result.verification["models"]["largest_logit_difference"] == 0
-
-
-def test_where_the_system_cannot_copy_between_files(original, converted, tmp_path, monkeypatch):
-    """Some file systems refuse, and some systems do not know sendfile for files."""
-
-    def refuse(*arguments):
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr(byte_ranges.os, "sendfile", refuse)
-    convert_checkpoint(original, tmp_path / "refused")
-    monkeypatch.setattr(byte_ranges.sys, "platform", "darwin")
-    monkeypatch.delattr(byte_ranges.os, "sendfile")
-    convert_checkpoint(original, tmp_path / "unknown")
-    monkeypatch.undo()
-    expected = (converted / "model.safetensors").read_bytes()
-    assert (tmp_path / "refused" / "model.safetensors").read_bytes() == expected
-    assert (tmp_path / "unknown" / "model.safetensors").read_bytes() == expected

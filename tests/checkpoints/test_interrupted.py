@@ -49,7 +49,7 @@ source, folder = sys.argv[1:]
 copy = writer._write_piece
 def slow(*arguments):
     time.sleep(0.002)
-    copy(*arguments)
+    return copy(*arguments)
 writer._write_piece = slow
 random.seed(0)
 seconds = None

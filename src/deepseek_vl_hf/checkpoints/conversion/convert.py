@@ -39,6 +39,7 @@ class ConversionResult:
         tensors: how many tensors.
         num_bytes: their size.
         dropped: how many source tensors were left out, by reason.
+        not_finite: how many values of which source tensors are NaN or infinite.
         verification: figures of the verification; None without it.
     """
 
@@ -46,6 +47,7 @@ class ConversionResult:
     tensors: int
     num_bytes: int
     dropped: dict[str, int]
+    not_finite: dict[str, int]
     verification: dict[str, Any] | None
 
 
@@ -88,7 +90,8 @@ def convert_checkpoint(
         FileExistsError: `destination` holds files.
         NothingToConvertError: `source` has the wanted layout already.
         OSError: the disk is full.
-        ValueError: a file is damaged, the checkpoint is of another family, or the verification found a difference.
+        ValueError: a file is damaged, the checkpoint is of another family, or the verification found a difference, NaN
+            or infinity.
     """
     source, destination = Path(source), Path(destination).resolve()
     with open_job(source, to, dtype) as job:
@@ -98,13 +101,14 @@ def convert_checkpoint(
         _report_job(job, report)
         with new_folder(destination, overwrite, report) as folder:
             with progress("Writing", total) as advance:
-                write_tensors(job.plan.tensors, folder, dtype, max_shard_size, advance)
+                not_finite = write_tensors(job.plan.tensors, folder, dtype, max_shard_size, advance)
+            report_not_finite(not_finite, report, refuse=verify)
             job.write_files(folder)
             verification = _verify(job, source, folder, total, prompt, report, progress) if verify else None
             write_model_card(folder, job, source, verification, base_model)
     report(f"Wrote {destination}")
     dropped = {reason: len(tensors) for reason, tensors in job.plan.dropped.items()}
-    return ConversionResult(destination, len(job.plan.tensors), total, dropped, verification)
+    return ConversionResult(destination, len(job.plan.tensors), total, dropped, not_finite, verification)
 
 
 def describe_conversion(
@@ -132,6 +136,30 @@ def describe_conversion(
             for tensor in tensors:
                 report(f"{tensor.name} {list(tensor.shape)} -> nothing: {reason}")
         report(f"{len(targets)} tensors, {sum(target.num_bytes for target in targets)} bytes; nothing was written")
+
+
+def report_not_finite(found: dict[str, int], report: Report, refuse: bool) -> None:
+    """Says how many values are NaN or infinite, and where.
+
+    Args:
+        found: how many, by tensor.
+        report: receives a line for each tensor.
+        refuse: whether there may be none.
+
+    Raises:
+        ValueError: there are some, and there may be none.
+    """
+    if not found:
+        return
+    total = f"{sum(found.values())} values in {len(found)} tensors are NaN or infinite"
+    report(f"Note: {total}:")
+    for name, count in found.items():
+        report(f"  {name}: {count}")
+    if refuse:
+        raise ValueError(
+            f"{total}, such as {next(iter(found))!r}. The checkpoint is damaged, or its training diverged; download it "
+            "again, or convert it without verifying it."
+        )
 
 
 def _report_job(job: Job, report: Report) -> None:

@@ -64,6 +64,7 @@ def verify_checkpoint(
         "tensors_written": result.tensors,
         "bytes_written": result.num_bytes,
         "dropped": result.dropped,
+        "not_finite": result.not_finite,
         "tensors": (result.verification or {}).get("tensors"),
         "prompts": [{**asdict(comparison), "identical": comparison.identical} for comparison in models],
         "prompts_were_run": bool(models),

@@ -1,18 +1,12 @@
-"""Where the bytes of a tensor lie, and how they get into another file without passing through memory all at once."""
+"""Where the bytes of a tensor lie, read in parts so that they never are in memory all at once."""
 
-import errno
-import os
-import sys
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-
-# What copying inside the kernel is refused with where a system or file system cannot do it.
-_NOT_IN_KERNEL = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 
 
 class ByteSource(Protocol):
@@ -20,9 +14,6 @@ class ByteSource(Protocol):
 
     def read(self, start: int, length: int) -> bytearray:
         """`length` bytes from `start`."""
-
-    def copy_to(self, target: FileIO, start: int, length: int) -> None:
-        """Writes `length` bytes from `start` where `target` stands."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +41,6 @@ class FileBytes:
                 filled += count
         return buffer
 
-    def copy_to(self, target: FileIO, start: int, length: int) -> None:
-        """See `ByteSource`; inside the kernel where the system can."""
-        copied = self._copy_in_kernel(target, start, length)
-        if copied < length:
-            write_all(target, self.read(start + copied, length - copied))
-
-    def _copy_in_kernel(self, target: FileIO, start: int, length: int) -> int:
-        """Copies what it can and gives how much that was."""
-        if sys.platform != "linux":  # elsewhere sendfile is for sockets only
-            return 0
-        copied = 0
-        while copied < length:
-            try:
-                count = os.sendfile(target.fileno(), self.file.fileno(), start + copied, length - copied)
-            except OSError as error:
-                if error.errno not in _NOT_IN_KERNEL:
-                    raise
-                break
-            if count == 0:
-                break
-            copied += count
-        return copied
-
 
 @dataclass(frozen=True)
 class TensorBytes:
@@ -80,16 +48,10 @@ class TensorBytes:
 
     tensor: torch.Tensor
 
-    def _part(self, start: int, length: int) -> Any:
-        return self.tensor.contiguous().reshape(-1).view(torch.uint8)[start : start + length].numpy()
-
     def read(self, start: int, length: int) -> bytearray:
         """See `ByteSource`."""
-        return bytearray(self._part(start, length))
-
-    def copy_to(self, target: FileIO, start: int, length: int) -> None:
-        """See `ByteSource`."""
-        write_all(target, memoryview(self._part(start, length)))
+        flat = self.tensor.contiguous().reshape(-1).view(torch.uint8)
+        return bytearray(flat[start : start + length].numpy())
 
 
 def write_all(target: FileIO, data: bytes | bytearray | memoryview) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from io import FileIO
 from math import prod
 from pathlib import Path
 from threading import Event, Lock
+from typing import Any
 
+import numpy
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 
@@ -17,10 +20,20 @@ from .byte_ranges import write_all
 from .plan import Piece, PlannedTensor
 from .source import DTYPES, SAFETENSORS
 
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 2**20  # stays in a processor's cache from reading to writing
 MAX_WRITERS = 4
 ALIGNMENT = 8
 SPELLINGS = {dtype: spelling for spelling, dtype in DTYPES.items()}
+
+# By type: its bits as whole numbers, all but the sign, and the lowest of them that is no finite number.
+EXPONENTS: dict[torch.dtype, tuple[Any, Any, Any]] = {
+    torch.float64: (numpy.uint64, numpy.uint64(2**63 - 1), numpy.uint64(0x7FF << 52)),
+    torch.float32: (numpy.uint32, numpy.uint32(2**31 - 1), numpy.uint32(0xFF << 23)),
+    torch.bfloat16: (numpy.uint16, numpy.uint16(2**15 - 1), numpy.uint16(0xFF << 7)),
+    torch.float16: (numpy.uint16, numpy.uint16(2**15 - 1), numpy.uint16(0x1F << 10)),
+    torch.float8_e5m2: (numpy.uint8, numpy.uint8(127), numpy.uint8(0x1F << 2)),
+    torch.float8_e4m3fn: (numpy.uint8, numpy.uint8(127), numpy.uint8(127)),  # has NaN alone
+}
 
 ByteProgress = Callable[[int], None]
 
@@ -52,7 +65,7 @@ def write_tensors(
     dtype: torch.dtype | None,
     max_shard_size: str | int,
     progress: ByteProgress,
-) -> None:
+) -> dict[str, int]:
     """Writes all tensors into `folder`, with an index if they fill several files.
 
     Args:
@@ -61,6 +74,9 @@ def write_tensors(
         dtype: type of the floating-point tensors; None keeps their own.
         max_shard_size: largest size of a file, in bytes or as "5GB"; a larger tensor gets a file of its own.
         progress: receives the number of bytes written, again and again.
+
+    Returns:
+        How many values of which source tensors are NaN or infinite.
 
     Raises:
         ValueError: a finite value is infinite in `dtype`.
@@ -79,13 +95,14 @@ def write_tensors(
     files = {
         folder / file_name: [targets[name] for name in names] for file_name, names in split.filename_to_tensors.items()
     }
-    _write_files(files, progress)
+    not_finite = _write_files(files, progress)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / SAFETENSORS[1]).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return dict(sorted(not_finite.items()))
 
 
-def _write_files(files: dict[Path, list[TargetTensor]], progress: ByteProgress) -> None:
+def _write_files(files: dict[Path, list[TargetTensor]], progress: ByteProgress) -> Counter[str]:
     """Writes files side by side: copying costs processor time, and the system lets one file have one writer only."""
     lock, stopped = Lock(), Event()
 
@@ -97,49 +114,70 @@ def _write_files(files: dict[Path, list[TargetTensor]], progress: ByteProgress) 
 
     with ThreadPoolExecutor(max_workers=min(MAX_WRITERS, os.cpu_count() or 1)) as pool:
         futures = [pool.submit(_write_file, path, targets, advance) for path, targets in files.items()]
+        not_finite: Counter[str] = Counter()
         try:
             for future in as_completed(futures):
-                future.result()
+                not_finite += future.result()
         except BaseException:  # also Ctrl-C: the other files end after their current chunk
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return not_finite
 
 
-def _write_file(path: Path, targets: list[TargetTensor], progress: ByteProgress) -> None:
+def _write_file(path: Path, targets: list[TargetTensor], progress: ByteProgress) -> Counter[str]:
+    not_finite: Counter[str] = Counter()
     # The widest types first, as the library does: then every tensor begins at a multiple of its item's size.
     targets = sorted(targets, key=lambda target: (-target.dtype.itemsize, target.planned.name))
     with FileIO(path, "x") as file:
         write_all(file, _header(targets))
         for target in targets:
             for piece in target.planned.pieces:
-                _write_piece(file, piece, target.dtype, progress)
+                not_finite[piece.tensor.name] += _write_piece(file, piece, target.dtype, progress)
+    return +not_finite  # without the zeros
 
 
-def _write_piece(file: FileIO, piece: Piece, dtype: torch.dtype, progress: ByteProgress) -> None:
+def _write_piece(file: FileIO, piece: Piece, dtype: torch.dtype, progress: ByteProgress) -> int:
+    """Writes a piece and says how many of its values are NaN or infinite."""
+    count = 0
     for start, length in chunks(piece):
-        if dtype == piece.tensor.dtype:
-            piece.tensor.data.copy_to(file, start, length)
-        else:
-            values = read_values(piece, start, length, dtype)
-            write_all(file, memoryview(values.view(torch.uint8).numpy()))
+        values = read_values(piece, start, length)
+        count += count_not_finite(values)
+        write_all(file, memoryview(convert_values(piece, values, dtype).view(torch.uint8).numpy()))
         progress(length)
+    return count
 
 
-def read_values(piece: Piece, start: int, length: int, dtype: torch.dtype) -> torch.Tensor:
-    """The numbers in a part of a piece, flat, in the type `dtype`.
+def read_values(piece: Piece, start: int, length: int) -> torch.Tensor:
+    """The numbers in a part of a piece, flat."""
+    return torch.frombuffer(piece.tensor.data.read(start, length), dtype=piece.tensor.dtype)
+
+
+def convert_values(piece: Piece, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A part of a piece in another type.
 
     Raises:
         ValueError: a finite value is infinite in `dtype`.
     """
-    values = torch.frombuffer(piece.tensor.data.read(start, length), dtype=piece.tensor.dtype)
     converted = values.to(dtype)
-    if int(converted.float().isinf().sum()) > int(values.float().isinf().sum()):
+    if converted is not values and count_not_finite(converted) > count_not_finite(values):
         raise ValueError(
             f"The tensor {piece.tensor.name!r} has values that are too large for {dtype} (up to "
             f"{values[values.isfinite()].abs().max():.3g}). Convert to another --dtype."
         )
     return converted
+
+
+def count_not_finite(values: torch.Tensor) -> int:
+    """How many of a flat tensor's numbers are NaN or infinite: those whose exponent has all bits set.
+
+    numpy looks at the bits, because files are written by threads, and torch would spread each look over all cores.
+    """
+    if values.dtype not in EXPONENTS:
+        return 0
+    kind, magnitude, lowest = EXPONENTS[values.dtype]
+    bits = values.view(torch.uint8).numpy().view(kind) & magnitude
+    return int(numpy.count_nonzero(bits >= lowest)) if bits.size and bits.max() >= lowest else 0
 
 
 def _header(targets: list[TargetTensor]) -> bytes:
