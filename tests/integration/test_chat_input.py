@@ -124,7 +124,7 @@ def test_pictures_that_cannot_be_read(chat, bad):
 
 def test_a_server_that_does_not_answer(vl, monkeypatch):
     """It takes the connection and is silent."""
-    monkeypatch.setattr("deepseek_vl_hf.pictures.opening.SECONDS_FOR_A_URL", 0.2)
+    monkeypatch.setattr("deepseek_vl_hf.pictures.links.SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/picture.png"
         with pytest.raises(ValueError, match=r"No image could be read from .*Timeout"):

@@ -121,21 +121,13 @@ def test_rgb_pictures_in_memory_are_neither_copied_nor_changed(images):
     assert image.tobytes() == before
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
-def test_every_mode_is_converted_as_pillow_does(mode):
+@pytest.mark.parametrize("transparency", ["white", "drop"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I"])
+def test_opaque_pictures_of_8_bits_are_converted_as_pillow_does(mode, transparency):
     image = gradient(20, 10)
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-    else:
-        image = image.convert("RGBA").convert(mode) if mode == "LA" else image.convert(mode)
+    image = image.convert("P").convert(mode) if mode == "PA" else image.convert("RGBA").convert(mode)
     assert image.mode == mode
-    assert to_rgb(image).tobytes() == image.convert("RGB").tobytes()
-
-
-def test_transparent_palette_is_converted_as_pillow_does():
-    image = gradient(20, 10).quantize(16)
-    image.info["transparency"] = 3
-    assert to_rgb(image).tobytes() == image.convert("RGB").tobytes()
+    assert to_rgb(image, transparency=transparency).tobytes() == image.convert("RGB").tobytes()
 
 
 def test_animation_gives_its_first_frame(tmp_path):
@@ -165,11 +157,6 @@ def test_grey_arrays():
     grey = np.asarray(gradient(20, 10).convert("L"))
     for array in (grey, grey[None], grey[..., None]):
         assert to_rgb(array).tobytes() == Image.fromarray(grey).convert("RGB").tobytes()
-
-
-def test_sixteen_bit_arrays_are_read_as_pillow_reads_sixteen_bit_files():
-    array = np.arange(200, dtype=np.uint16).reshape(10, 20) * 300
-    assert to_rgb(array).tobytes() == Image.fromarray(array).convert("RGB").tobytes()
 
 
 def test_floats_may_leave_the_range_by_a_rounding_error():
@@ -203,7 +190,8 @@ def test_a_format_that_the_shape_does_not_have():
         (np.zeros((5, 10, 20), np.uint8), r"shape \[5, 10, 20\].*with 1, 3, 4 channels"),
         (np.zeros((2, 3, 10, 20), np.uint8), r"shape \[2, 3, 10, 20\]"),
         (np.zeros((0, 20, 3), np.uint8), "empty image of 20 x 0"),
-        (np.full((10, 20, 3), 300), "values from 300 to 300"),
+        (np.full((10, 20, 3), 65536), "values from 65536 to 65536"),
+        (np.full((10, 20, 3), -1), "values from -1 to -1"),
         (np.full((10, 20, 3), -1.5), "values from -1.5 to -1.5.*before any normalisation"),
         (np.full((10, 20, 3), np.nan), "values from nan to nan"),
     ],
@@ -215,7 +203,7 @@ def test_bad_arrays(array, message):
 
 def test_things_that_are_no_picture():
     with pytest.raises(TypeError, match="Found a dict where a picture was expected"):
-        to_rgb({"url": "cat.png"})
+        to_rgb(open_image({"url": "cat.png"}))
 
 
 def test_sources_give_the_same_picture(tmp_path):
@@ -238,7 +226,7 @@ def test_unreadable_sources(source):
         open_image(source)
 
 
-@pytest.mark.parametrize("source", ["nowhere.png", "~/nowhere.png", "file:///nowhere.png", "Describe this image.", "."])
+@pytest.mark.parametrize("source", ["nowhere.png", "~/nowhere.png", "file:///nowhere.png", "Describe this image."])
 def test_files_that_do_not_exist(source):
     with pytest.raises(ValueError, match=r"There is no file .*Expected a path to an image file, an http\(s\) URL"):
         open_image(source)
@@ -247,8 +235,8 @@ def test_files_that_do_not_exist(source):
 def test_errors_name_the_picture():
     with pytest.raises(ValueError, match=r"^Image 1 of 2: There is no file 'nowhere.png'"):
         open_images([gradient(3, 3), "nowhere.png"])
-    with pytest.raises(TypeError, match=r"^Image 0 of 1: Found a bytes where a picture was expected"):
-        open_images([b"GIF89a"])
+    with pytest.raises(TypeError, match=r"^Image 0 of 1: Found a int where a picture was expected"):
+        open_images([3])
 
 
 def test_orientation_tags_are_applied_to_files_but_not_to_pictures(tmp_path):
@@ -290,7 +278,7 @@ def test_truncated_file(tmp_path):
 
 def test_empty_file(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="UnidentifiedImageError"):
+    with pytest.raises(ValueError, match=r"No image could be read from '.*empty.png': it is empty"):
         open_image(tmp_path / "empty.png")
 
 

@@ -8,6 +8,7 @@ Gradio refuses private ones and the server's files, and fetches public ones.)
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -159,11 +160,12 @@ def answer(visit: Visit, message: dict[str, Any]) -> Iterator[Any]:
     be changed.
     """
     chat, text = visit.chat, message.get("text") or ""
-    pictures = [str(file) for file in message.get("files") or ()]
+    # Path objects are files and nothing else: what a visitor sends is never taken for a link.
+    pictures = [Path(file) for file in message.get("files") or ()]
     if not text.strip() and not pictures:
         yield visit.shown, gr.skip(), gr.skip(), gr.skip()
         return
-    asked = [*visit.shown, *({"role": "user", "content": {"path": picture}} for picture in pictures)]
+    asked = [*visit.shown, *({"role": "user", "content": {"path": str(picture)}} for picture in pictures)]
     asked += [{"role": "user", "content": plain(text)}] if text.strip() else []
     given = ""
     try:

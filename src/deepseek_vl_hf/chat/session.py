@@ -192,7 +192,7 @@ class Chat:
         Args:
             text: the question, behind its pictures; or a list of texts, between which the pictures stand, one more
                 than there are pictures. Control tokens in it stay text.
-            images: paths, URLs, `data:` URIs, Pillow images or arrays.
+            images: paths, URLs, `data:` URIs, bytes, open files, Pillow images or arrays.
             **sampling: arguments of `generate` for this answer.
 
         Raises:
@@ -243,7 +243,7 @@ class Chat:
             raise TypeError(f"Found {text!r} as text; expected a string, or a list of them.")
         if len(texts) != len(images) + 1:
             raise ValueError(f"Found {len(texts)} texts around {len(images)} pictures; expected {len(images) + 1}.")
-        return Turn(texts, open_images(images))
+        return Turn(texts, open_images(images, transparency=self.processor.image_processor.transparency))
 
     def _check_idle(self) -> None:
         if self.busy:

@@ -84,8 +84,7 @@ class ChatLoop:
             self._say(f"picture {len(self._pictures)} of the next message: {picture.width} x {picture.height} pixels")
 
     def _open(self, source: str) -> Image.Image:
-        found = source if source.startswith(("http://", "https://", "data:")) else str(Path(source).expanduser())
-        (picture,) = open_images([found])
+        (picture,) = open_images([source], transparency=self.chat.processor.image_processor.transparency)
         return picture
 
     def _do(self, line: str) -> None:

@@ -101,8 +101,8 @@ class ChatProcessor(HfProcessor):
         special tokens. For text that people typed use `apply_chat_template`, which keeps the two apart.
 
         Args:
-            images: one picture (Pillow image, array, tensor, path, URL or `data:` URI), a list of pictures for all
-                prompts together, or one list per prompt.
+            images: one picture (Pillow image, array, tensor, path, URL, `data:` URI, bytes or open file), a list of
+                pictures for all prompts together, or one list per prompt.
             text: one prompt or several.
             **kwargs: arguments of tokenizer and image processor, such as `padding=True`; `return_tensors` defaults to
                 "pt".
@@ -125,7 +125,8 @@ class ChatProcessor(HfProcessor):
         pictures = match_images(images, prompts, self.image_token)
         pixels: dict[str, Any] = {}
         if pictures:
-            opened = open_images(pictures, images_kwargs.get("input_data_format"))
+            transparency = images_kwargs.get("transparency", self.image_processor.transparency)
+            opened = open_images(pictures, images_kwargs.get("input_data_format"), transparency)
             places = [len(opened)] if prompts is None else [prompt.count(self.image_token) for prompt in prompts]
             pixels = self.process_images(opened, places, **{**images_kwargs, "return_tensors": return_tensors})
         data: dict[str, Any] = {}

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
+from transformers.processing_utils import ImagesKwargs
 
 from ..hf.processors import HfImageProcessor
+from .colors import checked_transparency
 from .opening import flatten_pictures, open_image, to_rgb
 from .pixels import scale_pixels
 
@@ -35,12 +37,12 @@ def threads_per_picture(pictures: int) -> int:
     return max(1, torch.get_num_threads() // max(1, pictures))
 
 
-def scale_pictures(pictures: Sequence[np.ndarray], table: np.ndarray) -> Pictures:
-    """Looks the pixels of many pictures up in a `scaling_table`.
+def scale_pictures(pictures: Sequence[np.ndarray], tables: Sequence[np.ndarray]) -> Pictures:
+    """Looks the pixels of many pictures up, each in a `scaling_table`.
 
     Args:
         pictures: each uint8 [height, width, channels].
-        table: float32 [channels or 1, 256].
+        tables: one for each picture, float32 [channels or 1, 256].
 
     Returns:
         float32 [pictures, channels, height, width]; a list of [channels, height, width] where sizes differ.
@@ -49,7 +51,7 @@ def scale_pictures(pictures: Sequence[np.ndarray], table: np.ndarray) -> Picture
     scaled: Any = [np.empty(shape, np.float32) for shape in shapes]
     if len({*shapes}) == 1:
         scaled = np.empty((len(pictures), *shapes[0]), np.float32)
-    in_parallel(lambda number: scale_pixels(pictures[number], table, scaled[number]), range(len(pictures)))
+    in_parallel(lambda number: scale_pixels(pictures[number], tables[number], scaled[number]), range(len(pictures)))
     return scaled
 
 
@@ -60,11 +62,24 @@ def batch_of(data: dict[str, Any], return_tensors: str | None) -> BatchFeature:
     return BatchFeature(data=data, tensor_type=return_tensors)
 
 
+class PictureKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+    """Arguments of all families' image processors, beyond those that every image processor takes.
+
+    Attributes:
+        transparency: "white" or "drop"; see `to_rgb`.
+    """
+
+    transparency: str
+
+
 class PillowImageProcessor(HfImageProcessor):
     """An image processor whose pictures stay 8-bit Pillow images until they have their size.
 
     A family gives the defaults of its settings as class attributes, and `to_pixels`.
     """
+
+    valid_kwargs = PictureKwargs
+    transparency = "white"
 
     @property
     def backend(self) -> str:
@@ -72,15 +87,22 @@ class PillowImageProcessor(HfImageProcessor):
         return "pil"
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Opens paths, URLs and `data:` URIs in any nesting; pictures pass through."""
+        """Opens paths, URLs, `data:` URIs, bytes and files in any nesting; pictures pass through."""
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(source) for source in image_url_or_urls]
         return open_image(image_url_or_urls)
 
     def as_pictures(self, images: Any) -> list[Any]:
         """Pictures in any nesting and form, one behind the other."""
-        return flatten_pictures(self.fetch_images(images))
+        return self.fetch_images(flatten_pictures(images))
 
-    def process_image(self, image: Any, input_data_format: Any = None, **kwargs: Any) -> Image.Image:
+    def process_image(
+        self, image: Any, input_data_format: Any = None, transparency: str | None = None, **kwargs: Any
+    ) -> Image.Image:
         """One picture in any form -> 8-bit RGB; called by transformers for each picture."""
-        return to_rgb(image, input_data_format)
+        return to_rgb(image, input_data_format, transparency or self.transparency)
+
+    def complete_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """See `HfImageProcessor.complete_settings`."""
+        checked_transparency(settings["transparency"])
+        return settings

@@ -94,6 +94,16 @@ def scaling_table(
     return (table - np.asarray(mean, np.float32).reshape(-1, 1)) / np.asarray(std, np.float32).reshape(-1, 1)
 
 
+def scaling_tables(
+    rescale_factors: Sequence[float | None],
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+) -> list[np.ndarray]:
+    """The `scaling_table` of each factor."""
+    tables = {factor: scaling_table(factor, mean, std) for factor in {*rescale_factors}}
+    return [tables[factor] for factor in rescale_factors]
+
+
 def scale_pixels(pixels: np.ndarray, table: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Looks 8-bit pixels up in a `scaling_table`.
 

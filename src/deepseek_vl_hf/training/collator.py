@@ -121,7 +121,7 @@ class ConversationCollator:
         for part in _image_parts(messages):
             source = next((part.pop(key) for key in IMAGE_KEYS if key in part), None)
             try:
-                part["image"] = to_rgb(open_image(source))
+                part["image"] = to_rgb(open_image(source), transparency=self.processor.image_processor.transparency)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{place}: {error}") from error
         return messages

@@ -9,14 +9,21 @@ import numpy as np
 from PIL import Image
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
-from transformers.processing_utils import ImagesKwargs
 
-from ...pictures.image_processor import PillowImageProcessor, batch_of, in_parallel, scale_pictures, threads_per_picture
-from ...pictures.pixels import pad_to_square, padding_color, resize, scaling_table
+from ...pictures.colors import rescale_factors
+from ...pictures.image_processor import (
+    PictureKwargs,
+    PillowImageProcessor,
+    batch_of,
+    in_parallel,
+    scale_pictures,
+    threads_per_picture,
+)
+from ...pictures.pixels import pad_to_square, padding_color, resize, scaling_tables
 from ...pictures.sizes import fitted_size, square_side
 
 
-class DeepseekVLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+class DeepseekVLImageProcessorKwargs(PictureKwargs, total=False):  # type: ignore[call-arg]
     """Arguments beyond those that every image processor takes.
 
     Attributes:
@@ -41,11 +48,13 @@ class DeepseekVLImageProcessor(PillowImageProcessor):
         resample: Pillow's filter.
         do_pad: centre the picture on a square.
         background_color: colour of the padding, 8-bit RGB; by default the truncated `image_mean`.
-        do_rescale: multiply the 8-bit values by `rescale_factor`.
+        do_rescale: multiply the 8-bit values by `rescale_factor`. Without, they stay 0..255; pictures that came as
+            floats in [0, 1] are in [0, 1] again.
         do_normalize: subtract `image_mean` and divide by `image_std`. The original stores false and normalises in the
             tower; here it is always the processor that does it.
         image_mean: per channel, of the rescaled values.
         image_std: per channel, of the rescaled values.
+        transparency: "white" lays transparent pictures on white; "drop" gives the original's pixels.
 
     Raises:
         TypeError, ValueError: not a picture, an unreadable picture, or sizes that are not square.
@@ -84,11 +93,8 @@ class DeepseekVLImageProcessor(PillowImageProcessor):
         **kwargs: Any,
     ) -> BatchFeature:
         """See `PillowImageProcessor.to_pixels`; the arguments are the settings that the class describes."""
-        table = scaling_table(
-            rescale_factor if do_rescale else None,
-            image_mean if do_normalize else None,
-            image_std if do_normalize else None,
-        )
+        factors = rescale_factors(images, do_rescale, rescale_factor)
+        tables = scaling_tables(factors, *((image_mean, image_std) if do_normalize else (None, None)))
         threads = threads_per_picture(len(images))
 
         def fit(image: Image.Image) -> np.ndarray:
@@ -98,5 +104,5 @@ class DeepseekVLImageProcessor(PillowImageProcessor):
                 image = pad_to_square(image, background_color or padding_color(image_mean))
             return np.asarray(image)
 
-        pixel_values = scale_pictures(in_parallel(fit, images), table)
+        pixel_values = scale_pictures(in_parallel(fit, images), tables)
         return batch_of({"pixel_values": pixel_values}, return_tensors)

@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image, ImageOps
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
-from transformers.processing_utils import ImagesKwargs
 
-from ...pictures.image_processor import PillowImageProcessor, batch_of, in_parallel, scale_pictures
-from ...pictures.pixels import padding_color, scaling_table
+from ...pictures.colors import rescale_factors
+from ...pictures.image_processor import PictureKwargs, PillowImageProcessor, batch_of, in_parallel, scale_pictures
+from ...pictures.pixels import padding_color, scaling_tables
 from ...pictures.sizes import square_side
 from .tiling import CANDIDATE_RESOLUTIONS, Pair, check_candidates, tile_grid
 
 
-class DeepseekVL2ImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+class DeepseekVL2ImageProcessorKwargs(PictureKwargs, total=False):  # type: ignore[call-arg]
     """Arguments beyond those that every image processor takes.
 
     Attributes:
@@ -50,10 +50,12 @@ class DeepseekVL2ImageProcessor(PillowImageProcessor):
             which only the processor sees: its default is "auto".
         resample: Pillow's filter.
         background_color: colour of the padding, 8-bit RGB; by default the truncated `image_mean`.
-        do_rescale: multiply the 8-bit values by `rescale_factor`.
+        do_rescale: multiply the 8-bit values by `rescale_factor`. Without, they stay 0..255; pictures that came as
+            floats in [0, 1] are in [0, 1] again.
         do_normalize: subtract the mean and divide by the standard deviation.
         image_mean: per channel.
         image_std: per channel.
+        transparency: "white" lays transparent pictures on white; "drop" gives the original's pixels.
 
     Raises:
         TypeError, ValueError: not a picture, an unreadable or too thin one, no candidates, or others than multiples of
@@ -89,7 +91,6 @@ class DeepseekVL2ImageProcessor(PillowImageProcessor):
         tile = square_side(size)
         check_candidates(candidate_resolutions, tile)
         color = tuple(background_color or padding_color(kwargs["image_mean"]))
-        table = _scaling_table(**kwargs)
         grids: list[Pair] = [
             tile_grid(*image.size, candidate_resolutions, tile) if tiled else (1, 1)
             for image, tiled in zip(images, per_image(tiling, len(images)), strict=True)
@@ -98,11 +99,16 @@ class DeepseekVL2ImageProcessor(PillowImageProcessor):
         def tiles_of(number: int) -> list[np.ndarray]:
             return [np.asarray(view) for view in cut(images[number], grids[number], tile, resample, color)]
 
-        tiles = [view for views in in_parallel(tiles_of, range(len(images))) for view in views]
-        return batch_of({"pixel_values": scale_pictures(tiles, table), "tile_grids": grids}, return_tensors)
+        tables = _tables_of_images(images, **kwargs)
+        tiles, tables_of_tiles = [], []
+        for views, table in zip(in_parallel(tiles_of, range(len(images))), tables, strict=True):
+            tiles += views
+            tables_of_tiles += [table] * len(views)
+        return batch_of({"pixel_values": scale_pictures(tiles, tables_of_tiles), "tile_grids": grids}, return_tensors)
 
 
-def _scaling_table(
+def _tables_of_images(
+    images: list[Image.Image],
     *,
     do_rescale: bool,
     rescale_factor: float,
@@ -110,9 +116,9 @@ def _scaling_table(
     image_mean: tuple[float, ...],
     image_std: tuple[float, ...],
     **kwargs: Any,
-) -> np.ndarray:
+) -> list[np.ndarray]:
     statistics = (image_mean, image_std) if do_normalize else (None, None)
-    return scaling_table(rescale_factor if do_rescale else None, *statistics)
+    return scaling_tables(rescale_factors(images, do_rescale, rescale_factor), *statistics)
 
 
 def per_image(tiling: bool | list[bool], count: int) -> list[bool]:

@@ -13,9 +13,10 @@ from PIL import Image
 from torch.nn import functional
 from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
-from transformers.processing_utils import ImagesKwargs
 
+from ...pictures.colors import rescale_factors
 from ...pictures.image_processor import (
+    PictureKwargs,
     Pictures,
     PillowImageProcessor,
     batch_of,
@@ -23,13 +24,13 @@ from ...pictures.image_processor import (
     scale_pictures,
     threads_per_picture,
 )
-from ...pictures.pixels import pad_to_square, padding_color, resize, scaling_table
+from ...pictures.pixels import pad_to_square, padding_color, resize, scaling_tables
 from ...pictures.sizes import fitted_size, square_side
 
 INTERPOLATION_MODES = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 
 
-class DeepseekVLHybridImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+class DeepseekVLHybridImageProcessorKwargs(PictureKwargs, total=False):  # type: ignore[call-arg]
     """Arguments beyond those that every image processor takes.
 
     Attributes:
@@ -65,13 +66,15 @@ class DeepseekVLHybridImageProcessor(PillowImageProcessor):
         high_res_resample: Pillow's filter for the 8-bit picture.
         do_pad: centre the picture on a square.
         high_res_background_color: colour of the padding, 8-bit RGB; by default the truncated `high_res_image_mean`.
-        do_rescale: multiply the 8-bit values by `rescale_factor`.
+        do_rescale: multiply the 8-bit values by `rescale_factor`. Without, they stay 0..255; pictures that came as
+            floats in [0, 1] are in [0, 1] again.
         do_normalize: subtract the means and divide by the standard deviations. The original stores false and normalises
             in the towers; here it is always the processor that does it.
         image_mean: per channel, low resolution.
         image_std: per channel, low resolution.
         high_res_image_mean: per channel, high resolution.
         high_res_image_std: per channel, high resolution.
+        transparency: "white" lays transparent pictures on white; "drop" gives the original's pixels.
 
     Raises:
         TypeError, ValueError: not a picture, an unreadable picture, sizes that are not square, or another `resample`.
@@ -97,6 +100,7 @@ class DeepseekVLHybridImageProcessor(PillowImageProcessor):
 
     def complete_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         """See `HfImageProcessor.complete_settings`; transformers knows nothing of the high resolution's."""
+        settings = super().complete_settings(settings)
         size = settings["high_res_size"]
         settings["high_res_size"] = size if isinstance(size, SizeDict) else SizeDict(**get_size_dict(size))
         for name in ("high_res_image_mean", "high_res_image_std"):
@@ -113,6 +117,8 @@ class DeepseekVLHybridImageProcessor(PillowImageProcessor):
         high_res_resample: int,
         do_pad: bool,
         high_res_background_color: list[int] | tuple[int, ...] | None,
+        do_rescale: bool,
+        rescale_factor: float,
         return_tensors: str | None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -127,18 +133,18 @@ class DeepseekVLHybridImageProcessor(PillowImageProcessor):
                 image = pad_to_square(image, high_res_background_color or padding_color(kwargs["high_res_image_mean"]))
             return np.asarray(image)
 
-        low, high = _two_resolutions(in_parallel(fit, images), do_resize=do_resize, **kwargs)
+        factors = rescale_factors(images, do_rescale, rescale_factor)
+        low, high = _two_resolutions(in_parallel(fit, images), factors, do_resize=do_resize, **kwargs)
         return batch_of({"pixel_values": low, "high_res_pixel_values": high}, return_tensors)
 
 
 def _two_resolutions(
     pictures: list[np.ndarray],
+    factors: list[float | None],
     *,
     do_resize: bool,
     size: SizeDict,
     resample: int,
-    do_rescale: bool,
-    rescale_factor: float,
     do_normalize: bool,
     image_mean: tuple[float, ...],
     image_std: tuple[float, ...],
@@ -147,7 +153,6 @@ def _two_resolutions(
     **kwargs: Any,
 ) -> tuple[Pictures, Pictures]:
     """Each 8-bit [height, width, 3] -> float32 [3, low, low] and [3, height, width]."""
-    factor = rescale_factor if do_rescale else None
     mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (image_mean, image_std))
 
     def low_resolution(pixels: np.ndarray) -> np.ndarray:
@@ -155,9 +160,9 @@ def _two_resolutions(
         return (low - mean) / std if do_normalize else low
 
     statistics = (high_res_image_mean, high_res_image_std) if do_normalize else (None, None)
-    high = scale_pictures(pictures, scaling_table(factor, *statistics))
+    high = scale_pictures(pictures, scaling_tables(factors, *statistics))
     # One picture after the other: torch reduces each on threads of its own.
-    return [low_resolution(pixels) for pixels in scale_pictures(pictures, scaling_table(factor))], high
+    return [low_resolution(pixels) for pixels in scale_pictures(pictures, scaling_tables(factors))], high
 
 
 def reduce_pixels(pixels: np.ndarray, side: int, resample: int) -> np.ndarray:
