@@ -42,6 +42,7 @@ class ChatLoop:
         self.chat, self.read, self.at_terminal, self.debug = chat, read, at_terminal, debug
         self._pictures: list[Image.Image] = []
         self._failed = False
+        self._added = 0  # of the pictures: those that the input named, not the command line
         # The originals' words stand beside them.
         self._commands: dict[str, Callable[[str], None]] = {
             "/image": self._add,
@@ -71,8 +72,8 @@ class ChatLoop:
                 raise
             except (OSError, RuntimeError, TypeError, ValueError) as error:
                 self._fail(error)
-        if self._pictures and not self.at_terminal:
-            self._fail(ValueError(f"The input ended without a message for the pictures ({len(self._pictures)})."))
+        if self._added and not self.at_terminal:
+            self._fail(ValueError(f"The input ended without a message for the pictures ({self._added})."))
         return int(self._failed and not self.at_terminal)
 
     def _fail(self, error: Exception) -> None:
@@ -90,6 +91,7 @@ class ChatLoop:
         if not source:
             raise ValueError("Which file? Write /image FILE.")
         self.add_picture(open_picture(source))
+        self._added += 1
 
     def _do(self, line: str) -> None:
         word, _, rest = line.strip().partition(" ")
@@ -106,7 +108,7 @@ class ChatLoop:
         # All names are read before the first is opened: after an error they would be taken for messages.
         asked = [open_picture(name) for name in self._names(len(others))]
         texts = [*[""] * len(self._pictures), first, *others]
-        pictures, self._pictures = [*self._pictures, *asked], []
+        pictures, self._pictures, self._added = [*self._pictures, *asked], [], 0
         try:
             self._answer(texts, pictures)
         except (RuntimeError, ValueError):
@@ -151,6 +153,7 @@ class ChatLoop:
     def _new(self, rest: str) -> None:
         self.chat.new()
         self._pictures.clear()
+        self._added = 0
         self._say("a new conversation")
 
     def _undo(self, rest: str) -> None:
