@@ -20,6 +20,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from deepseek_vl_command.arguments import add_debug
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.checkpoints.layouts.files import local_folder
 from deepseek_vl_hf.cli.console import run_command
@@ -195,6 +196,7 @@ def main() -> int:
     parser.add_argument("model", metavar="MODEL", nargs="?", default="nano", help="(default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=600, help="held-out pictures (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the JSON goes (default: it is printed)")
+    add_debug(parser)
     return run_command(run, parser.parse_args())
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, set_seed
 
+from deepseek_vl_command.arguments import add_debug
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.checkpoints.layouts.files import local_folder
 from deepseek_vl_hf.cli.console import run_command
@@ -48,6 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--model", metavar="MODEL", help="start from nano or from a folder (default: fresh weights; with --data: nano)"
     )
     parser.add_argument("--resume-from", type=Path, metavar="CHECKPOINT", help="(default: the last one in --output)")
+    add_debug(parser)
     options = parser.parse_args(arguments)
     if options.data and not options.model:
         options.model = "nano"

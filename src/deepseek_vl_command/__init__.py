@@ -4,10 +4,12 @@ Importing `deepseek_vl_hf` takes seconds, because it registers its classes in tr
 mistakes in arguments must not wait for that, so this package stands beside it and imports the standard library alone.
 """
 
+import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
 from .arguments import parse
+from .faults import run_with_messages
 from .quiet import without_complaints_of_torchao
 
 __all__ = ["main"]
@@ -17,11 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the command line and runs a command; returns the exit status.
 
     Raises:
-        SystemExit: help or the version was asked for (0), or the arguments are wrong (2).
+        SystemExit: help or the version was asked for (0), the arguments are wrong (2), or SIGTERM came (143).
     """
     parsed = parse(arguments)
+    return run_with_messages(lambda: _run(parsed), parsed.debug)
+
+
+def _run(parsed: argparse.Namespace) -> int:
     with without_complaints_of_torchao():
-        console = import_module("deepseek_vl_hf.cli.console")
+        import_module("deepseek_vl_hf.cli.console").no_progress_bars()
         command = import_module(f"deepseek_vl_hf.cli.{parsed.command.replace('-', '_')}")
-        status: int = console.run_command(command.run, parsed)
+        status: int = command.run(parsed)
     return status

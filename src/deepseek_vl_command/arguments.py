@@ -43,6 +43,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(prog="deepseek-vl", description="DeepSeek-VL models in transformers.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    add_debug(parser)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
     parsers = {}
     for name, command in COMMANDS.items():
@@ -53,10 +54,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             formatter_class=argparse.RawTextHelpFormatter,
         )
         command.add_arguments(parsers[name])
+        add_debug(parsers[name], default=argparse.SUPPRESS)  # it may stand before the command as well
     parsed = parser.parse_args(arguments)
     if parsed.command == "convert" and parsed.destination is None and not parsed.dry_run:
         parsers["convert"].error("DST is missing. Name the folder to create, or pass --dry-run.")
     return parsed
+
+
+def add_debug(parser: argparse.ArgumentParser, default: Any = False) -> None:
+    """The option that every program has whose errors become one line."""
+    parser.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
 
 
 def _version() -> str:
@@ -66,7 +73,9 @@ def _version() -> str:
 
 
 def _chat(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", nargs="?", default=NANO, help="(default: %(default)s)")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", type=values.name, default=NANO, help="(default: %(default)s)"
+    )
     parser.add_argument(
         "--image", metavar="FILE", action="append", default=[], help="picture of the first message; may be repeated"
     )
@@ -75,17 +84,24 @@ def _chat(parser: argparse.ArgumentParser) -> None:
 
 def _describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", help="file or URL")
-    parser.add_argument("-p", "--prompt", default="Describe the picture.", help="the question (default: %(default)s)")
-    parser.add_argument("--model", default=NANO, help="folder or Hub repository (default: %(default)s)")
+    parser.add_argument(
+        "-p", "--prompt", type=values.text, default="Describe the picture.", help="the question (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model", type=values.name, default=NANO, help="folder or Hub repository (default: %(default)s)"
+    )
     parser.add_argument("--together", action="store_true", help="ask once, about all pictures")
     parser.add_argument("--json", action="store_true", help="print an object with figures on a line for each answer")
     _add_model_arguments(parser)
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", nargs="?", default=NANO, help="(default: %(default)s)")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", type=values.name, default=NANO, help="(default: %(default)s)"
+    )
     parser.add_argument(
         "--host",
+        type=values.name,
         default="127.0.0.1",
         help="address to listen on (default: %(default)s, this machine alone;\n0.0.0.0 is open to the network)",
     )
@@ -93,25 +109,33 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     _add_model_arguments(parser)
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", type=values.name, default=NANO, help="(default: %(default)s)"
+    )
+
+
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, in what form, and how it answers. What is not given is the checkpoint's, so it has no default."""
     parser.add_argument("--int4", action="store_true", help="give the language model 4-bit weights")
     _add_dtype(parser, "bfloat16", "float32", "float16")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    parser.add_argument("--system", metavar="TEXT", help='system prompt; "" for none (default: the model\'s own)')
+    parser.add_argument("--device", type=values.device, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    parser.add_argument(
+        "--system", type=values.text, metavar="TEXT", help='system prompt; "" for none (default: the model\'s own)'
+    )
     for name, kind, remark in (
         ("max_new_tokens", values.count, ""),
-        ("temperature", values.not_negative, "; 0 takes the most likely token"),
+        ("temperature", values.temperature, "; 0 takes the most likely token"),
         ("top_p", values.share, ""),
-        ("repetition_penalty", values.positive, ""),
+        ("repetition_penalty", values.penalty, ""),
     ):
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=kind, metavar="N", help=f"(default: {SAMPLING[name]}){remark}")
 
 
 def _convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help=OF_THE_CHECKPOINT)
-    parser.add_argument("destination", metavar="DST", nargs="?", help="folder to create")
+    parser.add_argument("source", type=values.name, metavar="SRC", help=OF_THE_CHECKPOINT)
+    parser.add_argument("destination", type=values.name, metavar="DST", nargs="?", help="folder to create")
     parser.add_argument(
         "--to", choices=(TRANSFORMERS, ORIGINAL), default=TRANSFORMERS, help="layout to write (default: %(default)s)"
     )
@@ -126,13 +150,13 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     )
     result = parser.add_mutually_exclusive_group()
     result.add_argument("--dry-run", action="store_true", help="show what becomes of each tensor; write nothing")
-    result.add_argument("--push-to-hub", metavar="REPO", help="upload DST to this Hub repository")
+    result.add_argument("--push-to-hub", type=values.name, metavar="REPO", help="upload DST to this Hub repository")
     _add_writing(parser)
 
 
 def _quantize(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help=OF_THE_CHECKPOINT)
-    parser.add_argument("destination", metavar="DST", help="folder to create")
+    parser.add_argument("source", type=values.name, metavar="SRC", help=OF_THE_CHECKPOINT)
+    parser.add_argument("destination", type=values.name, metavar="DST", help="folder to create")
     parser.add_argument(
         "--group-size",
         type=int,
@@ -140,7 +164,9 @@ def _quantize(parser: argparse.ArgumentParser) -> None:
         default=GROUP_SIZES[-1],
         help="how many weights share a scale (default: %(default)s)",
     )
-    parser.add_argument("--device", help="cpu or cuda, where the result will run (default: cuda if there is one)")
+    parser.add_argument(
+        "--device", type=values.device, help="cpu or cuda, where the result will run (default: cuda if there is one)"
+    )
     _add_dtype(parser, "bfloat16", "float32", of="all other weights")
     _add_shard_size(parser)
     _add_writing(parser)
@@ -162,12 +188,12 @@ def _add_shard_size(parser: argparse.ArgumentParser) -> None:
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is at DST")
-    parser.add_argument("--base-model", metavar="REPO", help="origin to name in the model card")
+    parser.add_argument("--base-model", type=values.name, metavar="REPO", help="origin to name in the model card")
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
 
 
 def _verify_real(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub repository, in either layout")
+    parser.add_argument("model", type=values.name, metavar="MODEL", help="folder or Hub repository, in either layout")
     parser.add_argument(
         "--report", metavar="FILE", type=Path, default=Path("verify-real.json"), help="(default: %(default)s)"
     )

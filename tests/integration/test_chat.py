@@ -182,11 +182,31 @@ def test_a_full_context_drops_the_oldest_turns(family, caplog, monkeypatch):
     assert "its oldest turns (2) are left out" in caplog.text
     assert chat.turns[0].text != "first"
     assert chat.turns[-1].text == "fourth"
-    with pytest.raises(ValueError, match=r"The message takes \d+ tokens, \d+ of them for its pictures; .* trained for"):
-        chat.ask("long", PICTURES[:1] * 4)
+    told = []
+    chat.progress = lambda *step: told.append(step)
+    with pytest.raises(ValueError, match=r"takes \d+ tokens, \d+ of them for its pictures; \d+ fit, .* trained for"):
+        chat.ask("long" * 4 * one, PICTURES[:1])
     assert chat.turns[-1].text == "fourth"
+    assert told == []  # it is known before a picture is encoded
+    chat.progress = lambda *_: None
     chat.ask("short")
     check(chat, **untiled)
+
+
+def test_thousands_of_pictures_are_not_opened(chat):
+    """Whatever their sizes, they do not fit."""
+    with pytest.raises(ValueError, match=r"takes at least \d+ tokens for its 3000 pictures; \d+ fit"):
+        chat.ask("a", ["missing.png"] * 3000)
+    assert chat.turns == []
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY, indirect=True, scope="session")
+def test_lengths_are_known_before_pictures_are_encoded(chat):
+    for pictures in (PICTURES[:1], PICTURES[1:2], [], PICTURES[:1]):  # of VL2, the third is not tiled
+        chat.ask("a", pictures)
+        turn = chat.turns[-1]
+        assert turn.lengths == [len(image) for image in turn.images]
+    assert turn.lengths
 
 
 def test_tiling_is_decided_when_a_picture_arrives(vl2):
@@ -347,9 +367,9 @@ class Letters:
 )
 def test_how_many_turns_are_dropped(lengths, dropped):
     turns = [Turn(["x" * length]) for length in lengths]
-    prompt, found = fit(Letters(), None, turns, 100, 10)
+    ids, found = fit(Letters(), None, turns, 100, 10)
     assert found == dropped
-    assert len(prompt.ids) == sum(lengths[dropped:])
+    assert len(ids) == sum(lengths[dropped:])
 
 
 def test_a_stream_that_is_never_read_to_its_end(vl):

@@ -39,6 +39,38 @@ def test_sampling(chat):
     assert chat.figures.new_tokens <= 3
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 1e-300}, "temperature is 1e-300; expected a number from 1e-06 to 100"),
+        ({"temperature": float("inf")}, "temperature is inf; expected"),
+        ({"temperature": float("nan")}, "temperature is nan; expected"),
+        ({"temperature": 0}, "temperature is 0; expected .* or do_sample=False"),
+        ({"top_p": 2}, "top_p is 2; expected a number above 0 and at most 1"),
+        ({"top_p": 0}, "top_p is 0; expected"),
+        ({"top_p": float("nan")}, "top_p is nan; expected"),
+        ({"top_p": True}, "top_p is True; expected"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0; expected a number from 0.01 to 100"),
+        ({"repetition_penalty": "1"}, "repetition_penalty is '1'; expected"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected a whole number of at least 1"),
+        ({"max_new_tokens": "x"}, "max_new_tokens is 'x'; expected"),
+    ],
+    ids=str,
+)
+def test_sampling_that_means_nothing(vl, options, message):
+    chat = Chat(vl.model, vl.processor)
+    with pytest.raises(ValueError, match=message):
+        chat.ask("a", **options)
+    assert chat.turns == []
+    assert not chat.busy
+
+
+def test_a_whole_number_as_penalty(vl):
+    chat = Chat(vl.model, vl.processor, max_new_tokens=2)
+    chat.ask("a", repetition_penalty=2)
+    assert chat.figures.new_tokens == 2
+
+
 def test_the_penalty_looks_at_the_answer_alone(family):
     """The original hands embeddings to generate, which then knows no prompt."""
     chat = Chat(family.model, family.processor, do_sample=False, max_new_tokens=6, repetition_penalty=1.3)
@@ -141,6 +173,8 @@ def test_from_pretrained(tmp_path):
     chat = Chat.from_pretrained(dtype=torch.float32)
     assert chat.ask("\nHow many shapes are there?", ["examples/pictures/shapes.png"]) == "4"
     assert chat.model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match=r"The device 'cuda:99' cannot be used here \(.*\)\. Name one"):
+        Chat.from_pretrained(device="cuda:99")
     with pytest.raises(FileNotFoundError, match="is no folder"):
         Chat.from_pretrained(tmp_path / "missing")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')

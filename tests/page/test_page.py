@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -21,7 +22,8 @@ api = pytest.importorskip("playwright.sync_api", reason="playwright is not insta
 import gradio_client
 
 from deepseek_vl_hf import Chat
-from deepseek_vl_hf.chat.page import MOST_CONVERSATIONS, Visit, Visits, answer, build_page, theme, what_was_seen
+from deepseek_vl_hf.chat import limits
+from deepseek_vl_hf.chat.page import MOST_CONVERSATIONS, Visit, Visits, answer, build_page, launch, what_was_seen
 from family import IMAGES
 
 SHAPES, WORDS = Path("examples/pictures/shapes.png").resolve(), Path("examples/pictures/words.png").resolve()
@@ -43,8 +45,7 @@ def launched(chat, title):
         return Chat(chat.model, chat.processor, **chat.sampling)
 
     page = build_page(make, title)
-    page.queue(default_concurrency_limit=1)
-    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, theme=theme())
+    _, address, _ = launch(page, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     return page, address
 
 
@@ -246,6 +247,33 @@ def test_an_upload_is_answered(client):
     assert "4" in str(messages[-1]["content"])
 
 
+def test_a_visitor_waits_with_one_question_at_most(endless_address):
+    """Further ones are refused at once; another visitor's wait, and are answered."""
+    client = gradio_client.Client(endless_address, verbose=False)
+    question = {"text": "one", "files": []}
+    first, second = (client.submit(question, api_name="/ask") for _ in range(2))
+    while not first.outputs():
+        time.sleep(0.05)
+    with pytest.raises(Exception, match="At most 2 questions at a time"):
+        client.submit(question, api_name="/ask").result(timeout=20)
+    other = gradio_client.Client(endless_address, verbose=False).submit(question, api_name="/ask")
+    time.sleep(0.2)
+    assert not other.outputs()
+    for job in (first, second):
+        job.cancel()
+    while not other.outputs():
+        time.sleep(0.05)
+    other.cancel()
+
+
+def test_more_pictures_than_a_message_may_have(client):
+    """Thousands of one upload blocked the page for minutes."""
+    files = [gradio_client.handle_file(SHAPES)] * 9
+    messages, _, figures, _ = client.predict({"text": "What is this?", "files": files}, api_name="/ask")
+    assert messages == []
+    assert "The message has 9 pictures; at most 8 fit in a message here." in figures
+
+
 def test_what_the_page_says_of_the_conversation_is_not_read(client):
     """A page that has been tampered with could name files of the server in it."""
     (endpoint,) = client.view_api(return_format="dict")["named_endpoints"].values()
@@ -260,10 +288,10 @@ def visit(vl2):
 
 def test_stopped_before_the_answer(visit):
     """The question goes back into its field, and the turns before stay."""
-    list(answer(visit, {"text": "one", "files": [str(FIRST)]}))
+    list(answer(visit, {"text": "one", "files": [str(FIRST)]}, IMAGES))
     before = list(visit.shown)
     visit.chat.progress = lambda what, done, total: visit.chat.stop()
-    *_, (shown, question, figures, _) = answer(visit, {"text": "x" * 800, "files": [str(FIRST)]})
+    *_, (shown, question, figures, _) = answer(visit, {"text": "x" * 800, "files": [str(FIRST)]}, IMAGES)
     assert shown == before
     assert question.value["text"] == "x" * 800
     assert figures.startswith("Stopped before the answer began")
@@ -272,7 +300,7 @@ def test_stopped_before_the_answer(visit):
 
 def test_an_error_in_the_middle_of_an_answer(visit, monkeypatch):
     """Page and conversation agree that there was no such turn."""
-    list(answer(visit, {"text": "one", "files": []}))
+    list(answer(visit, {"text": "one", "files": []}, IMAGES))
     before, calls = list(visit.shown), []
     forward = visit.chat.model.lm_head.forward
 
@@ -283,10 +311,48 @@ def test_an_error_in_the_middle_of_an_answer(visit, monkeypatch):
         return forward(*args)
 
     monkeypatch.setattr(visit.chat.model.lm_head, "forward", fail_at_the_third)
-    *_, (shown, question, figures, _) = answer(visit, {"text": "two", "files": []})
+    *_, (shown, question, figures, _) = answer(visit, {"text": "two", "files": []}, IMAGES)
     assert shown == visit.shown == before
     assert question.value["text"] == "two"
     assert "out of &lt;memory>" in figures
+    assert [turn.text for turn in visit.chat.turns] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"text": "x" * 8001}, "The text has 8001 characters; at most 8000 fit"),
+        ({"files": [str(FIRST)] * 9}, "The message has 9 pictures; at most 8 fit"),
+        ({"files": ["/etc/hostname"]}, "was not uploaded"),
+        ({"files": ["file:///etc/hostname"]}, "was not uploaded"),
+        ({"files": [f"file://{FIRST}"]}, "was not uploaded"),
+        ({"files": ["http://127.0.0.1:9/a.png"]}, "was not uploaded"),
+        ({"files": [f"{IMAGES}/../../conftest.py"]}, "was not uploaded"),
+        ({"files": [FIRST.name]}, "was not uploaded"),
+    ],
+    ids=["text", "pictures", "path", "file", "file-of-an-upload", "link", "way-out", "relative"],
+)
+def test_messages_that_are_refused(visit, monkeypatch, message, reason):
+    """No picture is opened, the question stays, and no file of the server stands in its field."""
+    monkeypatch.setattr(visit.chat, "stream", None)
+    ((shown, question, figures, _),) = answer(visit, message, IMAGES)
+    assert shown == []
+    assert reason in figures
+    assert question.value["text"] == message.get("text", "")
+    shown_again = [Path(file["path"]).name for file in question.value["files"]]
+    assert shown_again == ([] if "uploaded" in reason else [FIRST.name for _ in message.get("files", ())])
+
+
+def test_what_a_conversation_keeps(visit, monkeypatch):
+    list(answer(visit, {"text": "one", "files": [str(FIRST)]}, IMAGES))
+    for name, value, reason in (
+        ("MOST_PICTURES_KEPT", 1, "would have 2 pictures; at most 1 are kept"),
+        ("MOST_PIXELS_KEPT", 1000, "million pixels; at most"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(limits, name, value)
+            ((_, _, figures, _),) = answer(visit, {"text": "two", "files": [str(FIRST)]}, IMAGES)
+        assert reason in figures
     assert [turn.text for turn in visit.chat.turns] == ["one"]
 
 

@@ -17,7 +17,7 @@ LAUNCHER = Path(deepseek_vl_command.__file__).parent
 
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
-    ("version", "hf"),
+    ("version", "devices", "hf"),
     ("cpu", "nano", "conversation.chat_templates", "models.deepseek_vl2.tiling", "models.deepseek_vl2.grounding"),
     ("pictures",),
     (
@@ -40,7 +40,14 @@ LAYERS = (
     ("image_processing_deepseek",),
     ("processing_deepseek", "modeling"),
     ("models.families",),
-    ("checkpoints.layouts.files", "checkpoints.layouts.rules", "quantization", "training", "chat"),
+    (
+        "checkpoints.layouts.files",
+        "checkpoints.layouts.generation_file",
+        "checkpoints.layouts.rules",
+        "quantization",
+        "training",
+        "chat",
+    ),
     ("checkpoints.tensors", "checkpoints.layouts"),
     ("checkpoints.loading", "checkpoints.conversion"),
     ("checkpoints",),

@@ -1,5 +1,6 @@
 """Conversations that keep what was computed: the key/value cache and the pictures' embeddings."""
 
-from .session import SAMPLING, Chat, Figures
+from .sampling import SAMPLING
+from .session import Chat, Figures
 
 __all__ = ["SAMPLING", "Chat", "Figures"]

@@ -19,6 +19,7 @@ class Turn:
     Attributes:
         texts: what was typed: before, between and after the pictures, so one more than there are.
         pictures: those that came with it, RGB.
+        lengths: places that each takes in a prompt, known from their sizes.
         images: the same as the language model reads them.
         count: how many pictures the conversation had with them.
         answer: None while there is none.
@@ -26,6 +27,7 @@ class Turn:
 
     texts: list[str]
     pictures: list[Image.Image] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
     images: list[EncodedImage] = field(default_factory=list)
     count: int = 0
     answer: str | None = None
@@ -57,41 +59,61 @@ class EncodedConversation:
     images: list[EncodedImage]
 
 
-def prompt_of(processor: Any, system: str | None, turns: Sequence[Turn]) -> EncodedConversation:
-    """The prompt of a conversation whose last turn has no answer yet."""
+def measure(processor: Any, turns: Sequence[Turn], turn: Turn, tiling: str | bool | None) -> None:
+    """Notes of a new turn how many places its pictures take, which needs their sizes alone, and the count that decides.
+
+    Args:
+        processor: the model's.
+        turns: those before it, whose pictures stay as they were.
+        turn: the new one.
+        tiling: see `Chat`.
+    """
+    pictures = [picture for each in (*turns, turn) for picture in each.pictures]
+    turn.count = len(pictures)
+    sizes = [(picture.height, picture.width) for picture in pictures]
+    asked = {} if tiling is None else {"tiling": tiling}
+    tokens, _ = processor.num_tokens_of_sizes(sizes, **asked) if sizes else ([], [])
+    turn.lengths = tokens[len(tokens) - len(turn.pictures) :]
+
+
+def ids_of(processor: Any, system: str | None, turns: Sequence[Turn]) -> list[int]:
+    """The tokens of a conversation whose last turn has no answer yet."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages += [message for turn in turns for message in turn.messages()]
-    images = [image for turn in turns for image in turn.images]
-    return EncodedConversation(processor.encode_conversation(messages, [len(image) for image in images]), images)
+    ids: list[int] = processor.encode_conversation(messages, [length for turn in turns for length in turn.lengths])
+    return ids
 
 
-def fit(
-    processor: Any, system: str | None, turns: list[Turn], limit: int, room: int
-) -> tuple[EncodedConversation, int]:
-    """The prompt of as many of the last turns as fit, and how many of the first ones are left out.
+def fit(processor: Any, system: str | None, turns: list[Turn], limit: int, room: int) -> tuple[list[int], int]:
+    """The prompt's tokens of as many of the last turns as fit, and how many of the first ones are left out.
 
     Args:
         processor: the model's.
         system: the system prompt; None for the chat template's own.
-        turns: the last one has no answer yet.
+        turns: the last one has no answer yet, and its pictures may not be encoded yet.
         limit: the model's longest context, in tokens.
         room: tokens to leave free for the answer.
 
     Raises:
         ValueError: the last turn does not fit by itself.
     """
-    prompt = prompt_of(processor, system, turns)
-    if len(prompt.ids) + room <= limit:
-        return prompt, 0
-    shorter = [(prompt_of(processor, system, turns[dropped:]), dropped) for dropped in range(1, len(turns))]
+    ids = ids_of(processor, system, turns)
+    if len(ids) + room <= limit:
+        return ids, 0
+    shorter = [(ids_of(processor, system, turns[dropped:]), dropped) for dropped in range(1, len(turns))]
     for share in (FULL_UP_TO, 1.0):
-        for prompt, dropped in shorter:
-            if len(prompt.ids) + room <= limit * share:
-                return prompt, dropped
-    prompt, dropped = shorter[-1] if shorter else (prompt, 0)
-    if len(prompt.ids) >= limit:
-        raise ValueError(
-            f"The message takes {len(prompt.ids)} tokens, {sum(map(len, turns[-1].images))} of them for its pictures; "
-            f"the model was trained for {limit}. Send less text or fewer pictures."
-        )
-    return prompt, dropped
+        for ids, dropped in shorter:
+            if len(ids) + room <= limit * share:
+                return ids, dropped
+    ids, dropped = shorter[-1] if shorter else (ids, 0)
+    if len(ids) >= limit:
+        raise ValueError(too_long(f"{len(ids)} tokens, {sum(turns[-1].lengths)} of them for its pictures", limit))
+    return ids, dropped
+
+
+def too_long(tokens: str, limit: int) -> str:
+    """What is said of a message that does not fit, given what it takes and the model's longest context."""
+    return (
+        f"The message takes {tokens}; {limit - 1} fit, because the model was trained for {limit} with the answer. "
+        "Send less text or fewer pictures."
+    )

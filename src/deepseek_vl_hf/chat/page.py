@@ -2,7 +2,7 @@
 
 Needs Gradio, which the command `deepseek-vl demo` asks for. Conversations are kept on the server; of a visitor's page
 only the question is read. Pictures are uploaded. (Without the page one can hand over an address in place of a file;
-Gradio refuses private ones and the server's files, and fetches public ones.)
+Gradio refuses private ones and the server's files, and fetches public ones into its folder of uploads.)
 """
 
 from collections import OrderedDict
@@ -17,13 +17,17 @@ from PIL import Image
 from ..models.weights import has_4_bits
 from ..pictures.drawing import draw_boxes, draw_tiles
 from .history import Turn
+from .limits import MOST_CHARACTERS, MOST_QUESTIONS, Shares, check_message, uploads_of
 from .session import Chat, Figures
 
 # Conversations that are kept; each has a key/value cache. The one that was silent longest goes first.
 MOST_CONVERSATIONS = 8
 LARGEST_UPLOAD = "50mb"
+# Questions of all visitors that wait; further ones are refused.
+MOST_WAITING = 32
 # Uploads are looked through every hour, and go when they are a day old; seconds.
 UPLOADS_ARE_KEPT = (3600, 86400)
+TOO_MANY_QUESTIONS = f"At most {MOST_QUESTIONS} questions at a time, please. Wait for an answer, then ask again."
 STOPPED_EARLY = "Stopped before the answer began; the question is not part of the conversation."
 # Fonts of the visitor's system: the usual themes have theirs fetched from elsewhere.
 FONTS = ("system-ui", "sans-serif")
@@ -81,7 +85,7 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
         make: makes a conversation of a model that is loaded already.
         title: what is shown above it.
     """
-    visits = Visits(make)
+    visits, shares = Visits(make), Shares()
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=UPLOADS_ARE_KEPT) as page:
         gr.Markdown(f"# {title}")
         with gr.Row(equal_height=False):
@@ -98,16 +102,23 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
                 with gr.Accordion("Model", open=False):
                     gr.Markdown(facts_of(make()), elem_id="facts")
 
+        def admit(message: dict[str, Any], request: gr.Request) -> Any:
+            """Called when a question comes, before it waits for its turn."""
+            return gr.validate(shares.take(str(request.session_hash)), TOO_MANY_QUESTIONS)
+
         def ask(message: dict[str, Any], request: gr.Request) -> Iterator[Any]:
             visitor = str(request.session_hash)
             visit = visits.of(visitor)
-            for state in answer(visit, message):
-                if not visits.holds(visitor, visit):
-                    # A new conversation was begun. Of this answer the browser may have got a piece after the empty
-                    # page, so the last word is what the visitor has now.
-                    yield visits.shown_to(visitor), gr.skip(), *nothing_yet()
-                    return
-                yield state
+            try:
+                for state in answer(visit, message, Path(question.GRADIO_CACHE)):
+                    if not visits.holds(visitor, visit):
+                        # A new conversation was begun. Of this answer the browser may have got a piece after the empty
+                        # page, so the last word is what the visitor has now.
+                        yield visits.shown_to(visitor), gr.skip(), *nothing_yet()
+                        return
+                    yield state
+            finally:
+                shares.give_back(visitor)
 
         def stop_answer(request: gr.Request) -> None:
             visits.of(str(request.session_hash)).chat.stop()
@@ -127,14 +138,34 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
 
         def leave(request: gr.Request) -> None:
             visits.end(str(request.session_hash))
+            shares.forget(str(request.session_hash))
 
-        question.submit(ask, question, [messages, question, figures, seen], api_name="ask")
+        question.submit(ask, question, [messages, question, figures, seen], api_name="ask", validator=admit)
         stop.click(stop_answer, queue=False, api_name=False)
         undo.click(take_back, None, messages, queue=False, api_name=False)
         for event in (new.click, messages.clear):
             event(begin_anew, None, [messages, figures, seen], queue=False, api_name=False)
         page.unload(leave)
     return page
+
+
+def launch(page: gr.Blocks, **options: Any) -> Any:
+    """Serves the page; one answer is made at a time.
+
+    Args:
+        page: what `build_page` gave.
+        **options: further arguments of Gradio's `launch`, such as `server_port`.
+
+    Returns:
+        What Gradio's `launch` does.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    page.queue(default_concurrency_limit=1, max_size=MOST_WAITING)
+    return page.launch(
+        share=False, theme=theme(), max_file_size=LARGEST_UPLOAD, footer_links=[], ssr_mode=False, **options
+    )
 
 
 def nothing_yet() -> tuple[str, Any]:
@@ -150,18 +181,33 @@ def question_field() -> gr.MultimodalTextbox:
         placeholder="A question, and pictures",
         show_label=False,
         elem_id="question",
+        max_plain_text_length=MOST_CHARACTERS,  # what is longer would become a file that is no picture
     )
 
 
-def answer(visit: Visit, message: dict[str, Any]) -> Iterator[Any]:
+def answer(visit: Visit, message: dict[str, Any], uploads: Path) -> Iterator[Any]:
     """Gives the page's state after each piece: messages, question, figures, what was seen.
 
-    Where a picture cannot be read, the message is too long, or the model fails, that is shown and the question stays to
-    be changed.
+    Where a picture cannot be read or was not uploaded, the message is too long or more than a visitor's share, or the
+    model fails, that is shown and the question stays to be changed.
+
+    Args:
+        visit: the visitor's.
+        message: `text` and `files`, as Gradio gives them.
+        uploads: the folder of uploaded files; no other file is opened.
     """
     chat, text = visit.chat, message.get("text") or ""
-    # Path objects are files and nothing else: what a visitor sends is never taken for a link.
-    pictures = [Path(file) for file in message.get("files") or ()]
+    try:
+        pictures = uploads_of(message.get("files") or (), uploads)
+    except ValueError as error:
+        # Without the files: Gradio would hand out what stands in the field.
+        yield refused(visit, {"text": text, "files": []}, error)
+        return
+    try:
+        check_message(text, pictures, [picture for turn in chat.turns for picture in turn.pictures])
+    except ValueError as error:
+        yield refused(visit, message, error)
+        return
     if not text.strip() and not pictures:
         yield visit.shown, gr.skip(), gr.skip(), gr.skip()
         return
@@ -175,8 +221,7 @@ def answer(visit: Visit, message: dict[str, Any]) -> Iterator[Any]:
             given += piece
             yield [*asked, {"role": "assistant", "content": plain(given)}], gr.skip(), "Answering ...", gr.skip()
     except (OSError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"**The question was not answered.** {plain(str(error))}"
-        yield visit.shown, gr.MultimodalTextbox(value=message), reason, gr.skip()
+        yield refused(visit, message, error)
         return
     if chat.figures is None:
         yield visit.shown, gr.MultimodalTextbox(value=message), STOPPED_EARLY, gr.skip()
@@ -184,6 +229,12 @@ def answer(visit: Visit, message: dict[str, Any]) -> Iterator[Any]:
     visit.shown = [*asked, {"role": "assistant", "content": plain(given)}]
     seen = what_was_seen(chat)
     yield visit.shown, gr.skip(), figures_of(chat.figures), gr.Gallery(value=seen, visible=bool(seen))
+
+
+def refused(visit: Visit, message: dict[str, Any], error: Exception) -> tuple[Any, ...]:
+    """The page's state after an error: its conversation as before, the question where it was typed, and the reason."""
+    reason = f"**The question was not answered.** {plain(str(error))}"
+    return visit.shown, gr.MultimodalTextbox(value=message), reason, gr.skip()
 
 
 def plain(text: str) -> str:

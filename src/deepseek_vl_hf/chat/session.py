@@ -13,38 +13,22 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.layouts.generation_file import read_generation_file
+from ..devices import check_device
 from ..models.families import FAMILIES
 from ..models.generation import MultimodalGenerationMixin
 from ..nano.folder import NANO
 from ..pictures.opening import flatten_pictures, open_images
 from ..quantization import int4_config
-from .history import EncodedConversation, Turn, fit
+from .history import EncodedConversation, Turn, fit, measure, too_long
 from .memory import EncodedImage, Memory
+from .sampling import NOT_FOR_CONVERSATIONS, OF_SAMPLING_ALONE, SAMPLING, check_sampling
 from .streaming import AnswerText, Generation
 
 logger = logging.get_logger(__name__)
 
-# The original's, in its chat loop. What a checkpoint's generation_config.json says goes before them.
-SAMPLING = {"max_new_tokens": 512, "do_sample": True, "temperature": 0.2, "top_p": 0.95, "repetition_penalty": 1.1}
-OF_SAMPLING_ALONE = ("temperature", "top_p")
 # Turns are left out to keep this share of the context free for an answer, at least.
 LEAST_ROOM = 4
-
-# What a conversation settles itself, or what would leave its cache out of step with its tokens.
-NOT_FOR_CONVERSATIONS = (
-    *(
-        "inputs",
-        "input_ids",
-        "inputs_embeds",
-        "attention_mask",
-        "cache",
-        "past_key_values",
-        "use_cache",
-        "cache_implementation",
-    ),
-    *("streamer", "stopping_criteria", "return_dict_in_generate", "num_beams", "num_return_sequences"),
-    *("assistant_model", "prompt_lookup_num_tokens", "generation_config"),
-)
 
 # Called with what is being done ("pictures", "prompt"), how much of it is done, and how much there is.
 ChatProgress = Callable[[str, int, int], None]
@@ -167,11 +151,13 @@ class Chat:
 
         Raises:
             OSError: there is no such checkpoint.
-            ValueError: it is of another family.
+            ValueError: it is of another family, its generation_config.json is damaged, or there is no such device.
         """
         folder = local_folder(name_or_path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        check_device(device)
         check_family(folder)
+        read_generation_file(folder)
         loading = {"quantization_config": int4_config(device=device)} if int4 else {}
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map=device, **loading)
         return cls(model, AutoProcessor.from_pretrained(folder), **options)
@@ -243,6 +229,9 @@ class Chat:
             raise TypeError(f"Found {text!r} as text; expected a string, or a list of them.")
         if len(texts) != len(images) + 1:
             raise ValueError(f"Found {len(texts)} texts around {len(images)} pictures; expected {len(images) + 1}.")
+        least = len(images) * self.model.config.fewest_image_tokens
+        if least >= self.context:  # thousands of pictures would take long to open
+            raise ValueError(too_long(f"at least {least} tokens for its {len(images)} pictures", self.context))
         return Turn(texts, open_images(images, transparency=self.processor.image_processor.transparency))
 
     def _check_idle(self) -> None:
@@ -258,12 +247,14 @@ class Chat:
             self.figures = None
             start = time.perf_counter()
             options = self._options(sampling)
-            self._encode(turn)
-            if self._stop.is_set():
-                return
+            measure(self.processor, self.turns, turn, self.tiling)
             turns = [*self.turns, turn]
             room = min(options["max_new_tokens"], self.context // LEAST_ROOM)
-            prompt, dropped = fit(self.processor, self.system, turns, self.context, room)
+            ids, dropped = fit(self.processor, self.system, turns, self.context, room)
+            self._encode(turn)  # not before it is known to fit
+            if self._stop.is_set():
+                return
+            prompt = EncodedConversation(ids, [image for each in turns[dropped:] for image in each.images])
             if dropped:
                 logger.warning(f"The conversation is full; its oldest turns ({dropped}) are left out from here on.")
             options["max_new_tokens"] = min(options["max_new_tokens"], self.context - len(prompt.ids))
@@ -275,7 +266,6 @@ class Chat:
 
     def _encode(self, turn: Turn) -> None:
         """Gives the pictures of a turn to the towers, one after the other; those of earlier turns were, once."""
-        turn.count = sum(len(each.images) for each in self.turns) + len(turn.pictures)
         for number, picture in enumerate(turn.pictures):
             self.progress("pictures", number, len(turn.pictures))
             if self._stop.is_set():
@@ -330,7 +320,7 @@ class Chat:
         """What `generate` is called with: the original's sampling, the checkpoint's, the chat's, the call's.
 
         Raises:
-            ValueError: an argument that is not for conversations.
+            ValueError: an argument that is not for conversations, or one of `SAMPLING` whose value means nothing.
         """
         stored = {name: getattr(self.model.generation_config, name, None) for name in SAMPLING}
         stored = {name: value for name, value in stored.items() if value is not None}
@@ -343,6 +333,7 @@ class Chat:
         if not options["do_sample"]:
             for name in OF_SAMPLING_ALONE:
                 options.pop(name, None)
+        check_sampling(options)
         return options
 
 

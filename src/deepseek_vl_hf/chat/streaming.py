@@ -115,7 +115,7 @@ class Generation:
 
     def _generate(self, tokens: _Tokens) -> None:
         options = dict(self.options)
-        penalty = options.pop("repetition_penalty", None) or 1.0
+        penalty = float(options.pop("repetition_penalty", None) or 1.0)
         processors = list(options.pop("logits_processor", None) or ())
         if penalty != 1.0:
             processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(self.ids)))

@@ -6,6 +6,7 @@ import sys
 
 from .conversation import ChatLoop
 from .models import load_chat
+from .pictures import open_picture
 from .reading import lines_of_pipe, lines_of_terminal
 
 
@@ -18,9 +19,12 @@ def run(arguments: argparse.Namespace) -> int:
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not at_terminal and isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a line that is no text must not be the last one
+    pictures = [open_picture(source) for source in arguments.image]  # before a model is loaded for them
     chat = load_chat(arguments)
-    loop = ChatLoop(chat, lines_of_terminal() if at_terminal else lines_of_pipe(sys.stdin), at_terminal)
-    loop.add_pictures(arguments.image)
+    read = lines_of_terminal() if at_terminal else lines_of_pipe(sys.stdin)
+    loop = ChatLoop(chat, read, at_terminal, arguments.debug)
+    for picture in pictures:
+        loop.add_picture(picture)
     if at_terminal:
         print(f"{type(chat.model).__name__}, {arguments.model}. /help shows what can be typed; exit ends.")
     return loop.run()

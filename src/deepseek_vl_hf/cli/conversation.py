@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -10,8 +11,8 @@ from PIL import Image
 from ..chat import Chat
 from ..chat.export import save_markdown
 from ..conversation.chat_templates import IMAGE_PLACEHOLDER
-from ..pictures.opening import open_images
 from .models import end_progress
+from .pictures import open_picture
 from .reading import ReadLine
 
 HELP = """\
@@ -34,15 +35,17 @@ class ChatLoop:
         chat: the conversation.
         read: where lines come from.
         at_terminal: whether a person sits there, who gets prompts and figures.
+        debug: whether the traceback of an error is shown.
     """
 
-    def __init__(self, chat: Chat, read: ReadLine, at_terminal: bool) -> None:
-        self.chat, self.read, self.at_terminal = chat, read, at_terminal
+    def __init__(self, chat: Chat, read: ReadLine, at_terminal: bool, debug: bool = False) -> None:
+        self.chat, self.read, self.at_terminal, self.debug = chat, read, at_terminal, debug
         self._pictures: list[Image.Image] = []
         self._failed = False
+        self._added = 0  # of the pictures: those that the input named, not the command line
         # The originals' words stand beside them.
         self._commands: dict[str, Callable[[str], None]] = {
-            "/image": lambda rest: self.add_pictures([rest]),
+            "/image": self._add,
             "/new": self._new,
             "new": self._new,
             "/undo": self._undo,
@@ -65,27 +68,30 @@ class ChatLoop:
                 if not self.at_terminal:
                     raise
                 print(flush=True)
+            except BrokenPipeError:  # nobody reads the answers any more
+                raise
             except (OSError, RuntimeError, TypeError, ValueError) as error:
-                self._failed = True
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                self._fail(error)
+        if self._added and not self.at_terminal:
+            self._fail(ValueError(f"The input ended without a message for the pictures ({self._added})."))
         return int(self._failed and not self.at_terminal)
 
-    def add_pictures(self, sources: Sequence[str]) -> None:
-        """Reads pictures for the next message.
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        if self.debug:
+            traceback.print_exception(error)
+        print(f"error: {error}", file=sys.stderr, flush=True)
 
-        Raises:
-            ValueError: one cannot be read.
-        """
-        for source in sources:
-            if not source:
-                raise ValueError("Which file? Write /image FILE.")
-            picture = self._open(source)
-            self._pictures.append(picture)
-            self._say(f"picture {len(self._pictures)} of the next message: {picture.width} x {picture.height} pixels")
+    def add_picture(self, picture: Image.Image) -> None:
+        """Takes a picture for the next message."""
+        self._pictures.append(picture)
+        self._say(f"picture {len(self._pictures)} of the next message: {picture.width} x {picture.height} pixels")
 
-    def _open(self, source: str) -> Image.Image:
-        (picture,) = open_images([source], transparency=self.chat.processor.image_processor.transparency)
-        return picture
+    def _add(self, source: str) -> None:
+        if not source:
+            raise ValueError("Which file? Write /image FILE.")
+        self.add_picture(open_picture(source))
+        self._added += 1
 
     def _do(self, line: str) -> None:
         word, _, rest = line.strip().partition(" ")
@@ -99,12 +105,10 @@ class ChatLoop:
     def _ask(self, line: str) -> None:
         """A message: pictures that were added stand in front, others where their placeholders stand."""
         first, *others = re.split("|".join(map(re.escape, {IMAGE_PLACEHOLDER, self.chat.processor.image_token})), line)
-        asked = [
-            self._open(self.read(f"picture {number} of {len(others)}: ").strip())
-            for number in range(1, len(others) + 1)
-        ]
+        # All names are read before the first is opened: after an error they would be taken for messages.
+        asked = [open_picture(name) for name in self._names(len(others))]
         texts = [*[""] * len(self._pictures), first, *others]
-        pictures, self._pictures = [*self._pictures, *asked], []
+        pictures, self._pictures, self._added = [*self._pictures, *asked], [], 0
         try:
             self._answer(texts, pictures)
         except (RuntimeError, ValueError):
@@ -114,6 +118,18 @@ class ChatLoop:
             if not self.at_terminal:
                 raise
             print(" (stopped)", flush=True)
+
+    def _names(self, count: int) -> list[str]:
+        """The files that are named for the places of a message."""
+        names: list[str] = []
+        try:
+            while len(names) < count:
+                names.append(self.read(f"picture {len(names) + 1} of {count}: ").strip())
+        except EOFError:
+            raise ValueError(
+                f"The input ended where picture {len(names) + 1} of {count} was asked for; the message is dropped."
+            ) from None
+        return names
 
     def _answer(self, texts: list[str], pictures: list[Image.Image]) -> None:
         try:
@@ -137,6 +153,7 @@ class ChatLoop:
     def _new(self, rest: str) -> None:
         self.chat.new()
         self._pictures.clear()
+        self._added = 0
         self._say("a new conversation")
 
     def _undo(self, rest: str) -> None:

@@ -2,32 +2,104 @@
 
 import argparse
 import json
-from dataclasses import asdict
+import sys
+import traceback
+from dataclasses import asdict, dataclass
 
+from PIL import Image
+
+from ..chat import Chat
 from .models import end_progress, load_chat
+from .pictures import check_picture, open_picture, short_name
+
+
+@dataclass
+class Question:
+    """What is asked at once.
+
+    Attributes:
+        pictures: their names.
+        error: why there is no answer; "" where there is one.
+    """
+
+    pictures: list[str]
+    error: str = ""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns the exit status.
+    """Runs the command; returns the exit status: 1 if a picture could not be described.
+
+    A picture that cannot be read is told where its answer would stand, and the others are described.
 
     Raises:
-        OSError, ValueError: the model or a picture cannot be read.
+        OSError, ValueError: the model cannot be read.
     """
-    chat = load_chat(arguments)
     groups = [arguments.pictures] if arguments.together else [[picture] for picture in arguments.pictures]
-    for group in groups:
+    questions = [Question(group, _fault_of(group)) for group in groups]
+    # Without a picture that might be described there is nothing to load a model for.
+    chat = load_chat(arguments) if any(not question.error for question in questions) else None
+    for question in questions:
+        if chat is not None and not question.error:
+            _answer(chat, question, arguments, several=len(questions) > 1)
+        if question.error:
+            _tell(question, arguments)
+    failed = [short_name(name) for question in questions if question.error for name in question.pictures]
+    if failed and len(questions) > 1:
+        print(f"error: not described ({len(failed)} of {len(questions)}): {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def _fault_of(pictures: list[str]) -> str:
+    """What is wrong with the first picture that cannot be read, as far as that can be told without decoding it."""
+    try:
+        for picture in pictures:
+            check_picture(picture)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _answer(chat: Chat, question: Question, arguments: argparse.Namespace, several: bool) -> None:
+    """Asks and prints; notes an error that may be this picture's alone."""
+    try:
+        pictures = [open_picture(name) for name in question.pictures]
         chat.new()
         if arguments.json:
-            answer = chat.ask(arguments.prompt, group)
-            end_progress(chat)
+            answer = chat.ask(arguments.prompt, pictures)
             figures = asdict(chat.figures) if chat.figures else {}
-            content = {"pictures": group, "prompt": arguments.prompt, "answer": answer, **figures}
-            print(json.dumps(content, ensure_ascii=False), flush=True)
-            continue
-        if len(groups) > 1:
-            print(f"{group[0]}: ", end="", flush=True)
-        for piece in chat.stream(arguments.prompt, group):
-            end_progress(chat)
+            _print_json({"pictures": question.pictures, "prompt": arguments.prompt, "answer": answer, **figures})
+        else:
+            _print_answer(chat, arguments.prompt, pictures, f"{question.pictures[0]}: " if several else "")
+    except BrokenPipeError:  # nobody reads the answers any more
+        raise
+    except (OSError, ValueError) as error:
+        if arguments.debug:
+            traceback.print_exc()
+        name = f"{short_name(question.pictures[0])}: " if several else ""
+        question.error = str(error) if str(error).startswith(name) else f"{name}{error}"
+    finally:
+        end_progress(chat)
+
+
+def _print_answer(chat: Chat, prompt: str, pictures: list[Image.Image], label: str) -> None:
+    """Prints an answer as it is made, behind a label; nothing if there is an error before it."""
+    pieces = chat.stream(prompt, pictures)
+    first = next(pieces, "")
+    end_progress(chat)
+    print(f"{label}{first}", end="", flush=True)
+    try:
+        for piece in pieces:
             print(piece, end="", flush=True)
+    finally:
         print(flush=True)
-    return 0
+
+
+def _tell(question: Question, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        _print_json({"pictures": question.pictures, "prompt": arguments.prompt, "error": question.error})
+    print(f"error: {question.error}", file=sys.stderr, flush=True)
+
+
+def _print_json(content: dict[str, object]) -> None:
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    print(json.dumps(content, ensure_ascii=plain), flush=True)

@@ -8,6 +8,9 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..chat import SAMPLING, Chat
+from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.tensors.damage import naming_damage
+from ..devices import check_device
 
 UNITS = {"pictures": "picture", "prompt": "token"}
 
@@ -24,17 +27,21 @@ def load_chat(arguments: argparse.Namespace) -> Chat:
     if sampling.get("temperature") == 0:
         sampling = {**sampling, "do_sample": False}
         del sampling["temperature"]
+    if arguments.device is not None:
+        check_device(arguments.device)
+    folder = local_folder(arguments.model)
     if sys.stderr.isatty():
         logging.enable_progress_bar()  # transformers shows how many weights are loaded
-    return Chat.from_pretrained(
-        arguments.model,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        int4=arguments.int4,
-        system=arguments.system,
-        progress=ProgressLine(),
-        **sampling,
-    )
+    with naming_damage(folder):
+        return Chat.from_pretrained(
+            folder,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            int4=arguments.int4,
+            system=arguments.system,
+            progress=ProgressLine(),
+            **sampling,
+        )
 
 
 class ProgressLine:

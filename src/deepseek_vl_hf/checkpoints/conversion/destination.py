@@ -1,13 +1,20 @@
 """The folder that a conversion writes: complete or absent, whatever happens on the way."""
 
+import errno
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 # Left free on the disk beside the tensors, for the small files.
 SPARE_BYTES = 64 * 2**20
+# How the system says so: of the disk, of a user's share of it, and of the size of one file.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_destination(source: Path, destination: Path, overwrite: bool) -> None:
@@ -69,6 +76,7 @@ def new_folder(destination: Path, overwrite: bool, report: Callable[[str], None]
 
     Raises:
         FileExistsError: meanwhile something else was put at `destination`.
+        OSError: the disk is full, or something else keeps files from being written.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     for leftover in sorted(destination.parent.glob(f".{destination.name}.*.partial")):
@@ -81,9 +89,24 @@ def new_folder(destination: Path, overwrite: bool, report: Callable[[str], None]
         # A folder of its own inside: the temporary one is private, the result has ordinary permissions.
         target = Path(temporary) / "checkpoint"
         target.mkdir()
-        yield target
+        with _naming_full_disk(destination):
+            yield target
         _check_content(destination, overwrite)
         _put_in_place(target, destination, Path(temporary).with_suffix(".replaced"))
+
+
+@contextmanager
+def _naming_full_disk(destination: Path) -> Iterator[None]:
+    """Says where there is no room; the system's error names no file, and safetensors hides it in another kind."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number not in NO_ROOM:
+            raise
+        reason = f"{destination} was not written: {os.strerror(number)}. Free some space, or name a folder elsewhere."
+        raise OSError(number, reason) from error
 
 
 def _put_in_place(target: Path, destination: Path, replaced: Path) -> None:

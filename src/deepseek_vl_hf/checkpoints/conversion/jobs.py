@@ -14,13 +14,13 @@ from ...models.families import FAMILIES
 from ..layouts.config_fields import naming_bad_values
 from ..layouts.files import in_folder, read_json, require
 from ..layouts.formats import CONFIG, IMAGES, PROCESSOR, TOKENIZER, OriginalFormat
+from ..layouts.generation_file import GENERATION, read_generation_file
 from ..layouts.original import FORMATS, MODEL_TYPES, read_original
 from ..layouts.rules import Drop, Rule, invert
 from ..tensors.plan import TensorPlan, as_sources, check_shapes, plan_tensors
 from ..tensors.source import PICKLES, SAFETENSORS, StoredTensor, find_shards, open_tensors
 
 TRANSFORMERS, ORIGINAL = "transformers", "original"
-GENERATION = "generation_config.json"
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # What is read beside the weights.
 SMALL_FILES = (CONFIG, IMAGES, PROCESSOR, TOKENIZER, GENERATION, "special_tokens_map.json", "tokenizer.json")
@@ -128,9 +128,7 @@ def _generation_config(source: Path, config: PreTrainedConfig) -> GenerationConf
 
     Without more it decodes greedily and stops at EOS.
     """
-    generation = GenerationConfig()
-    if (source / GENERATION).is_file():
-        generation = GenerationConfig.from_dict(read_json(source / GENERATION))
+    generation = GenerationConfig.from_dict(read_generation_file(source))
     for name in SPECIAL_IDS:
         if getattr(generation, name) is None:
             setattr(generation, name, getattr(config.text_config, name))

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from ...devices import check_device
 from ...quantization import QuantizationReport, int4_config, quantization_report
+from ..layouts.generation_file import read_generation_file
+from ..tensors.damage import naming_damage
 from .convert import DEFAULT_SHARD_SIZE, Report, no_report
 from .destination import check_destination, check_space, new_folder
 from .model_card import card_data, origin_of, write_card
@@ -48,18 +51,21 @@ def quantize_checkpoint(
         FileExistsError: `destination` holds files.
         ImportError: torchao is missing.
         OSError: the disk is full.
-        ValueError: `source` has quantized weights already, lacks tensors or has others, or the group size or type suits
-            no layer or device.
+        ValueError: `source` has quantized weights already, is damaged, lacks tensors or has others, or the group size
+            or type suits no layer or device.
     """
     source, destination = Path(source), Path(destination).resolve()
     check_destination(source, destination, overwrite)
+    read_generation_file(source)
     if getattr(AutoConfig.from_pretrained(source), "quantization_config", None):
         raise ValueError(f"{source} has quantized weights already. Name the checkpoint that it was made from.")
     config = int4_config(group_size, device)
-    processor = AutoProcessor.from_pretrained(source)
-    model, loading = AutoModelForImageTextToText.from_pretrained(
-        source, dtype=dtype, device_map=config.device, quantization_config=config, output_loading_info=True
-    )
+    check_device(config.device)
+    with naming_damage(source):
+        processor = AutoProcessor.from_pretrained(source)
+        model, loading = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, device_map=config.device, quantization_config=config, output_loading_info=True
+        )
     _check_complete(source, loading)
     layers = quantization_report(model)
     report(str(layers))

@@ -1,0 +1,56 @@
+"""generation_config.json of a checkpoint. transformers takes any value, and fails where it is used."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from .files import read_json
+
+GENERATION = "generation_config.json"
+WHOLE_NUMBERS = (
+    *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "top_k", "num_beams", "num_return_sequences"),
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "prompt_lookup_num_tokens", "prefill_chunk_size"),
+)
+NUMBERS = (
+    *("temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "guidance_scale", "max_time"),
+    *("repetition_penalty", "encoder_repetition_penalty", "length_penalty"),
+)
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "suppress_tokens")
+SWITCHES = ("do_sample", "use_cache")
+
+
+def read_generation_file(folder: Path) -> dict[str, Any]:
+    """What the folder's generation_config.json holds; nothing where there is none.
+
+    Raises:
+        ValueError: it is no JSON object, or has a value of another kind than its name needs.
+    """
+    path = folder / GENERATION
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    for names, fits, expected in (
+        (WHOLE_NUMBERS, _is_whole, "a whole number"),
+        (NUMBERS, _is_number, "a number"),
+        (IDS, _is_ids, "the number of a token, or a list of them"),
+        (SWITCHES, lambda value: isinstance(value, bool), "true or false"),
+    ):
+        for name in names:
+            if content.get(name) is not None and not fits(content[name]):
+                raise ValueError(
+                    f"{path} has {name} {content[name]!r}; expected {expected}. Mend the value, or download the file "
+                    "again."
+                )
+    return content
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_ids(value: Any) -> bool:
+    return all(map(_is_whole, value)) if isinstance(value, list) else _is_whole(value)
