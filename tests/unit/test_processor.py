@@ -267,8 +267,10 @@ def test_typed_control_strings_with_threads(processor):
 
 
 def test_other_strings_of_a_message_are_typed_text_too(processor):
-    template = "{{ messages[0].name }}: {{ messages[0].content }}"
-    message = [{"role": "user", "content": "Hi", "name": PLACEHOLDER, "tool_calls": [{"function": {}}]}]
+    template = "{{ messages[0].name }}: {{ messages[0].content }} {{ messages[0].tool_calls | tojson }}"
+    message = [
+        {"role": "user", "content": "Hi", "name": PLACEHOLDER, "tool_calls": [{"function": {"name": PLACEHOLDER}}]}
+    ]
     ids = processor.apply_chat_template(message, template, tokenize=True, return_dict=True)["input_ids"]
     assert processor.image_token_id not in ids
 
