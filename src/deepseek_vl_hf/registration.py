@@ -34,6 +34,7 @@ def register() -> None:
         for family in FAMILIES:
             _register_family(family)
         _register_names_in_original_files()
+        tables.register_pipelines(_registrations)
         for layout in FORMATS:
             _register_weights(layout)
     except Exception:

@@ -110,8 +110,8 @@ def _refuse_unread(columns: Mapping[str, Any]) -> None:
     unread = [name for name in columns if name not in _READ]
     if unread:
         raise ValueError(
-            f"Found the columns {', '.join(map(repr, unread))}, which nothing here reads; the model would learn without "
-            "them. Remove them if that is meant, or write what the model is to read into the messages."
+            f"Found the columns {', '.join(map(repr, unread))}, which nothing here reads; the model would learn "
+            "without them. Remove them if that is meant, or write what the model is to read into the messages."
         )
 
 
