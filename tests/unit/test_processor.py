@@ -175,12 +175,6 @@ def test_long_prompts_are_warned_of(processor, caplog):
     assert "longer than the 16384 positions" in caplog.text
 
 
-@pytest.mark.parametrize("argument", ["text_pair", "return_overflowing_tokens", "is_split_into_words"])
-def test_unsupported_text_arguments(processor, argument):
-    with pytest.raises(ValueError, match=f"{argument}=.* is not supported"):
-        processor(text="a", text_kwargs={argument: "b" if argument == "text_pair" else True})
-
-
 def test_other_outputs(processor, picture):
     inputs = processor(
         text=f"Hi {PLACEHOLDER}",

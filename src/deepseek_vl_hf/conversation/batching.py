@@ -49,8 +49,8 @@ def match_images(images: Any, prompts: Sequence[str] | None, image_token: str) -
     """Flattens pictures into the order of the image places and checks that each place has one.
 
     Args:
-        images: one picture, a list of pictures for all prompts together, or one list of pictures per prompt; None for
-            text alone. A four-dimensional array is a list of pictures.
+        images: one picture, a list of pictures for all prompts together, or one list of pictures (or None) per prompt;
+            None for text alone. A four-dimensional array is a list of pictures.
         prompts: the prompts, or None for pictures alone.
         image_token: the image place in a prompt.
 
@@ -60,6 +60,8 @@ def match_images(images: Any, prompts: Sequence[str] | None, image_token: str) -
     Raises:
         ValueError: numbers of places and pictures differ; names the prompt if the pictures came as one list per prompt.
     """
+    if isinstance(images, (list, tuple)) and any(isinstance(group, (list, tuple)) for group in images):
+        images = [[] if group is None else group for group in images]  # None for a prompt without pictures
     flat = [] if images is None else flatten_pictures(images)
     if prompts is None:
         return flat

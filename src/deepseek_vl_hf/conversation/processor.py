@@ -319,7 +319,7 @@ def _with_images_beside(conversations: list[Conversation], images: Any) -> list[
     lists = [given if isinstance(given, (list, tuple)) else [given] for given in images]
     if len(lists) != len(conversations):
         raise ValueError(
-            f"images holds {len(lists)} lists, but there are {len(conversations)} conversations. Pass one list for each."
+            f"images holds {len(lists)} lists, but there are {len(conversations)} conversations. Pass one for each."
         )
     return [
         with_images(conversation, given, f"Conversation {number}")

@@ -1,9 +1,9 @@
 """Pipelines whose batches keep every picture.
 
-transformers joins what `preprocess` gave for each chat of a batch: `pixel_values` along the pictures, and of other tensors
-it takes the first row alone. It also refuses batches in which one chat has pictures and another has none. So pictures of
-our processors travel as lists, which it leaves alone, and become tensors again in front of the model. With other
-processors these pipelines are transformers' own.
+transformers joins what `preprocess` gave for each chat of a batch: `pixel_values` along the pictures, and of other
+tensors it takes the first row alone. It also refuses batches in which one chat has pictures and another has none. So
+pictures of our processors travel as lists, which it leaves alone, and become tensors again in front of the model. With
+other processors these pipelines are transformers' own.
 """
 
 from collections.abc import Iterator

@@ -7,8 +7,10 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import MultiModalData
 
+from .originals import OpensOriginals
 
-class HfProcessor(ProcessorMixin):
+
+class HfProcessor(OpensOriginals, ProcessorMixin):
     """A `ProcessorMixin` that sorts its arguments, and answers serving engines."""
 
     def sorted_arguments(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -59,7 +61,7 @@ def tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
     return dict(tokenizer.init_kwargs)
 
 
-class HfImageProcessor(BaseImageProcessor):
+class HfImageProcessor(OpensOriginals, BaseImageProcessor):
     """A `BaseImageProcessor` whose steps have public names.
 
     A subclass gives the defaults of its settings as class attributes and overrides `as_pictures`, `process_image`,
