@@ -21,7 +21,8 @@ from deepseek_vl_command.arguments import add_debug
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.checkpoints.layouts.files import local_folder
 from deepseek_vl_hf.cli.console import run_command
-from deepseek_vl_hf.training.collator import ConversationCollator, load_conversations
+from deepseek_vl_hf.training.collator import ConversationCollator
+from deepseek_vl_hf.training.files import load_conversations
 from nano.cells import CellCollator, CellHead
 from nano.checkpoints import check_recipe, checkpoint_to_resume
 from nano.curves import write_curves

@@ -30,7 +30,8 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .chat import Chat
-    from .training.collator import ConversationCollator, load_conversations
+    from .training.collator import ConversationCollator
+    from .training.files import load_conversations
 
 __all__ = [
     "Chat",
@@ -64,7 +65,7 @@ __all__ = [
 _ON_DEMAND = {
     "Chat": "chat",
     "ConversationCollator": "training.collator",
-    "load_conversations": "training.collator",
+    "load_conversations": "training.files",
 }
 
 

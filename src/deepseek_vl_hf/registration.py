@@ -5,11 +5,13 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMul
 from .checkpoints.layouts.formats import OriginalFormat
 from .checkpoints.layouts.original import FORMATS
 from .checkpoints.loading.direct import NAMED_IN_FILES, MultiModalityConfig, OriginalTokenizer, VLMImageProcessor
+from .checkpoints.loading.own_classes import open_with_own_class
 from .checkpoints.loading.weight_files import check_files, check_folder
 from .checkpoints.loading.weight_mapping import ignored_on_load, weight_mapping
 from .hf import register as tables
 from .hf.attention import SDPA_BY_DEVICE, sdpa_by_device
 from .hf.loading import LoadingTable
+from .hf.originals import add_opener
 from .hf.register import Registrations
 from .models.deepseek_moe.experts import BY_DEVICE, experts_by_device
 from .models.families import FAMILIES, Family
@@ -35,6 +37,8 @@ def register() -> None:
         for family in FAMILIES:
             _register_family(family)
         _register_names_in_original_files()
+        _registrations.undo.append(add_opener(open_with_own_class))
+        tables.register_pipelines(_registrations)
         for layout in FORMATS:
             _register_weights(layout)
     except Exception:

@@ -189,10 +189,10 @@ def test_weights_of_a_wrong_shape(source):
         AutoModelForImageTextToText.from_pretrained(source)
 
 
-def test_a_classes_own_loader_names_the_auto_classes(original):
-    for cls in (DeepseekVLConfig, DeepseekVLForConditionalGeneration):
-        with pytest.raises(ValueError, match=r"model_type 'multi_modality'.* an Auto class such as AutoModelForImage"):
-            cls.from_pretrained(original)
+def test_a_classes_own_loader_opens_originals(original):
+    assert isinstance(DeepseekVLConfig.from_pretrained(original), DeepseekVLConfig)
+    model = DeepseekVLForConditionalGeneration.from_pretrained(original)
+    assert type(model) is DeepseekVLForConditionalGeneration
 
 
 def test_published_config_without_files():

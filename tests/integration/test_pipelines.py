@@ -6,6 +6,7 @@ import transformers
 from packaging.version import Version
 from PIL import Image
 from transformers import TextStreamer, pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
 
 NEWEST = Version(transformers.__version__).release >= (5, 23)
 
@@ -37,6 +38,39 @@ def test_batches_equal_single_chats(pipe, chats):
     alone = answers(pipe(text=chats, **options))
     assert answers(pipe(text=chats, batch_size=3, **options)) == alone
     assert len(set(alone)) == 3
+
+
+@pytest.fixture
+def any_to_any(hybrid, monkeypatch):
+    """The pipeline that asks for torchvision, which pictures do not need."""
+    monkeypatch.setattr("transformers.pipelines.any_to_any.requires_backends", lambda *args: None)
+    return pipeline("any-to-any", model=hybrid.model, processor=hybrid.processor)
+
+
+def with_pictures(images, counts):
+    """Chats with so many pictures each, hardly two of them with the same."""
+    paths = [str(images / name) for name in ("tall.png", "wide.png", "square.png")] * 2
+    pictures = [[{"type": "image", "path": path} for path in paths[i : i + count]] for i, count in enumerate(counts)]
+    return [[{"role": "user", "content": [*each, {"type": "text", "text": "What?"}]}] for each in pictures]
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (1, 2), (0, 3, 1)], ids=str)
+def test_batches_with_any_number_of_pictures(pipe, images, counts):
+    """Each chat's pictures are its own: the answers are those of the chats alone."""
+    chats, options = with_pictures(images, counts), {"max_new_tokens": 3, "return_full_text": False}
+    alone = answers(pipe(text=chats, **options))
+    assert answers(pipe(text=chats, batch_size=len(chats), **options)) == alone
+
+
+def test_batches_of_the_other_pipeline_that_reads_pictures(any_to_any, images):
+    chats, options = with_pictures(images, (2, 0, 1)), {"max_new_tokens": 3, "return_full_text": False}
+    alone = answers(any_to_any(text=chats, **options))
+    assert answers(any_to_any(text=chats, batch_size=3, **options)) == alone
+
+
+def test_pipelines_are_transformers_own_without_this_package(unregistered):
+    impl = PIPELINE_REGISTRY.supported_tasks["image-text-to-text"]["impl"]
+    assert getattr(impl, "__module__", impl).startswith("transformers.pipelines.image_text_to_text")
 
 
 def test_full_and_new_text(pipe, chats):

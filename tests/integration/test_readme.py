@@ -174,8 +174,8 @@ def test_the_page_on_training_runs(converted, tmp_path):
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert float(run_program(snippet.replace("build/flags", str(tmp_path / "flags"))).split()[-1]) > 0
-    (row,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "rows.jsonl").write_text(row, encoding="utf-8")
+    rows = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "rows.jsonl").write_text("".join(rows), encoding="utf-8")
     shutil.copy(ROOT / "examples" / "pictures" / "shapes.png", tmp_path / "cat.jpg")
     (commands,) = blocks_of_commands(page)
     lines = [line for line in commands.splitlines() if line.startswith("python ")]

@@ -1,14 +1,12 @@
 """Batches for training: what is learnt from, what is cut, and what is refused."""
 
-import json
-
 import pytest
 import torch
 from PIL import Image
 from transformers import Trainer, TrainingArguments
 
 from conversations import text
-from deepseek_vl_hf import ConversationCollator, load_conversations
+from deepseek_vl_hf import ConversationCollator
 
 PICTURE = Image.new("RGB", (40, 30), "red")
 IMAGE = {"type": "image", "image": PICTURE}
@@ -203,7 +201,7 @@ def test_pictures_of_other_rows_stay_when_one_is_cut_off(processor, collate, tok
 
 
 def test_a_sequence_over_the_limit_is_refused(processor, tokens):
-    message = rf"Row 1 of the batch has \d+ tokens, of which 1 images take \[{tokens}\]; at most 100"
+    message = rf"Row 2 of the batch has \d+ tokens, of which 1 images take \[{tokens}\]; at most 100"
     with pytest.raises(ValueError, match=message):
         ConversationCollator(processor, max_length=100)([[*dialogue("Yes.", images=0)], dialogue("No.")])
 
@@ -235,12 +233,12 @@ def test_no_rows(collate):
 
 @pytest.mark.parametrize("answers", [[], [turn("assistant", text("  "))]], ids=["none", "blank"])
 def test_a_conversation_without_an_answer(collate, answers):
-    with pytest.raises(ValueError, match="Row 1 of the batch has no assistant answer"):
+    with pytest.raises(ValueError, match="Row 2 of the batch: There is no assistant answer"):
         collate([dialogue("Yes."), [turn("user", text("Hi")), *answers]])
 
 
 def test_a_row_that_is_no_conversation(collate):
-    with pytest.raises(TypeError, match=r"Row 0 of the batch: .*expected a list of messages"):
+    with pytest.raises(ValueError, match=r"Row 1 of the batch: .*expected one list of messages"):
         collate([{"text": "Hi"}])
 
 
@@ -249,76 +247,8 @@ def test_a_picture_that_is_missing_or_broken(collate, tmp_path):
     for name, message in (("absent.png", "There is no file"), ("broken.png", "No image could be read")):
         path = str(tmp_path / name)
         row = [turn("user", {"type": "image", "path": path}, text("?")), turn("assistant", text("!"))]
-        with pytest.raises(ValueError, match=rf"Row 1 of the batch: {message}.*{name}"):
+        with pytest.raises(ValueError, match=rf"Row 2 of the batch: Picture 1: {message}.*{name}"):
             collate([dialogue("Yes."), row])
-
-
-# Files of conversations
-
-
-def write_lines(path, *rows):
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
-    return path
-
-
-def row_about(picture):
-    return {"messages": [turn("user", {"type": "image", "path": picture}, text("?")), turn("assistant", text("Red."))]}
-
-
-def test_pictures_lie_beside_the_file(processor, collate, gap, tmp_path):
-    PICTURE.save(tmp_path / "red.png")
-    rows = load_conversations(write_lines(tmp_path / "rows.jsonl", row_about("red.png"), "", row_about("red.png")))
-    assert [row["place"] for row in rows] == [f"{tmp_path / 'rows.jsonl'}, line {number}" for number in (1, 3)]
-    batch = collate(rows)
-    assert num_images(batch) == 2
-    assert learnt(processor, batch, 1) == [f"{gap}Red.{processor.tokenizer.eos_token}"]
-
-
-def test_a_line_ends_only_at_a_line_break(tmp_path):
-    row = {"messages": [turn("user", text("one\u2028two")), turn("assistant", text("three\x85four"))]}
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    (loaded,) = load_conversations(path)
-    assert loaded["messages"][0]["content"] == [text("one\u2028two")]
-
-
-def test_the_originals_messages_in_a_file(processor, collate, tmp_path):
-    PICTURE.save(tmp_path / "red.png")
-    messages = [
-        {"role": "User", "content": f"{processor.image_token}What?", "images": ["red.png"]},
-        {"role": "Assistant", "content": "That."},
-    ]
-    rows = load_conversations(write_lines(tmp_path / "rows.jsonl", {"messages": messages}), processor.image_token)
-    assert num_images(collate(rows)) == 1
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 2 is no JSON"),
-        ("[]", "line 2 is no object with a list of messages"),
-        ('{"messages": "Hi"}', "line 2 is no object with a list of messages"),
-        ('{"messages": []}', "line 2: .*is empty"),
-        ('{"messages": [{"role": "user", "content": "Hi"}]}', "line 2 has no assistant answer"),
-        (json.dumps(row_about("absent.png")), "line 2 names the picture absent.png, and there is no file"),
-    ],
-)
-def test_lines_that_are_refused(tmp_path, line, message):
-    PICTURE.save(tmp_path / "red.png")
-    with pytest.raises(ValueError, match=message):
-        load_conversations(write_lines(tmp_path / "rows.jsonl", row_about("red.png"), line))
-
-
-def test_a_file_without_conversations(tmp_path):
-    with pytest.raises(ValueError, match="holds no conversation"):
-        load_conversations(write_lines(tmp_path / "rows.jsonl", "", "  "))
-
-
-def test_a_broken_picture_is_named_with_its_line(collate, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    rows = load_conversations(write_lines(tmp_path / "rows.jsonl", row_about("broken.png")))
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: No image could be read.*broken\.png"):
-        collate(rows)
 
 
 # Training

@@ -54,6 +54,73 @@ def test_what_is_malformed_is_left_out(text, labels, count):
     assert sum(map(len, found.boxes)) == count
 
 
+@pytest.mark.parametrize("end", ["<|/det|>", "<|/det|>.", "", "<|User|>: "])
+def test_boxes_with_fractions(end):
+    found = find_boxes(f"<|ref|>a<|/ref|><|det|>[[10.5, 20.0, 30., 40]]{end}", SIZE)
+    assert (found.labels, found.boxes) == (["a"], [[(10, 10, 30, 20)]])
+    # 998.5 / 999 * 1000 and * 500, truncated as integers are.
+    assert find_boxes(named("a", "[[0, 0, 998.5, 998.5]]"), SIZE).boxes == [[(0, 0, 999, 499)]]
+    assert find_boxes(named("a", "[[0, 0, 999.1, 5]]"), SIZE).boxes == []
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        (named("a <| b", "[[1, 2, 3, 4]]"), "a <| b"),
+        (named("<|x|> |>", "[[1, 2, 3, 4]]"), "<|x|> |>"),
+        ("<|ref|>a<|/ref|>: <|det|>[[1, 2, 3, 4]]<|/det|>", "a"),
+        ("<|ref|>狗<|/ref|>：\n<|det|>[[1, 2, 3, 4]]<|/det|>", "狗"),
+        ("<|ref|>a<|User|>b<|/ref|><|det|>[[1, 2, 3, 4]]<|/det|>", ""),
+    ],
+)
+def test_labels_hold_any_text_but_special_tokens(text, label):
+    found = find_boxes(text, SIZE)
+    assert (found.labels, found.boxes) == ([label], [[(1, 1, 3, 2)]])
+
+
+def test_long_answers_of_odd_pieces_take_no_time():
+    for piece in ("<|ref|>", "<|ref|>a<|/ref|>: ", "<|det|>[[1,", "<|ref|>a<|", "[[1.1.1.1,", ": " * 9):
+        assert find_boxes(piece * 20_000, SIZE).boxes == []
+    assert find_boxes(named("a", "[[" + "9" * 5000 + ", 2, 3, 4]]"), SIZE).boxes == []
+
+
+@pytest.mark.parametrize("size", [SIZE, list(SIZE), np.array(SIZE), torch.tensor(SIZE), Image.new("RGB", SIZE[::-1])])
+def test_sizes_and_pictures(vl2, size):
+    expected = [[(0, 0, 1000, 500)]]
+    answer = named("a", "[[0, 0, 999, 999]]")
+    assert find_boxes(answer, size).boxes == expected
+    assert vl2.processor.post_process_grounding([answer] * 2, [size] * 2)[1].boxes == expected
+
+
+def test_one_picture_for_one_answer(vl2):
+    (found,) = vl2.processor.post_process_grounding(named("a", "[[0, 0, 999, 999]]"), Image.new("RGB", (1000, 500)))
+    assert found.boxes == [[(0, 0, 1000, 500)]]
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (np.zeros((5, 5, 3)), ValueError, r"an array of shape \[5, 5, 3\] as the size of a picture"),
+        ((1, 2, 3), ValueError, r"Found \(1, 2, 3\) as the size of a picture; expected its \(height, width\)"),
+        ((0, 5), ValueError, r"Found \(0, 5\)"),
+        (("5", "5"), ValueError, "as the size of a picture"),
+        ((float("nan"), 5), ValueError, "as the size of a picture"),
+        ((float("inf"), 5), ValueError, "as the size of a picture"),
+        ("a.png", TypeError, "Found a str as the size of a picture"),
+        (7, TypeError, "Found a int as the size of a picture"),
+        (None, TypeError, "Found a NoneType"),
+    ],
+)
+def test_what_is_no_size(size, error, message):
+    with pytest.raises(error, match=message):
+        find_boxes("", size)
+
+
+def test_answers_that_are_no_text(vl2):
+    with pytest.raises(TypeError, match="Found a int as answer; expected a string"):
+        vl2.processor.post_process_grounding([3], [SIZE])
+
+
 def test_boxes_are_drawn():
     white = Image.new("RGB", (300, 200), "white")
     drawn = np.asarray(draw_boxes(white, ["cat", ""], [[(50, 60, 150, 160)], [(200, 20, 250, 70)]]))

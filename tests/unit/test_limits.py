@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
-from transformers import AutoModelForImageTextToText, TorchAoConfig, pipeline
+from transformers import AutoModelForImageTextToText, ImageTextToTextPipeline, TorchAoConfig
 
 from deepseek_vl_hf import int4_config
 
@@ -71,8 +71,8 @@ def test_flex_attention_has_no_gradients_on_a_cpu(vl, inputs):
         model(**inputs)
 
 
-def test_pipelines_do_not_mix_chats_with_and_without_pictures(vl, images):
-    pipe = pipeline("image-text-to-text", model=str(vl.converted), dtype=torch.float32)
+def test_pipelines_made_by_their_class_do_not_mix_chats_with_and_without_pictures(vl, images):
+    pipe = ImageTextToTextPipeline(model=vl.model, processor=vl.processor)
     picture = {"type": "image", "path": str(images / "tall.png")}
     chats = [[{"role": "user", "content": [*parts, {"type": "text", "text": "Hi"}]}] for parts in ([picture], [])]
     with pytest.raises(ValueError, match="different keys"):

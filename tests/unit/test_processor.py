@@ -175,12 +175,6 @@ def test_long_prompts_are_warned_of(processor, caplog):
     assert "longer than the 16384 positions" in caplog.text
 
 
-@pytest.mark.parametrize("argument", ["text_pair", "return_overflowing_tokens", "is_split_into_words"])
-def test_unsupported_text_arguments(processor, argument):
-    with pytest.raises(ValueError, match=f"{argument}=.* is not supported"):
-        processor(text="a", text_kwargs={argument: "b" if argument == "text_pair" else True})
-
-
 def test_other_outputs(processor, picture):
     inputs = processor(
         text=f"Hi {PLACEHOLDER}",
@@ -267,8 +261,10 @@ def test_typed_control_strings_with_threads(processor):
 
 
 def test_other_strings_of_a_message_are_typed_text_too(processor):
-    template = "{{ messages[0].name }}: {{ messages[0].content }}"
-    message = [{"role": "user", "content": "Hi", "name": PLACEHOLDER, "tool_calls": [{"function": {}}]}]
+    template = "{{ messages[0].name }}: {{ messages[0].content }} {{ messages[0].tool_calls | tojson }}"
+    message = [
+        {"role": "user", "content": "Hi", "name": PLACEHOLDER, "tool_calls": [{"function": {"name": PLACEHOLDER}}]}
+    ]
     ids = processor.apply_chat_template(message, template, tokenize=True, return_dict=True)["input_ids"]
     assert processor.image_token_id not in ids
 

@@ -73,8 +73,8 @@ def test_images_only(processor, picture):
         ([PLACEHOLDER], 0, r"1 image places .* by prompt \[1\], but 0 images"),
         (["Hi"], 1, r"0 image places .*but 1 images"),
         ([PLACEHOLDER, PLACEHOLDER * 2], 2, r"3 image places .*by prompt \[1, 2\], but 2 images"),
-        ([PLACEHOLDER, PLACEHOLDER], [1, 0], "Conversation 1 has 1 image places .* but 0 images"),
-        ([PLACEHOLDER, PLACEHOLDER], [2, 0], "Conversation 0 has 1 image places .* but 2 images"),
+        ([PLACEHOLDER, PLACEHOLDER], [1, 0], "Conversation 2 has 1 image places .* but 0 images"),
+        ([PLACEHOLDER, PLACEHOLDER], [2, 0], "Conversation 1 has 1 image places .* but 2 images"),
     ],
 )
 def test_images_and_places_differ(processor, picture, prompts, pictures, message):
@@ -85,7 +85,7 @@ def test_images_and_places_differ(processor, picture, prompts, pictures, message
 
 def test_conversation_with_an_image_part_but_no_image(processor, picture):
     batch = [ask({"type": "image", "image": picture}, text("a")), ask({"type": "image"}, text("b"))]
-    with pytest.raises(ValueError, match=r"Conversation 1 has 1 image places .* but 0 images"):
+    with pytest.raises(ValueError, match=r"Conversation 2 has 1 image places .* but 0 images"):
         chat(processor, batch)
 
 

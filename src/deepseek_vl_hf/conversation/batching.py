@@ -3,14 +3,14 @@
 The functions that every family's processor calls; each knows a tokenizer, none knows a config or a model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers.utils import PaddingStrategy, logging
 
 from ..hf.processors import tokenizer_settings
 from ..pictures.opening import flatten_pictures
-from .messages import Conversation
+from .messages import Conversation, without_lone_surrogates
 from .prompts import EncodedPrompt, break_controls, encode_prompts, unused_mark
 
 logger = logging.get_logger(__name__)
@@ -42,15 +42,15 @@ def as_prompts(text: Any) -> list[str]:
             f"Found {'an empty list' if prompts == [] else type(text).__name__} as text; expected a prompt (string) or "
             "a list of prompts. For messages call apply_chat_template(..., tokenize=True, return_dict=True)."
         )
-    return list(prompts)
+    return [without_lone_surrogates(prompt) for prompt in prompts]
 
 
 def match_images(images: Any, prompts: Sequence[str] | None, image_token: str) -> list[Any]:
     """Flattens pictures into the order of the image places and checks that each place has one.
 
     Args:
-        images: one picture, a list of pictures for all prompts together, or one list of pictures per prompt; None for
-            text alone. A four-dimensional array is a list of pictures.
+        images: one picture, a list of pictures for all prompts together, or one list of pictures (or None) per prompt;
+            None for text alone. A four-dimensional array is a list of pictures.
         prompts: the prompts, or None for pictures alone.
         image_token: the image place in a prompt.
 
@@ -60,6 +60,8 @@ def match_images(images: Any, prompts: Sequence[str] | None, image_token: str) -
     Raises:
         ValueError: numbers of places and pictures differ; names the prompt if the pictures came as one list per prompt.
     """
+    if isinstance(images, (list, tuple)) and any(isinstance(group, (list, tuple)) for group in images):
+        images = [[] if group is None else group for group in images]  # None for a prompt without pictures
     flat = [] if images is None else flatten_pictures(images)
     if prompts is None:
         return flat
@@ -71,7 +73,7 @@ def match_images(images: Any, prompts: Sequence[str] | None, image_token: str) -
             f"images holds {len(images)} lists, but there are {len(prompts)} prompts. Pass one list of images per "
             "prompt, or one flat list for all of them."
         )
-    for number, (expected, group) in enumerate(zip(places, images, strict=True) if nested else ()):
+    for number, (expected, group) in enumerate(zip(places, images, strict=True) if nested else (), 1):
         found = len(flatten_pictures(group))
         if expected != found:
             raise ValueError(
@@ -93,26 +95,50 @@ def mark_typed_text(conversations: Sequence[Conversation], controls: tuple[str, 
         The conversations as copies, and the mark for `encode_batch`.
     """
     mark = unused_mark(text for conversation in conversations for text in _typed_texts(conversation))
-
-    def broken(key: str, value: Any) -> Any:
-        if key != "role" and isinstance(value, str):
-            return break_controls(value, controls, mark)
-        if key == "content":
-            return [{**part, **({"text": broken("text", part["text"])} if "text" in part else {})} for part in value]
-        return value
-
     # Every string of a message but its role, in case a template prints more than the content.
     marked = [
-        [{key: broken(key, value) for key, value in message.items()} for message in conversation]
+        [
+            {
+                key: value if key == "role" else _broken(value, controls, mark, key == "content")
+                for key, value in message.items()
+            }
+            for message in conversation
+        ]
         for conversation in conversations
     ]
     return marked, mark
 
 
-def _typed_texts(conversation: Conversation) -> list[str]:
-    strings = [value for message in conversation for value in message.values() if isinstance(value, str)]
-    contents = [message["content"] for message in conversation if not isinstance(message["content"], str)]
-    return strings + [part["text"] for content in contents for part in content if part["type"] == "text"]
+def _broken(value: Any, controls: tuple[str, ...], mark: str, is_content: bool = False) -> Any:
+    """A value with the control strings broken in all its strings; of a content's parts in their texts alone."""
+    if isinstance(value, str):
+        return break_controls(value, controls, mark)
+    if is_content:
+        return [{**part, "text": _broken(part["text"], controls, mark)} if "text" in part else part for part in value]
+    if isinstance(value, Mapping):
+        return {key: _broken(each, controls, mark) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_broken(each, controls, mark) for each in value]
+    return value
+
+
+def _typed_texts(conversation: Conversation) -> Iterator[str]:
+    for message in conversation:
+        for key, value in message.items():
+            if key != "content" or isinstance(value, str):
+                yield from _strings(value)
+            else:
+                yield from (part["text"] for part in value if part["type"] == "text")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a value as JSON has them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for pair in value.items() for each in pair for text in _strings(each))
+    elif isinstance(value, (list, tuple)):
+        yield from (text for each in value for text in _strings(each))
 
 
 def encode_batch(

@@ -16,8 +16,9 @@ from ..hf.processors import HfProcessor
 from ..pictures.opening import open_images
 from .batching import as_prompts, encode_batch, mark_typed_text, match_images
 from .chat_templates import DEEPSEEK_VL_TEMPLATE, IMAGE_PLACEHOLDER
-from .messages import Conversation, is_batch, normalize_conversations
+from .messages import Conversation, is_batch, normalize_conversations, with_images
 from .prompts import control_tokens
+from .template_reading import names_in_template, naming_the_line
 
 
 def image_token_of(tokenizer: Any, default: str = IMAGE_PLACEHOLDER) -> str:
@@ -34,6 +35,21 @@ def image_token_of(tokenizer: Any, default: str = IMAGE_PLACEHOLDER) -> str:
         )
     return image_token
 
+
+# What transformers' apply_chat_template itself takes, in every admitted release.
+_ARGUMENTS_OF_TEMPLATES = (
+    "add_generation_prompt",
+    "continue_final_message",
+    "documents",
+    "load_audio_from_video",
+    "processor_kwargs",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "tools",
+)
+# What the families' own templates read beside the messages; of a message they read role and content alone.
+_VARIABLES_OF_OUR_TEMPLATES = frozenset({"bos_token", "eos_token"})
 
 # The mark of the conversation that is being tokenised. transformers' apply_chat_template calls the processor in between
 # and, depending on its version, loses arguments that are not its own; a context variable is safe with threads as well.
@@ -113,10 +129,12 @@ class ChatProcessor(HfProcessor):
         Raises:
             ValueError: nothing was passed, images and image places differ in number, a picture cannot be read, or
                 truncation would cut through an image.
+            TypeError: an argument that nothing reads.
         """
         for modality in ("videos", "audio"):
             if kwargs.pop(modality, None) is not None:
                 raise ValueError(f"Found {modality}; DeepSeek-VL reads text and images. Pass single frames as images.")
+        self._refuse_unknown_arguments(kwargs)
         if images is None and text is None:
             raise ValueError("Found neither text nor images; pass a prompt, pictures, or both.")
         text_kwargs, images_kwargs = self.sorted_arguments(kwargs)
@@ -178,9 +196,10 @@ class ChatProcessor(HfProcessor):
         Raises:
             ValueError, TypeError: a message that is not understood, or other numbers of pictures than of lengths.
         """
-        (messages,) = normalize_conversations([conversation], self.image_token)
+        (messages,) = normalize_conversations([conversation], self.image_token, self._keys_read_by(None))
         marked, mark = self._mark([messages])
-        prompt = super().apply_chat_template(marked[0], add_generation_prompt=add_generation_prompt)
+        with naming_the_line():
+            prompt = super().apply_chat_template(marked[0], add_generation_prompt=add_generation_prompt)
         places = prompt.count(self.image_token)
         if places != len(image_lengths):
             raise ValueError(f"The conversation has {places} pictures, but {len(image_lengths)} lengths were given.")
@@ -206,22 +225,32 @@ class ChatProcessor(HfProcessor):
 
         Args:
             conversation: messages in transformers' shape (`role`, `content` as string or parts), with OpenAI's
-                `image_url` parts, or in the original's shape (`<image_placeholder>` in the content, `images` beside
-                it); or a list of such conversations.
+                `image_url` parts or Anthropic's `source`, or in the original's shape (`<image_placeholder>` in the
+                content, `images` beside it); or a list of such conversations.
             chat_template: another template than the processor's.
             tokenize: whether to encode the prompt and load the pictures.
             **kwargs: as in transformers: `add_generation_prompt`, `continue_final_message`, `return_dict`,
-                `return_tensors`, `return_assistant_tokens_mask`, `processor_kwargs`.
+                `return_tensors`, `return_assistant_tokens_mask`, `processor_kwargs`, and variables of the template.
+                Arguments of the processor's call may stand here too, `images` among them: a list, of a batch one per
+                conversation, with the pictures of the image parts that hold none.
 
         Returns:
             The prompt(s); with `tokenize=True` the ids, or with `return_dict=True` all model inputs.
 
         Raises:
-            ValueError, TypeError: a message that is not understood; the error names conversation and message.
+            ValueError, TypeError: a message that is not understood, or an argument or a key of a message that neither
+                the template nor the processor reads; the error names conversation and message. Or the template itself
+                fails; the error names its line.
         """
         kwargs.pop("sanitize_control_tokens", None)  # newer transformers ask for this protection; here it is always on
+        kwargs = self._sorted_template_arguments(chat_template, kwargs)
         batched = is_batch(conversation)
-        conversations = normalize_conversations(conversation if batched else [conversation], self.image_token)
+        conversations = normalize_conversations(
+            conversation if batched else [conversation], self.image_token, self._keys_read_by(chat_template)
+        )
+        images = kwargs["processor_kwargs"].pop("images", None)
+        if images is not None:
+            conversations = _with_images_beside(conversations, images if batched else [images])
         if kwargs.get("continue_final_message") and all(turns[-1]["content"] == "" for turns in conversations):
             # An empty answer at the end, as the original writes it, is an open one: there is nothing to continue.
             kwargs.update(continue_final_message=False, add_generation_prompt=True)
@@ -230,11 +259,73 @@ class ChatProcessor(HfProcessor):
             conversations, mark = self._mark(conversations)
         token = _typed_text_mark.set(mark)
         try:
-            return super().apply_chat_template(
-                conversations if batched else conversations[0], chat_template, tokenize=tokenize, **kwargs
-            )
+            with naming_the_line():
+                return super().apply_chat_template(
+                    conversations if batched else conversations[0], chat_template, tokenize=tokenize, **kwargs
+                )
         finally:
             _typed_text_mark.reset(token)
+
+    def _template(self, name: str | None) -> str:
+        """The text of the template that `apply_chat_template` will take, given its argument."""
+        stored = self.chat_template
+        if isinstance(stored, dict):
+            return str(stored.get(name or "default", name or ""))
+        return str(name or stored)
+
+    def _keys_read_by(self, chat_template: str | None) -> frozenset[str]:
+        """Keys of a message, beside role and content, that a template may read."""
+        template = self._template(chat_template)
+        return frozenset() if template == self.default_chat_template else names_in_template(template)
+
+    def _sorted_template_arguments(self, chat_template: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of `apply_chat_template`, those for the processor's call in `processor_kwargs`.
+
+        Raises:
+            ValueError: one that the template does not read.
+            TypeError: one that nothing reads.
+        """
+        variables = self._keys_read_by(chat_template) or _VARIABLES_OF_OUR_TEMPLATES
+        for name in ("tools", "documents"):
+            if arguments.get(name) and name not in variables:
+                raise ValueError(
+                    f"Found {name}, which the chat template does not write into the prompt: the model was not trained "
+                    "for it. Leave it out, write what the model is to read into a message, or pass a chat_template "
+                    f"that reads {name}."
+                )
+        if arguments.get("load_audio_from_video"):
+            raise ValueError("Found load_audio_from_video; DeepSeek-VL reads text and images. Leave it out.")
+        known = {*_ARGUMENTS_OF_TEMPLATES, *variables}
+        of_call = {name: value for name, value in arguments.items() if name not in known}
+        of_call = {**(arguments.get("processor_kwargs") or {}), **of_call}
+        self._refuse_unknown_arguments({name: value for name, value in of_call.items() if name != "images"})
+        return {**{name: value for name, value in arguments.items() if name in known}, "processor_kwargs": of_call}
+
+    def _refuse_unknown_arguments(self, arguments: dict[str, Any]) -> None:
+        unknown = self.unknown_arguments(arguments)
+        if "conversations" in unknown:
+            raise TypeError(
+                "Found conversations=...; a processor's call takes finished prompts as text. Pass the messages to "
+                "apply_chat_template(..., add_generation_prompt=True, tokenize=True, return_dict=True)."
+            )
+        if unknown:
+            raise TypeError(
+                f"Found {', '.join(f'{name}=...' for name in unknown)}, which neither the tokenizer nor the image "
+                "processor reads. Leave it out, or look for a spelling mistake."
+            )
+
+
+def _with_images_beside(conversations: list[Conversation], images: Any) -> list[Conversation]:
+    """The conversations of a batch with the images that came as one list for each of them."""
+    lists = [given if isinstance(given, (list, tuple)) else [given] for given in images]
+    if len(lists) != len(conversations):
+        raise ValueError(
+            f"images holds {len(lists)} lists, but there are {len(conversations)} conversations. Pass one for each."
+        )
+    return [
+        with_images(conversation, given, f"Conversation {number}")
+        for number, (conversation, given) in enumerate(zip(conversations, lists, strict=True), 1)
+    ]
 
 
 class FixedLengthChatProcessor(ChatProcessor):

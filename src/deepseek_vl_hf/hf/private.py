@@ -70,6 +70,11 @@ TOUCHES: dict[str, dict[str, str]] = {
         "transformers.conversion_mapping.get_checkpoint_conversion_mapping": "builds the table",
         "transformers.conversion_mapping._checkpoint_conversion_mapping_cache": "undo",
         "transformers.conversion_mapping.USER_REGISTERED_MAPPINGS": "undo",
+        "transformers.pipelines.PIPELINE_REGISTRY": "its `register_pipeline` warns, and marks a class as custom code",
+    },
+    "pipelines": {
+        "transformers.ImageTextToTextPipeline._forward": "the documented hook of pipelines",
+        "transformers.AnyToAnyPipeline._forward": "the same",
     },
     "elsewhere": {
         "transformers.dynamic_module_utils.get_class_from_dynamic_module": "as AutoConfig would do it",

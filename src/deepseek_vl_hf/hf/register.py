@@ -33,6 +33,7 @@ from transformers.models.auto.tokenization_auto import (
     TOKENIZER_MAPPING,
     TOKENIZER_MAPPING_NAMES,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     AUTO_QUANTIZER_MAPPING,
@@ -41,6 +42,7 @@ from transformers.quantizers.auto import (
 )
 
 from .loading import ConversionsOfOurs, LoadingTable, set_table
+from .pipelines import PIPELINES
 
 
 @dataclass
@@ -174,3 +176,11 @@ def register_experts(name: str, function: Callable[..., Any], registrations: Reg
     """Makes an implementation of experts known."""
     registrations.remember(ExpertsInterface._global_mapping, name)
     ExpertsInterface.register(name, function)
+
+
+def register_pipelines(registrations: Registrations) -> None:
+    """Makes `pipeline()` give the pipelines of this room for their tasks."""
+    for task, pipeline_class in PIPELINES.items():
+        entry = PIPELINE_REGISTRY.supported_tasks[task]
+        registrations.remember(entry, "impl")
+        entry["impl"] = pipeline_class

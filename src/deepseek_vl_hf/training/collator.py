@@ -6,20 +6,17 @@ rows: conversations whose last assistant turn is an answer
   --pad on the right--> input_ids, attention_mask, labels [batch, sequence], pixel tensors, one row per image
 """
 
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-from ..conversation.chat_templates import IMAGE_PLACEHOLDER
-from ..conversation.messages import IMAGE_KEYS, Conversation, normalize_conversations
+from ..conversation.messages import IMAGE_KEYS, Conversation, image_parts
 from ..pictures.opening import open_image, to_rgb
+from .rows import conversation_of
 
 IGNORED = -100
 
@@ -76,20 +73,21 @@ class ConversationCollator:
         """Makes one batch.
 
         Args:
-            rows: conversations, each a list of messages or a dict with such a list as `messages`. Pictures stand in
-                the messages: a path, a URL or a Pillow image in an image part, or the original's `images`.
+            rows: conversations, each a list of messages or a dict with such a list as `messages` or `conversations`.
+                Pictures stand in the messages or in a column `images` beside them; `rows.conversation_of` says how.
 
         Returns:
             `input_ids`, `attention_mask`, `labels` [batch, sequence], padded on the right, and the image processor's
             tensors, one row per picture of the batch in the order of their places; without pictures there are none.
 
         Raises:
-            ValueError, TypeError: no rows; a row that is no conversation, has no assistant answer, names a picture that
-                is missing or broken, or is too long. The error names the row.
+            ValueError, TypeError: no rows; a row that is no conversation, has no assistant answer, holds what nothing
+                reads, has more or fewer pictures than places for them, names a picture that is missing or broken, or is
+                too long. The error names the row, counted from one.
         """
         if not rows:
             raise ValueError("The batch is empty; expected at least one conversation.")
-        encoded = [self._encode(row, _place(row, number)) for number, row in enumerate(rows)]
+        encoded = [self._encode(row, _place(row, number)) for number, row in enumerate(rows, 1)]
         pixels = {
             name: torch.cat([row.pixels[name] for row in encoded if name in row.pixels])
             for name in self.processor.image_processor.model_input_names
@@ -116,14 +114,13 @@ class ConversationCollator:
 
     def _conversation(self, row: Any, place: str) -> Conversation:
         """The messages of a row, with every picture opened so that a broken one is named with its row."""
-        messages = row.get("messages") if isinstance(row, Mapping) else row
-        messages = _checked_messages(messages, place, self.processor.image_token)
-        for part in _image_parts(messages):
-            source = next((part.pop(key) for key in IMAGE_KEYS if key in part), None)
-            try:
-                part["image"] = to_rgb(open_image(source), transparency=self.processor.image_processor.transparency)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{place}: {error}") from error
+        transparency = self.processor.image_processor.transparency
+        try:
+            messages = conversation_of(row, self.processor.image_token)
+            for number, part in enumerate(image_parts(messages), 1):
+                _open(part, number, transparency)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{place}: {error}") from error
         return messages
 
     def _cut(self, row: _Row, place: str) -> _Row:
@@ -178,90 +175,10 @@ def _place(row: Any, number: int) -> str:
     return str(place or f"Row {number} of the batch")
 
 
-def _checked_messages(messages: Any, place: str, image_token: str) -> Conversation:
-    """The messages in one shape, as copies.
-
-    Raises:
-        ValueError, TypeError: they are no conversation, or nothing in them is an assistant's answer.
-    """
+def _open(part: dict[str, Any], number: int, transparency: str) -> None:
+    """Opens the picture of an image part in its place."""
+    source = next(part.pop(key) for key in IMAGE_KEYS if key in part)
     try:
-        (conversation,) = normalize_conversations([messages], image_token)
+        part["image"] = to_rgb(open_image(source), transparency=transparency)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{place}: {error}") from error
-    if not any(message["role"] == "assistant" and _says_something(message) for message in conversation):
-        raise ValueError(
-            f"{place} has no assistant answer, so there is nothing to learn from it. End the conversation with "
-            '{"role": "assistant", "content": ...}.'
-        )
-    return conversation
-
-
-def _says_something(message: dict[str, Any]) -> bool:
-    content = message["content"]
-    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-    return bool(text.strip())
-
-
-def _image_parts(messages: Conversation) -> Iterator[dict[str, Any]]:
-    for message in messages:
-        if not isinstance(message["content"], str):
-            yield from (part for part in message["content"] if part["type"] == "image")
-
-
-def load_conversations(path: str | os.PathLike[str], image_token: str = IMAGE_PLACEHOLDER) -> list[dict[str, Any]]:
-    """Reads conversations from a file of JSON lines, for `ConversationCollator`.
-
-    A line is an object with `messages`, in any shape that the processors read. Paths of pictures are taken relative to
-    the file's folder. Every message is checked, and whether each picture is there; pictures are opened when they are
-    used.
-
-    Args:
-        path: the file.
-        image_token: what stands for an image in messages of the original's shape; the processor's `image_token`.
-
-    Returns:
-        One row per line: `messages`, and as `place` where the line stands, for errors.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError, TypeError: no conversation in it, a line that is no such object, a conversation without an assistant
-            answer, a picture that is missing. The error names the line.
-    """
-    path = Path(path)
-    rows = []
-    # Not splitlines(): JSON strings may hold Unicode's other line separators.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if line.strip():
-            rows.append(_load_row(line, f"{path}, line {number}", path.parent, image_token))
-    if not rows:
-        raise ValueError(f"{path} holds no conversation; expected one JSON object with `messages` per line.")
-    return rows
-
-
-def _load_row(line: str, place: str, folder: Path, image_token: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{place} is no JSON: {error}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-        raise ValueError(f'{place} is no object with a list of messages; expected {{"messages": [...]}}.')
-    messages = _checked_messages(row["messages"], place, image_token)
-    for part in _image_parts(messages):
-        _resolve_path(part, place, folder)
-    return {"messages": messages, "place": place}
-
-
-def _resolve_path(part: dict[str, Any], place: str, folder: Path) -> None:
-    """Makes the picture's path absolute, if it has one that is relative to `folder`."""
-    key = next((key for key in IMAGE_KEYS if key in part), None)
-    source = part.get(key) if key else None
-    if key is None or not isinstance(source, str) or source.startswith(("http://", "https://", "data:")):
-        return
-    if key == "base64":
-        return
-    if not (folder / source).is_file():
-        raise ValueError(
-            f"{place} names the picture {source}, and there is no file {folder / source}. Paths are relative to the "
-            "folder of the file of conversations."
-        )
-    part[key] = str(folder / source)
+        raise type(error)(f"Picture {number}: {error}") from error

@@ -128,15 +128,20 @@ class OriginalFiles:
             return self.layout.read_image_processor(stored, self.config)
 
     def load_processor(
-        self, tokenizer: PreTrainedTokenizerFast, image_processor: BaseImageProcessor, **overrides: Any
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        image_processor: BaseImageProcessor,
+        processor_class: type[ProcessorMixin] | None = None,
+        **overrides: Any,
     ) -> ProcessorMixin:
-        """Tokenizer, image processor and the original's chat format in one.
+        """Tokenizer, image processor and the original's chat format in one, of a subclass if one is given.
 
         Raises:
             ValueError: another chat format or number of image tokens than the model's.
         """
         settings = self.layout.read_processor(self.processor, self.load_config(tokenizer))
-        return self.layout.family.processor(image_processor, tokenizer, **{**settings, **overrides})
+        processor_class = processor_class or self.layout.family.processor
+        return processor_class(image_processor, tokenizer, **{**settings, **overrides})
 
     def unread_keys(self) -> Iterator[str]:
         """The keys of the JSON files that nothing has read and that have a meaning."""

@@ -38,10 +38,37 @@ _AUTO_ARGUMENTS = ("trust_remote_code", "use_fast", "user_agent", "backend")
 
 def open_original(name_or_path: Any, arguments: dict[str, Any]) -> tuple[OriginalFiles, dict[str, Any]]:
     """The small files of a checkpoint that `from_pretrained` got, and the arguments that say something about it."""
-    hub, rest = split_hub_arguments(arguments)
-    return read_original(in_repository(name_or_path, **hub)), {
-        name: value for name, value in rest.items() if name not in _AUTO_ARGUMENTS and not name.startswith("_")
-    }
+    hub, _ = split_hub_arguments(arguments)
+    return read_original(in_repository(name_or_path, **hub)), own_settings(arguments)
+
+
+def own_settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `from_pretrained` without those that say where the files are or are the Auto classes' own."""
+    _, rest = split_hub_arguments(arguments)
+    return {name: value for name, value in rest.items() if name not in _AUTO_ARGUMENTS and not name.startswith("_")}
+
+
+def image_processor_of(files: OriginalFiles, settings: dict[str, Any], image_class: type | None = None) -> Any:
+    """The image processor of an original checkpoint, of its family's class unless a subclass is given."""
+    image_class = image_class or files.layout.family.image_processor
+    return image_class.from_dict(files.load_image_processor().to_dict(), **settings)  # type: ignore[attr-defined]
+
+
+def processor_of(files: OriginalFiles, name: str, settings: dict[str, Any], processor_class: type | None = None) -> Any:
+    """The processor of an original checkpoint, of its family's class unless a subclass is given.
+
+    Args:
+        files: the checkpoint.
+        name: where it lies; the tokenizer remembers it.
+        settings: of processor, tokenizer or image processor, by which the checkpoint's are replaced.
+        processor_class: a subclass of the family's.
+    """
+    image_class = files.layout.family.image_processor
+    settings = dict(settings)
+    of_processor = {key: settings.pop(key) for key in ("chat_template", "tiling") if key in settings}
+    of_images = {key: settings.pop(key) for key in list(settings) if hasattr(image_class, key)}
+    tokenizer = files.load_tokenizer(name_or_path=name, **settings)
+    return files.load_processor(tokenizer, image_processor_of(files, of_images), processor_class, **of_processor)
 
 
 class OriginalConfig(PreTrainedConfig):
@@ -194,7 +221,7 @@ class VLMImageProcessor(BaseImageProcessor):
             FileNotFoundError, ValueError: a file is missing, damaged, or of another family.
         """
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
-        return files.layout.family.image_processor.from_dict(files.load_image_processor().to_dict(), **settings)
+        return image_processor_of(files, settings)
 
 
 class OriginalProcessor(ProcessorMixin):
@@ -220,12 +247,7 @@ class OriginalProcessor(ProcessorMixin):
             with as_if_unregistered(of_others):
                 return AutoProcessor.from_pretrained(pretrained_model_name_or_path, **_public(kwargs))
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
-        image_class = files.layout.family.image_processor
-        of_processor = {name: settings.pop(name) for name in ("chat_template", "tiling") if name in settings}
-        of_images = {name: settings.pop(name) for name in list(settings) if hasattr(image_class, name)}
-        tokenizer = files.load_tokenizer(name_or_path=str(pretrained_model_name_or_path), **settings)
-        images = image_class.from_dict(files.load_image_processor().to_dict(), **of_images)
-        return files.load_processor(tokenizer, images, **of_processor)
+        return processor_of(files, str(pretrained_model_name_or_path), settings)
 
 
 class VLChatProcessor(OriginalProcessor):

@@ -5,6 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from ...hf.originals import ConfigOfOriginals
 from ..deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
 from ..sub_configs import check_model_type, resolve_sub_config
 from .tiling import grid_side, num_image_tokens
@@ -51,7 +52,7 @@ class DeepseekVL2ProjectorConfig(PreTrainedConfig):
 
 
 @strict
-class DeepseekVL2Config(PreTrainedConfig):
+class DeepseekVL2Config(ConfigOfOriginals, PreTrainedConfig):
     """Configuration of `DeepseekVL2Model` and `DeepseekVL2ForConditionalGeneration`.
 
     Args:

@@ -124,21 +124,24 @@ class DeepseekVL2Processor(ChatProcessor):
         return tokens, [num_tiles(*grid) for grid in grids]
 
     def post_process_grounding(
-        self, text: str | Sequence[str], image_sizes: Sequence[Sequence[int]]
+        self, text: str | Sequence[str], image_sizes: Sequence[Sequence[int] | Image.Image]
     ) -> list[GroundedText]:
         """Finds the places that answers name.
 
         Args:
             text: one answer or several, decoded with `skip_special_tokens=False`.
-            image_sizes: for each answer the (height, width) of the picture that it speaks of, in pixels.
+            image_sizes: for each answer the (height, width) of the picture that it speaks of, in pixels, or the picture
+                itself as a Pillow image. For one answer one picture will do.
 
         Returns:
             For each answer its labels and boxes in pixels; see `GroundedText`.
 
         Raises:
-            ValueError: other numbers of answers and of sizes.
+            TypeError, ValueError: other numbers of answers and of sizes, or what is no answer or no size.
         """
         texts = [text] if isinstance(text, str) else list(text)
+        if isinstance(image_sizes, Image.Image):
+            image_sizes = [image_sizes]
         if len(texts) != len(image_sizes):
             raise ValueError(
                 f"Found {len(texts)} answers and {len(image_sizes)} image sizes; expected one size per answer, the "

@@ -5,6 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from ...hf.originals import ConfigOfOriginals
 from ...pictures.sizes import num_grid_tokens
 from ..sam import check_sam_config
 from ..sub_configs import SIGLIP_LARGE_PATCH16_384, check_model_type, resolve_sub_config
@@ -29,7 +30,7 @@ PUBLISHED_TEXT_CONFIG: dict[str, Any] = {
 
 
 @strict
-class DeepseekVLHybridConfig(PreTrainedConfig):
+class DeepseekVLHybridConfig(ConfigOfOriginals, PreTrainedConfig):
     """Configuration of `DeepseekVLHybridModel` and `DeepseekVLHybridForConditionalGeneration`.
 
     Fields and file format are those of transformers' own `deepseek_vl_hybrid`, so a checkpoint saved by either opens in
