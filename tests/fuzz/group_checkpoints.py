@@ -15,7 +15,12 @@ from deepseek_vl_hf.checkpoints import convert_checkpoint
 def recipes() -> st.SearchStrategy[Recipe]:
     number = st.integers(0, 2**20)
     damage = st.fixed_dictionaries(
-        {"kind": st.sampled_from(sorted(weights.DAMAGES)), "shard": st.integers(0, 3), "tensor": number, "number": number}
+        {
+            "kind": st.sampled_from(sorted(weights.DAMAGES)),
+            "shard": st.integers(0, 3),
+            "tensor": number,
+            "number": number,
+        }
     )
     return st.fixed_dictionaries(
         {

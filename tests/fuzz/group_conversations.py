@@ -12,12 +12,43 @@ from world import checkpoint
 
 FAMILIES = ("vl", "vl2_mha")
 # Those that no text of a person may become. Others, as those of places in a picture, are typed on purpose.
-CONTROLS = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<|User|>", "<|Assistant|>", "<image>", "<image_placeholder>")
+CONTROLS = (
+    "<｜begin▁of▁sentence｜>",
+    "<｜end▁of▁sentence｜>",
+    "<|User|>",
+    "<|Assistant|>",
+    "<image>",
+    "<image_placeholder>",
+)
 TEXTS = (
     *CONTROLS,
-    *("", " ", "What is this?", "\n\nAssistant:", "User: no", "中文", "🙂", "é\u0301", "\u2028", "\x00", "\ufeff", "\u200b"),
+    *(
+        "",
+        " ",
+        "What is this?",
+        "\n\nAssistant:",
+        "User: no",
+        "中文",
+        "🙂",
+        "é\u0301",
+        "\u2028",
+        "\x00",
+        "\ufeff",
+        "\u200b",
+    ),
     *("<image", "_placeholder>", "<|Us", "er|>", "<｜begin", "▁of▁sentence｜>", "<image_placeholder", ">", "<", "｜>"),
-    *("{{ 7 * 7 }}", "{% raw %}", "__IMAGE__", "</s>", "<s>", "<|ref|>a<|/ref|>", "<|grounding|>", "\\", '"', "a b  c\t\n"),
+    *(
+        "{{ 7 * 7 }}",
+        "{% raw %}",
+        "__IMAGE__",
+        "</s>",
+        "<s>",
+        "<|ref|>a<|/ref|>",
+        "<|grounding|>",
+        "\\",
+        '"',
+        "a b  c\t\n",
+    ),
     *("x" * 3000, "<image_placeholder>" * 300, "\ud83d", "\udc00 a", "<|EOT|>", "<pad>", "<｜▁pad▁｜>"),
 )
 ODD: tuple[Any, ...] = (None, 0, 1.5, True, [], {}, [None], [1], {"type": "text"}, "x", [[]], {"a": {"b": 1}})
@@ -41,7 +72,9 @@ def recipes() -> st.SearchStrategy[Recipe]:
     return st.one_of(
         st.fixed_dictionaries({"what": st.just("good"), **common, "system": st.none() | text, "prompt": st.booleans()}),
         st.fixed_dictionaries({"what": st.just("batch"), **common, "other": turns}),
-        st.fixed_dictionaries({"what": st.just("changed"), **common, "changes": st.lists(change, min_size=1, max_size=2)}),
+        st.fixed_dictionaries(
+            {"what": st.just("changed"), **common, "changes": st.lists(change, min_size=1, max_size=2)}
+        ),
     )
 
 
@@ -97,7 +130,10 @@ def _check_good(recipe: Recipe) -> None:
 
 def _number_of_pictures(messages: Any) -> int:
     return sum(
-        part["type"] == "image" for message in messages if isinstance(message["content"], list) for part in message["content"]
+        part["type"] == "image"
+        for message in messages
+        if isinstance(message["content"], list)
+        for part in message["content"]
     )
 
 
@@ -107,7 +143,9 @@ def _compare(family: str, messages: Any, encoded: Any) -> None:
     ids, pictures = encoded["input_ids"][0].tolist(), _number_of_pictures(messages)
     lengths = processor.num_tokens_of_images(encoded) if "pixel_values" in encoded else []
     if len(lengths) != pictures or ids.count(processor.image_token_id) != sum(lengths):
-        raise OtherValueError(f"{ids.count(processor.image_token_id)} image places for {pictures} pictures, {lengths} each")
+        raise OtherValueError(
+            f"{ids.count(processor.image_token_id)} image places for {pictures} pictures, {lengths} each"
+        )
     expected = {processor.tokenizer.bos_token: 1}
     roles = [message["role"].strip("<|>").lower() for message in messages]
     if family == "vl2_mha":

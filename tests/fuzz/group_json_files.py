@@ -28,7 +28,13 @@ VALUES: tuple[Any, ...] = (
 TEXTS = (
     *("", " ", "null", "[]", "{}", "1", '"x"', "{", "nan", "\x00", "[" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000),
     *("<html>404</html>", '{"model_type": "deepseek_vl"}', '{"model_type": "llama"}', '{"model_type": 3}'),
-    *("{{ 1 / 0 }}", "{{ messages.foo.bar() }}", "{% for %}", "{{ ''.__class__.__mro__ }}", "{{ messages[0].content }}"),
+    *(
+        "{{ 1 / 0 }}",
+        "{{ messages.foo.bar() }}",
+        "{% for %}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages[0].content }}",
+    ),
 )
 
 
@@ -69,7 +75,11 @@ def recipes(draw: st.DrawFn) -> Recipe:
 def _texts(text: str) -> st.SearchStrategy[Any]:
     """A whole text: an odd one, or the file's own that was cut, or encoded in another way."""
     cut = st.integers(0, len(text)).map(lambda end: {"cut": end})
-    return st.sampled_from(TEXTS) | cut | st.sampled_from(("utf-8-sig", "utf-16", "latin-1")).map(lambda e: {"encoding": e})
+    return (
+        st.sampled_from(TEXTS)
+        | cut
+        | st.sampled_from(("utf-8-sig", "utf-16", "latin-1")).map(lambda e: {"encoding": e})
+    )
 
 
 def check(recipe: Recipe) -> None:

@@ -30,14 +30,44 @@ FORMATS = {
     "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16"),
     "AVIF": ("RGB", "RGBA"),
 }
-MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I;16B", "I", "F")
+MODES = (
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+    "I;16",
+    "I;16B",
+    "I",
+    "F",
+)
 # Of the others some are numbers without a range, or modes from which Pillow converts to few.
 GOOD_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I;16")
 FORMS = ("path", "text", "blanks", "file://", "data:", "base64", "bytes", "BytesIO", "file", "dict", "pillow", "opened")
 RANGES = ("unit", "bits", "byte", "word", "beyond", "negative", "nan")
 DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64")
 ODD_DTYPES = ("bool", "complex64", "object", "U1", "M8[s]")
-OBJECTS = ("None", "int", "set", "empty list", "empty dict", "dict", "cyclic list", "generator", "empty text", "html", "nul")
+OBJECTS = (
+    "None",
+    "int",
+    "set",
+    "empty list",
+    "empty dict",
+    "dict",
+    "cyclic list",
+    "generator",
+    "empty text",
+    "html",
+    "nul",
+)
 
 
 def recipes() -> st.SearchStrategy[Recipe]:
@@ -71,12 +101,16 @@ def recipes() -> st.SearchStrategy[Recipe]:
         st.fixed_dictionaries({"what": st.just("file"), **file}),
         st.fixed_dictionaries({"what": st.just("array"), **array}),
         st.fixed_dictionaries({"what": st.just("scaled"), **scaled}),
-        st.fixed_dictionaries({"what": st.just("object"), "object": st.sampled_from(OBJECTS), "seed": st.integers(0, 99)}),
+        st.fixed_dictionaries(
+            {"what": st.just("object"), "object": st.sampled_from(OBJECTS), "seed": st.integers(0, 99)}
+        ),
     )
 
 
 def check(recipe: Recipe) -> None:
-    {"file": _check_file, "array": _check_array, "scaled": _check_scaled, "object": _check_object}[recipe["what"]](recipe)
+    {"file": _check_file, "array": _check_array, "scaled": _check_scaled, "object": _check_object}[recipe["what"]](
+        recipe
+    )
 
 
 def _pixels(picture: Any, transparency: str | None) -> np.ndarray:
@@ -111,7 +145,9 @@ def _compare(picture: Any, expected: np.ndarray | None, transparency: str | None
 def _numbers(recipe: Recipe, channels: int, dtype: str) -> np.ndarray:
     """[height, width, channels] of the recipe's range, as far as the type has it."""
     random = np.random.default_rng(recipe["seed"])
-    top = {"unit": 1, "bits": 1, "byte": 255, "word": 65535, "beyond": 10**6, "negative": 255, "nan": 1}[recipe["range"]]
+    top = {"unit": 1, "bits": 1, "byte": 255, "word": 65535, "beyond": 10**6, "negative": 255, "nan": 1}[
+        recipe["range"]
+    ]
     values = random.random((recipe["height"], recipe["width"], channels)) * top
     if recipe["range"] in ("bits", "byte", "word"):
         values = np.round(values)
@@ -132,7 +168,9 @@ def _image(recipe: Recipe) -> Image.Image:
         dtype = {"I": "int32", "F": "float32"}.get(mode, "uint16")
         image = Image.fromarray(_numbers(recipe, 1, dtype)[..., 0])
         return image.convert("I").convert("I;16B") if mode == "I;16B" else image
-    rgba = np.random.default_rng(recipe["seed"]).integers(0, 256, (recipe["height"], recipe["width"], 4), dtype=np.uint8)
+    rgba = np.random.default_rng(recipe["seed"]).integers(
+        0, 256, (recipe["height"], recipe["width"], 4), dtype=np.uint8
+    )
     rgba[..., 3] = {"opaque": 255, "binary": rgba[..., 3] // 128 * 255, "any": rgba[..., 3]}[recipe["alpha"]]
     image = Image.fromarray(rgba)
     if mode == "LAB":
@@ -270,7 +308,9 @@ def _check_array(recipe: Recipe) -> None:
         if expected is None:
             raise NotRefusedError("no picture")
         return None
-    return _compare(array, expected, recipe["transparency"], dtype == "uint8" and channels < 4, good=expected is not None)
+    return _compare(
+        array, expected, recipe["transparency"], dtype == "uint8" and channels < 4, good=expected is not None
+    )
 
 
 def array_of_bool(numbers: np.ndarray) -> np.ndarray | None:
@@ -293,7 +333,9 @@ def _check_scaled(recipe: Recipe) -> None:
     with accepting("a good picture"):
         found = _process(picture, **options).transpose(1, 2, 0)
     if found.shape != expected.shape or np.abs(found - expected).max() > 1e-3 * max(1, np.abs(expected).max()):
-        raise OtherValueError(f"values from {found.min()} to {found.max()}; {expected.min()} to {expected.max()} expected")
+        raise OtherValueError(
+            f"values from {found.min()} to {found.max()}; {expected.min()} to {expected.max()} expected"
+        )
 
 
 def _check_object(recipe: Recipe) -> None:

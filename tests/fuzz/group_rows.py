@@ -64,9 +64,16 @@ def check(recipe: Recipe) -> None:
 
 def _is_good(recipe: Recipe) -> bool:
     """Shapes that are documented, in files that JSON's standard allows."""
-    plain = recipe["shape"] in ("parts", "original") and recipe["defect"] == "none" and recipe["column"] in ("none", "id")
+    plain = (
+        recipe["shape"] in ("parts", "original") and recipe["defect"] == "none" and recipe["column"] in ("none", "id")
+    )
     says_something = any(turn["answer"].strip() for turn in recipe["turns"])
-    return plain and says_something and recipe["route"] in ("collator", "lines") and recipe["as"] in ("path", "data:", "pillow")
+    return (
+        plain
+        and says_something
+        and recipe["route"] in ("collator", "lines")
+        and recipe["as"] in ("path", "data:", "pillow")
+    )
 
 
 def _row(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], list[int]]:
@@ -157,5 +164,3 @@ def _compare(processor: Any, recipe: Recipe, batch: Any, wanted: list[int]) -> N
     without_marks = learnt.replace(" ", "").replace(processor.tokenizer.eos_token, "")
     if without_marks != answers.replace(" ", "").replace(processor.tokenizer.eos_token, ""):
         raise OtherValueError(f"learns {learnt!r}; the answers are {answers!r}")
-
-

@@ -1,5 +1,6 @@
 """Draws the cases of a group and judges them."""
 
+import faulthandler
 import json
 import os
 from importlib import import_module
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import hypothesis
 from transformers.utils import logging
-from verdict import Recipe, Tally, judge
+from verdict import SECONDS, Recipe, Tally, judge
 
 # Group: its share of 10,000 cases, and how many are tried when nothing is said.
 GROUPS = {
@@ -31,9 +32,15 @@ def cases_of(group: str) -> int:
 
 def run_case(group: str, recipe: Recipe) -> str:
     """The verdict of one case."""
-    if IN_PROGRESS:
-        Path(IN_PROGRESS).write_text(json.dumps({"group": group, **recipe}), encoding="utf-8")
-    return judge(import_module(f"group_{group}").check, recipe)
+    check = import_module(f"group_{group}").check
+    if not IN_PROGRESS:
+        return judge(check, recipe)
+    Path(IN_PROGRESS).write_text(json.dumps({"group": group, **recipe}), encoding="utf-8")
+    faulthandler.dump_traceback_later(3 * SECONDS, exit=True)  # for what hangs where Python's signals do not reach
+    try:
+        return judge(check, recipe)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def run_group(group: str) -> Tally:

@@ -18,5 +18,5 @@ def test_no_case_is_bad(group):
     assert tally.tried == cases_of(group)
     assert tally.right > 0
     assert tally.refused > 0
-    shown = "\n".join(f"{what}\n  {json.dumps({'group': group, **recipe})}" for recipe, what in tally.bad[:20])
+    shown = "\n".join(f"{ascii(what)}\n  {json.dumps({'group': group, **recipe})}" for recipe, what in tally.bad[:20])
     assert not tally.bad, f"{len(tally.bad)} of {tally.tried} cases are bad:\n{shown}"

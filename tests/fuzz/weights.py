@@ -86,7 +86,11 @@ def write_file(path: Path, tensors: dict[str, Stored]) -> None:
         end = at + len(tensor.data)
         header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, end]}
         at = end
-    _write(path, json.dumps({"__metadata__": {"format": "pt"}, **header}).encode(), b"".join(t.data for t in tensors.values()))
+    _write(
+        path,
+        json.dumps({"__metadata__": {"format": "pt"}, **header}).encode(),
+        b"".join(t.data for t in tensors.values()),
+    )
 
 
 def _write(path: Path, header: bytes, data: bytes) -> None:
@@ -138,7 +142,9 @@ def flip_a_byte_of_the_header(folder: Path, path: Path, name: str, number: int) 
 @damage
 def cut_short(folder: Path, path: Path, name: str, number: int) -> None:
     content = path.read_bytes()
-    path.write_bytes(content[: _choose(number, 0, 7, 8, 100, len(content) // 2, len(content) - 1, number % len(content))])
+    path.write_bytes(
+        content[: _choose(number, 0, 7, 8, 100, len(content) // 2, len(content) - 1, number % len(content))]
+    )
 
 
 @damage
@@ -162,8 +168,12 @@ def edit_header(folder: Path, path: Path, name: str, number: int) -> None:
     entry = header[name]
     changes: list[Callable[[], Any]] = [
         lambda: entry.update(dtype=_choose(number // 8, "F32", "I16", "U8", "F8_E4M3", "BOOL", "", None, "X")),
-        lambda: entry.update(shape=_choose(number // 8, [], [1], [*entry["shape"], 1], [-1], [2**62, 4], None, "x", [1.5])),
-        lambda: entry.update(data_offsets=_choose(number // 8, [0, 0], [-1, 1], [5, 1], None, [0], [0, 2**63], ["a", 1])),
+        lambda: entry.update(
+            shape=_choose(number // 8, [], [1], [*entry["shape"], 1], [-1], [2**62, 4], None, "x", [1.5])
+        ),
+        lambda: entry.update(
+            data_offsets=_choose(number // 8, [0, 0], [-1, 1], [5, 1], None, [0], [0, 2**63], ["a", 1])
+        ),
         lambda: header.pop(name),
         lambda: header.update({f"{name}.other": header.pop(name)}),
         lambda: header.update({name: _choose(number // 8, None, [], "x", 1)}),
@@ -270,7 +280,9 @@ def index_entry(folder: Path, path: Path, name: str, number: int) -> None:
     files = sorted(each.name for each in folder.glob("*.safetensors"))
     elsewhere = folder.parent / "elsewhere.safetensors"
     elsewhere.write_bytes(path.read_bytes())
-    to = _choose(number, *files, "absent.safetensors", "../elsewhere.safetensors", str(elsewhere), "", None, 5, [path.name])
+    to = _choose(
+        number, *files, "absent.safetensors", "../elsewhere.safetensors", str(elsewhere), "", None, 5, [path.name]
+    )
     _edit_index(folder, lambda places: places.update({name: to}))
 
 
@@ -289,7 +301,17 @@ def index_text(folder: Path, path: Path, name: str, number: int) -> None:
     index = folder / INDEX
     text = index.read_text(encoding="utf-8")
     places = json.loads(text)["weight_map"]
-    odd = ("", "{}", "[]", "null", "1", text[: len(text) // 2], '{"weight_map": []}', '{"weight_map": null}', "\ufeff" + text)
+    odd = (
+        "",
+        "{}",
+        "[]",
+        "null",
+        "1",
+        text[: len(text) // 2],
+        '{"weight_map": []}',
+        '{"weight_map": null}',
+        "\ufeff" + text,
+    )
     whole = [*odd, json.dumps({"weight_map": list(places)}), json.dumps({"weight_map": {}}), json.dumps(places)]
     index.write_text(_choose(number, *whole), encoding="utf-8")
 
