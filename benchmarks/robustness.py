@@ -3,8 +3,8 @@
     python benchmarks/robustness.py
     python benchmarks/robustness.py --cases 100000 --seed 1 --groups pictures links --no-result
 
-Each group runs in a process of its own, two at a time: a case that ends its process is a bad one, too. The exit status is
-1 if a case is bad.
+Each group runs in a process of its own, two at a time: a case that ends its process is a bad one, too. The exit status
+is 1 if a case is bad.
 """
 
 import argparse

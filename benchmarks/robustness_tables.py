@@ -19,11 +19,10 @@ def cases_table() -> str:
     """What became of the cases of each group."""
     figures = results("robustness.json")
     counts = {name: figures["groups"][name] for name in GROUPS if name in figures["groups"]}
-    rows = [
-        [GROUPS[name], *(f"{found[key]:,}" for key in ("tried", "right", "refused")), str(len(found["bad"]))]
-        + [f"{found['seconds']:.0f} s"]
-        for name, found in counts.items()
-    ]
+    rows = []
+    for name, found in counts.items():
+        numbers = (f"{found[key]:,}" for key in ("tried", "right", "refused"))
+        rows.append([GROUPS[name], *numbers, str(len(found["bad"])), f"{found['seconds']:.0f} s"])
     whole = [f"{sum(found[key] for found in counts.values()):,}" for key in ("tried", "right", "refused")]
     bad = str(sum(len(found["bad"]) for found in counts.values()))
     machine = figures["environment"]

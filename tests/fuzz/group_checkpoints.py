@@ -5,11 +5,11 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import torch
+
 import weights
+from deepseek_vl_hf.checkpoints import convert_checkpoint
 from verdict import NotRefusedError, OtherValueError, Recipe
 from world import FAMILIES, LAYOUTS, Checkpoint, checkpoint, copy_of, generate, load, other, same_logits, scratch
-
-from deepseek_vl_hf.checkpoints import convert_checkpoint
 
 
 def recipes() -> st.SearchStrategy[Recipe]:

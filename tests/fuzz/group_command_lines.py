@@ -1,4 +1,4 @@
-"""Command lines: odd arguments, and right ones about broken pictures and checkpoints. Run in this process, a few in one."""
+"""Command lines: odd arguments, and right ones about broken pictures and checkpoints; all but a few in this process."""
 
 import io
 import json
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
-from verdict import SECONDS, NotRefusedError, OtherValueError, Recipe, accepting
-from world import IMAGES, checkpoint, scratch, temporary
 
 from deepseek_vl_command import main
+from running import often
+from verdict import SECONDS, NotRefusedError, OtherValueError, Recipe, accepting
+from world import IMAGES, checkpoint, scratch, temporary
 
 GOOD_MODELS = ("vl", "vl2", "hybrid")
 BAD_MODELS = (
@@ -96,7 +97,7 @@ def recipes() -> st.SearchStrategy[Recipe]:
         st.sampled_from(("describe", "convert", "quantize", "demo", "chat", "--help", "--port", "-p", "--")) | odd,
         max_size=4,
     )
-    return st.one_of(
+    return often(
         *(st.fixed_dictionaries(fields) for fields in (describe, describe, convert, quantize, chat, generate)),
         st.fixed_dictionaries({"command": st.just("arguments"), "argv": argv}),
         st.fixed_dictionaries({"command": st.just("process"), "argument": st.sampled_from((*PROCESSES, *[None] * 60))}),
@@ -183,11 +184,15 @@ def _folders(recipe: Recipe, folder: Path) -> tuple[list[str], str, bool | None]
 def _must_write(recipe: Recipe) -> bool | None:
     """Whether a folder has to be written, may not be, or either."""
     how = recipe.get("to") or recipe["group"]
-    if recipe["destination"] != "new" or recipe["shards"] not in SHARDS[0] or how in ("x", "0", "-32"):
+    if recipe["shards"] not in SHARDS[0] or how in ("x", "0", "-32"):
+        return False
+    if how == "original":
+        return None  # what is in that layout is not converted, wherever to
+    if recipe["destination"] != "new":
         return False
     if recipe["model"] in BAD_MODELS:
         return None if recipe["model"] in ("nan", "bad generation", "number as text") else False  # copied as they are
-    return True if how in ("transformers", "32") else None  # there may be nothing to convert, or no group of 64
+    return True if how in ("transformers", "32") else None  # not all layers hold groups of 64
 
 
 def _check_generate(recipe: Recipe) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import hypothesis.strategies as st
 import torch
 from PIL import Image
+
+from running import often
 from verdict import NotRefusedError, OtherValueError, Recipe, accepting
 from world import checkpoint
 
@@ -69,7 +71,7 @@ def recipes() -> st.SearchStrategy[Recipe]:
         }
     )
     common = {"family": st.sampled_from(FAMILIES), "messages": turns}
-    return st.one_of(
+    return often(
         st.fixed_dictionaries({"what": st.just("good"), **common, "system": st.none() | text, "prompt": st.booleans()}),
         st.fixed_dictionaries({"what": st.just("batch"), **common, "other": turns}),
         st.fixed_dictionaries(
@@ -138,7 +140,7 @@ def _number_of_pictures(messages: Any) -> int:
 
 
 def _compare(family: str, messages: Any, encoded: Any) -> None:
-    """Typed texts come back as they are, in order, and of control tokens there are as many as the conversation asks for."""
+    """Typed texts come back as they are, in order; of control tokens there are as many as the conversation asks for."""
     processor = checkpoint(family, "original").processor
     ids, pictures = encoded["input_ids"][0].tolist(), _number_of_pictures(messages)
     lengths = processor.num_tokens_of_images(encoded) if "pixel_values" in encoded else []

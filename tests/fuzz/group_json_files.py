@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
-from verdict import NotRefusedError, OtherValueError, Recipe
-from world import FAMILIES, LAYOUTS, Answer, answer, checkpoint, copy_of, other
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint
+from verdict import NotRefusedError, OtherValueError, Recipe
+from world import FAMILIES, LAYOUTS, Answer, answer, checkpoint, copy_of, other
 
 FAMILIES_OF_FILES = FAMILIES[:3]  # latent attention has the files of the third one
 ENTRIES_OF_VOCABULARIES = 30  # they would be nine in ten of all places

@@ -10,9 +10,11 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
-import seen
 import torch
 from PIL import Image
+
+import seen
+from running import often
 from verdict import NotRefusedError, OtherValueError, Recipe, accepting
 from world import checkpoint, scratch
 
@@ -97,8 +99,11 @@ def recipes() -> st.SearchStrategy[Recipe]:
         "do_rescale": st.booleans(),
         "do_normalize": st.booleans(),
     }
-    return st.one_of(
-        st.fixed_dictionaries({"what": st.just("file"), **file}),
+    files = st.fixed_dictionaries({"what": st.just("file"), **file})
+    return often(
+        files,
+        files,
+        files,
         st.fixed_dictionaries({"what": st.just("array"), **array}),
         st.fixed_dictionaries({"what": st.just("scaled"), **scaled}),
         st.fixed_dictionaries(
@@ -262,7 +267,7 @@ def _given(path: Path, content: bytes, form: str) -> Any:
         "path": lambda: path,
         "text": lambda: str(path),
         "blanks": lambda: f" {path}\n",
-        "file://": lambda: path.as_uri(),
+        "file://": path.as_uri,
         "data:": lambda: f"data:image/png;base64,{text}",
         "base64": lambda: f"data:;base64,{text}" if len(text) < 100 else text,
         "bytes": lambda: content,

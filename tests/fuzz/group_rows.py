@@ -1,4 +1,4 @@
-"""Training rows as several trainers write them: the pictures of a row are learnt, or the row is refused by its number."""
+"""Training rows as several trainers write them: a row's pictures are learnt, or it is refused by its number."""
 
 import base64
 import json
@@ -8,18 +8,26 @@ from typing import Any
 
 import hypothesis.strategies as st
 import torch
+
+from deepseek_vl_hf import ConversationCollator, load_conversations
 from group_conversations import picture
 from verdict import NotRefusedError, OtherValueError, Recipe, accepting
 from world import checkpoint, scratch
 
-from deepseek_vl_hf import ConversationCollator, load_conversations
-
 FAMILIES = ("vl", "vl2_mha")
 SHAPES = ("parts", "original", "<image>", "<image_placeholder>", "bare parts", "text alone")
 FORMS = ("path", "pillow", "bytes", "dict", "data:")
-ROUTES = ("collator", "collator", "lines", "array", "lines utf-8-sig", "array utf-8-sig", "lines utf-16", "lines gbk")
-DEFECTS = ("none", "none", "none", "a picture more", "a picture less", "broken picture", "absent picture", "no answer")
-COLUMNS = ("none", "none", "videos", "audios", "tools", "id")
+ROUTES = ("collator",) * 4 + (
+    "lines",
+    "lines",
+    "array",
+    "lines utf-8-sig",
+    "array utf-8-sig",
+    "lines utf-16",
+    "lines gbk",
+)
+DEFECTS = ("none",) * 8 + ("a picture more", "a picture less", "broken picture", "absent picture", "no answer")
+COLUMNS = ("none",) * 8 + ("videos", "audios", "tools", "id")
 WORDS = ("What is it?", "<|User|>", "中", "", "a circle", "<｜end▁of▁sentence｜>", "How many?\n", "🙂")
 
 

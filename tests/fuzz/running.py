@@ -7,7 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 import hypothesis
+import hypothesis.strategies as st
 from transformers.utils import logging
+
 from verdict import SECONDS, Recipe, Tally, judge
 
 # Group: its share of 10,000 cases, and how many are tried when nothing is said.
@@ -22,6 +24,11 @@ GROUPS = {
 }
 # What a case does to the process that runs it shows in this file, if the process does not live to tell.
 IN_PROGRESS = os.environ.get("FUZZ_IN_PROGRESS")
+
+
+def often(*strategies: st.SearchStrategy[Recipe]) -> st.SearchStrategy[Recipe]:
+    """One of these, as often as it stands there; hypothesis' own `one_of` counts each once."""
+    return st.sampled_from(range(len(strategies))).flatmap(lambda number: strategies[number])
 
 
 def cases_of(group: str) -> int:

@@ -1,5 +1,6 @@
-"""What a person sees of a picture, computed with Pillow and numpy alone: 8-bit RGB, or None where there is no answer."""
+"""What a person sees of a picture, computed with Pillow and numpy alone: 8-bit RGB, or None of what is no picture."""
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,8 @@ def of_file(source: Any, transparency: str | None) -> Pixels | None:
         image.load()
     except Exception:  # whatever damaged bytes lead Pillow to
         return None
-    try:
+    with suppress(Exception):  # a damaged orientation is none
         image = ImageOps.exif_transpose(image)
-    except Exception:  # a damaged orientation is none
-        pass
     return of_image(image, transparency)
 
 

@@ -1,4 +1,4 @@
-"""A server on this machine that answers as its links say: statuses, redirects, wrong lengths, slow and endless bodies."""
+"""A server on this machine that answers as its links say: statuses, redirects, wrong lengths, slow bodies."""
 
 import base64
 import io

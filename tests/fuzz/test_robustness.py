@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from running import GROUPS, cases_of, run_group
 
 pytestmark = pytest.mark.uses_old_names  # what a damaged file asks of transformers is not this package's doing
@@ -18,5 +19,5 @@ def test_no_case_is_bad(group):
     assert tally.tried == cases_of(group)
     assert tally.right > 0
     assert tally.refused > 0
-    shown = "\n".join(f"{ascii(what)}\n  {json.dumps({'group': group, **recipe})}" for recipe, what in tally.bad[:20])
+    shown = "\n".join(f"{what!a}\n  {json.dumps({'group': group, **recipe})}" for recipe, what in tally.bad[:20])
     assert not tally.bad, f"{len(tally.bad)} of {tally.tried} cases are bad:\n{shown}"

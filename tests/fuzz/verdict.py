@@ -26,7 +26,7 @@ REFUSALS = (ValueError, TypeError, OSError, ImportError)
 # Says nothing of the file or the value that a person has to mend.
 NOT_CLEAR = (UnicodeError, json.JSONDecodeError)
 OURS = ("deepseek_vl_hf", "deepseek_vl_command")
-# Whose `raise` statements word errors for people. What Python, torch or numpy say of an operation is not worded for them.
+# Whose `raise` statements word errors for people. What Python or numpy say of an operation is not worded for them.
 SPEAKERS = (*OURS, "transformers", "huggingface_hub")
 
 Recipe = dict[str, Any]
