@@ -82,9 +82,9 @@ SEED ?= 0
 
 # Fewer cases, or others, are printed and not stored. A bad case is shown with what it takes to run it again.
 fuzz: $(VENV)/.installed
-	$(BIN)/python benchmarks/robustness.py --cases $(CASES) --seed $(SEED) \
-		$(if $(filter-out 10000 0,$(CASES) $(SEED)),--no-result)
-	$(BIN)/python benchmarks/readme_tables.py --write
+	@$(BIN)/python benchmarks/robustness.py --cases $(CASES) --seed $(SEED) \
+		$(if $(filter-out 10000 0,$(CASES) $(SEED)),--no-result); status=$$?; \
+		$(BIN)/python benchmarks/readme_tables.py --write && exit $$status
 
 # Made anew each time, because the newest of yesterday is not the newest of today. QUICK=--quick runs a part.
 test-newest:

@@ -47,13 +47,13 @@ def try_group(group: str, cases: int, seed: int) -> dict[str, Any]:
         result = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST
         )
-        figures: dict[str, Any] = {"tried": 0, "right": 0, "refused": 0, "bad": []}
+        figures: dict[str, Any] = {"tried": 0, "right": 0, "refused": 0, "bad": 0, "bad_cases": []}
         if counts.is_file():
             figures = json.loads(counts.read_text(encoding="utf-8"))
         elif in_progress.is_file():
             case = json.loads(in_progress.read_text(encoding="utf-8"))
             what = f"the process ended with {result.returncode}: {result.stderr[-500:]}"
-            figures["bad"] = [{"case": case, "what": what}]
+            figures |= {"bad": 1, "bad_cases": [{"what": what, "times": 1, "case": case}]}
         else:
             raise RuntimeError(f"{group} did not begin: {(result.stdout + result.stderr)[-2000:]}")
         return {**figures, "seconds": round(time.perf_counter() - start, 1)}
@@ -77,7 +77,7 @@ def main() -> int:
         "groups": dict(zip(arguments.groups, found, strict=True)),
     }
     report("robustness", figures, stored=not arguments.no_result)
-    bad = sum(len(group["bad"]) for group in found)
+    bad = sum(group["bad"] for group in found)
     print(f"{sum(group['tried'] for group in found)} cases in {figures['seconds']} s, {bad} bad", file=sys.stderr)
     return 1 if bad else 0
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ BAD_MODELS = (
 )
 GOOD_PICTURES = ("picture", "picture", "tall")
 BAD_PICTURES = ("directory", "absent picture", "text", "cut picture", "nothing", "http://127.0.0.1:1/a.png")
+NEITHER = "\ud83d"  # what a terminal makes of bytes that are no text; may be read, or refused
 # Options with right values and wrong ones.
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "--temperature": (("0", "0.7", "1"), ("nan", "inf", "-1", "x", "", "1e999", "1e-300", "-0.1")),
@@ -40,7 +42,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "--max-new-tokens": (("1", "2"), ("0", "-1", "1.5", "x", "", "nan")),
     "--dtype": (("float32", "bfloat16"), ("int8", "float64", "", "FLOAT32")),
     "--device": (("cpu",), ("gpu", "cuda:99", "meta:x", "", "tpu", "cpu:x")),
-    "--system": (("", "You are brief.", "<|User|>", "\ud83d"), ()),
+    "--system": (("", "You are brief.", "<|User|>", NEITHER), ()),
     "--nonsense": ((), ("x",)),
 }
 # The same for arguments of `generate`.
@@ -52,7 +54,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "repetition_penalty": ((1.0, 1.1, 0.9), (0.0, -1.0, NAN, INF, "x")),
     "max_new_tokens": ((1, 2, 3), (0, -1, "x")),
     "max_new_token": ((), (1,)),
-    "images": ((), (None, [])),
+    "images": ((), ([],)),
 }
 SHARDS = (("5GB", "1MB", "300KB"), ("0GB", "x", "-5GB", "5", "", "1e3GB", "nanGB"))
 
@@ -104,6 +106,8 @@ def recipes() -> st.SearchStrategy[Recipe]:
     )
 
 
+# What Python shows, and what the command says of an error that it does not know.
+UNFORESEEN = re.compile(r"Traceback|error: unexpected")
 PROCESSES = ("--version", "not UTF-8", "absent model")
 
 
@@ -137,7 +141,7 @@ def _run(argv: list[str], good: bool | None, lines: str) -> None:
     finally:
         sys.stdin = stdin
     said = err.getvalue()
-    if "Traceback" in said or "--debug" in said:
+    if UNFORESEEN.search(said):
         raise OtherValueError(f"an error that nobody foresaw: {said[-300:]}")
     if status and not said.strip():
         raise OtherValueError(f"status {status} without a word")
@@ -153,8 +157,10 @@ def _describe(recipe: Recipe, folder: Path) -> tuple[list[str], str, bool | None
     options = recipe["options"]
     pairs = list(zip(options[::2], options[1::2], strict=True))
     last = dict(pairs)  # the last one counts, but argparse reads all
-    good = all(value in OPTIONS[name][0] for name, value in pairs)
+    good: bool | None = all(value in OPTIONS[name][0] for name, value in pairs)
     good = good and recipe["model"] in GOOD_MODELS and all(each in GOOD_PICTURES for each in recipe["pictures"])
+    if any(value == NEITHER for _, value in pairs):
+        good = None
     argv = ["describe", *(str(_picture(each)) for each in recipe["pictures"]), "--model", str(_model(recipe["model"]))]
     argv += [] if "--max-new-tokens" in last else ["--max-new-tokens=1"]
     return [*argv, *recipe["flags"], *(f"{name}={value}" for name, value in pairs)], "", good
@@ -226,7 +232,7 @@ def _check_process(argument: str | None) -> None:
     command = [sys.executable, "-m", "deepseek_vl_command", *last[argument]]
     found = subprocess.run(command, capture_output=True, timeout=3 * SECONDS, check=False, env=dict(os.environ))
     said = found.stderr.decode(errors="replace")
-    if "Traceback" in said or "--debug" in said or found.returncode < 0:
+    if UNFORESEEN.search(said) or found.returncode < 0:
         raise OtherValueError(f"status {found.returncode}: {said[-300:]}")
     if argument == "absent model" and not (found.returncode and "error:" in said):
         raise NotRefusedError("a model that is not there")

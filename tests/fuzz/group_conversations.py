@@ -74,9 +74,7 @@ def recipes() -> st.SearchStrategy[Recipe]:
     return often(
         st.fixed_dictionaries({"what": st.just("good"), **common, "system": st.none() | text, "prompt": st.booleans()}),
         st.fixed_dictionaries({"what": st.just("batch"), **common, "other": turns}),
-        st.fixed_dictionaries(
-            {"what": st.just("changed"), **common, "changes": st.lists(change, min_size=1, max_size=2)}
-        ),
+        st.fixed_dictionaries({"what": st.just("changed"), **common, "change": change}),
     )
 
 
@@ -185,11 +183,8 @@ def _check_batch(recipe: Recipe) -> None:
 
 
 def _check_changed(recipe: Recipe) -> None:
-    messages, options = _with_pictures(recipe["messages"]), {}
-    must_refuse = False
-    for change in recipe["changes"]:
-        messages, options, refused = CHANGES[change["do"]](messages, options, change["message"], change["number"])
-        must_refuse = must_refuse or refused
+    change, messages = recipe["change"], _with_pictures(recipe["messages"])
+    messages, options, must_refuse = CHANGES[change["do"]](messages, {}, change["message"], change["number"])
     encoded = _encode(recipe["family"], messages, **options)
     if must_refuse:
         raise NotRefusedError("what nobody reads")

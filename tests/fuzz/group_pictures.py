@@ -298,6 +298,10 @@ def _check_array(recipe: Recipe) -> None:
     array: Any = numbers if known else numbers.astype("i8").astype(dtype)
     array = array[..., 0] if channels == 0 else array.transpose(2, 0, 1) if recipe["first"] else array
     two_ways = channels and {array.shape[0], array.shape[-1]} <= {1, 3, 4}
+    if channels in (2, 5) and {array.shape[0], array.shape[-1]} & {1, 3, 4}:
+        # So many rows or columns are channels, if the array is read the other way round.
+        other_way = array if recipe["first"] else array.transpose(1, 2, 0)
+        expected = seen.of_numbers(other_way, dtype == "uint16", recipe["transparency"]) if known else None
     if recipe["tensor"] and known:
         array = torch.from_numpy(np.ascontiguousarray(array))
         array = array.bfloat16() if dtype == "bfloat16" else array
@@ -307,7 +311,8 @@ def _check_array(recipe: Recipe) -> None:
         expected = None
     elif two_ways:  # says so, or finds the right one
         channels_of = "channels_first" if recipe["first"] else "channels_last"
-        found = _process(array, do_normalize=False, input_data_format=channels_of)
+        options = {"transparency": "drop"} if recipe["transparency"] else {}
+        found = _process(array, do_normalize=False, input_data_format=channels_of, **options)
         if expected is not None and seen.difference((found * 255).round().transpose(1, 2, 0), expected) not in (0, 1):
             raise OtherValueError(f"other pixels with input_data_format={channels_of!r}")
         if expected is None:

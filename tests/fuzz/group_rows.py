@@ -15,6 +15,7 @@ from verdict import NotRefusedError, OtherValueError, Recipe, accepting
 from world import checkpoint, scratch
 
 FAMILIES = ("vl", "vl2_mha")
+ANOTHER = 50  # the number of a picture too many
 SHAPES = ("parts", "original", "<image>", "<image_placeholder>", "bare parts", "text alone")
 FORMS = ("path", "pillow", "bytes", "dict", "data:")
 ROUTES = ("collator",) * 4 + (
@@ -105,8 +106,12 @@ def _row(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], list[int]]:
     row: dict[str, Any] = {"messages": messages}
     if recipe["shape"] not in ("parts", "original"):
         if recipe["defect"] == "a picture more":
-            column.append(_given(50, recipe, folder))
+            column.append(_given(ANOTHER, recipe, folder))
         row["images"] = column[:-1] if recipe["defect"] == "a picture less" else column
+    if "images" in row and (recipe["shape"] == "text alone" or not wanted):
+        # Nothing says where they stand, or how many there are.
+        wanted = [*wanted, *[ANOTHER] * (recipe["defect"] == "a picture more")]
+        wanted = wanted[: len(row["images"])]
     if recipe["column"] != "none":
         row[recipe["column"]] = ["x"]
     return row, wanted

@@ -16,16 +16,18 @@ def of_file(source: Any, transparency: str | None) -> Pixels | None:
         image.load()
     except Exception:  # whatever damaged bytes lead Pillow to
         return None
+    deep = image.format in ("PNG", "PPM")  # such files have 16 bits where Pillow gives them the mode I
     with suppress(Exception):  # a damaged orientation is none
         image = ImageOps.exif_transpose(image)
-    return of_image(image, transparency)
+    return of_image(image, transparency, deep)
 
 
-def of_image(image: Image.Image, transparency: str | None) -> Pixels | None:
+def of_image(image: Image.Image, transparency: str | None, deep: bool = False) -> Pixels | None:
     """Of a Pillow image of any mode: numbers scaled by their range, transparency over white unless it is dropped."""
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
-        return of_numbers(values[..., None], wide=image.mode.startswith("I;16"), transparency=None)
+        wide = image.mode.startswith("I;16") or (deep and image.mode == "I")
+        return of_numbers(values[..., None], wide, transparency=None)
     see_through = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     if not see_through or transparency == "drop":
         return np.asarray(image.convert("RGB"))

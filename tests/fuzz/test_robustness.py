@@ -19,5 +19,5 @@ def test_no_case_is_bad(group):
     assert tally.tried == cases_of(group)
     assert tally.right > 0
     assert tally.refused > 0
-    shown = "\n".join(f"{what!a}\n  {json.dumps({'group': group, **recipe})}" for recipe, what in tally.bad[:20])
+    shown = "\n".join(f"{kind['times']}: {kind['what']!a}\n  {json.dumps(kind['case'])}" for kind in tally.bad_kinds())
     assert not tally.bad, f"{len(tally.bad)} of {tally.tried} cases are bad:\n{shown}"

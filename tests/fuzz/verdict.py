@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SECONDS = 20
+KIND = 40  # letters of what happened, by which bad cases are told apart; a report shows one of each kind
 GIGABYTES = 2
 # Beyond the limit, so that a case that passes it is measured and named instead of killed by the system.
 ROOM = 1 << 30
@@ -28,6 +29,7 @@ NOT_CLEAR = (UnicodeError, json.JSONDecodeError)
 OURS = ("deepseek_vl_hf", "deepseek_vl_command")
 # Whose `raise` statements word errors for people. What Python or numpy say of an operation is not worded for them.
 SPEAKERS = (*OURS, "transformers", "huggingface_hub")
+CHECKED_BY_TORCH = "torch/__init__.py"  # torch._check raises with the words of who calls it
 
 Recipe = dict[str, Any]
 Check = Callable[[Recipe], None]
@@ -76,8 +78,16 @@ class Tally:
             self.bad.append((recipe, verdict))
 
     def as_dict(self) -> dict[str, Any]:
-        bad = [{"case": {"group": self.group, **recipe}, "what": what} for recipe, what in self.bad]
-        return {"tried": self.tried, "right": self.right, "refused": self.refused, "bad": bad}
+        counts = {"tried": self.tried, "right": self.right, "refused": self.refused, "bad": len(self.bad)}
+        return {**counts, "bad_cases": self.bad_kinds()}
+
+    def bad_kinds(self) -> list[dict[str, Any]]:
+        """The first bad case of each kind, and how many there are of it."""
+        kinds: dict[str, dict[str, Any]] = {}
+        for recipe, what in self.bad:
+            first = {"what": what, "times": 0, "case": {"group": self.group, **recipe}}
+            kinds.setdefault(what[:KIND], first)["times"] += 1
+        return sorted(kinds.values(), key=lambda kind: -kind["times"])
 
 
 def judge(check: Check, recipe: Recipe) -> str:
@@ -114,7 +124,8 @@ def fault_of(error: BaseException) -> str | None:
     if not any(_is_of(OURS, path) for path, _ in frames):
         return None
     path, number = frames[-1]
-    on_purpose = linecache.getline(path, number).strip().startswith("raise") and _is_of(SPEAKERS, path)
+    worded = _is_of(SPEAKERS, path) or path.endswith(CHECKED_BY_TORCH)
+    on_purpose = linecache.getline(path, number).strip().startswith("raise") and worded
     return None if on_purpose and not isinstance(error, NOT_CLEAR) else shown
 
 
@@ -150,11 +161,12 @@ def _in_limits() -> Iterator[dict[str, int]]:
         resource.setrlimit(resource.RLIMIT_DATA, (_status("VmData") + int(GIGABYTES * 1e9) + ROOM, limit[1]))
     try:
         if alarm:
-            signal.alarm(SECONDS)
+            # Again and again: raised inside of a __del__ or a callback it is lost.
+            signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)
         yield memory
     finally:
         if alarm:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         resource.setrlimit(resource.RLIMIT_DATA, limit)
         memory["peak"] = _status("VmHWM")

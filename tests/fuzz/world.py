@@ -45,6 +45,11 @@ class Answer:
         return same_logits(self.logits, other.logits)
 
 
+def are_numbers(logits: torch.Tensor) -> bool:
+    """Whether no logit is NaN or endless; -inf is a token that cannot come."""
+    return not bool((logits.isnan() | (logits == torch.inf)).any())
+
+
 def same_logits(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
 
