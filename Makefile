@@ -5,7 +5,7 @@
 #   make test           linters, type checker and all tests on the newest versions that the package admits
 #   make test-oldest    unit, parity, checkpoint and usage tests on the oldest ones
 #   make test-page      the tests of the web page, with Gradio; in a browser where Chromium is installed
-#   make fuzz           10,000 odd and damaged inputs, for docs/robustness.md (ten minutes on two cores); CASES=100 SEED=1
+#   make fuzz           10,000 odd and damaged inputs, for docs/robustness.md (some minutes on two cores); CASES=100 SEED=1
 #   make test-newest    unit and parity tests on today's newest versions, caps ignored: what breaks next
 #   make lock           write requirements/*.txt anew, with today's versions
 #   make compatibility  the parity tests on every transformers release that the package admits, for docs/compatibility.md
@@ -125,4 +125,4 @@ docs-tables: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) $(NEXT_VENV) $(LOCK_VENV) build dist demo-output \
-		.mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+		.hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

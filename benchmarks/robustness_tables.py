@@ -22,9 +22,9 @@ def cases_table() -> str:
     rows = []
     for name, found in counts.items():
         numbers = (f"{found[key]:,}" for key in ("tried", "right", "refused"))
-        rows.append([GROUPS[name], *numbers, str(found["bad"]), f"{found['seconds']:.0f} s"])
+        rows.append([GROUPS[name], *numbers, f"{found['bad']:,}", f"{found['seconds']:.0f} s"])
     whole = [f"{sum(found[key] for found in counts.values()):,}" for key in ("tried", "right", "refused")]
-    bad = str(sum(found["bad"] for found in counts.values()))
+    bad = f"{sum(found["bad"] for found in counts.values()):,}"
     machine = figures["environment"]
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("transformers", "torch", "pillow"))
     notes = (
