@@ -24,7 +24,7 @@ def cases_table() -> str:
         numbers = (f"{found[key]:,}" for key in ("tried", "right", "refused"))
         rows.append([GROUPS[name], *numbers, f"{found['bad']:,}", f"{found['seconds']:.0f} s"])
     whole = [f"{sum(found[key] for found in counts.values()):,}" for key in ("tried", "right", "refused")]
-    bad = f"{sum(found["bad"] for found in counts.values()):,}"
+    bad = f"{sum(found['bad'] for found in counts.values()):,}"
     machine = figures["environment"]
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("transformers", "torch", "pillow"))
     notes = (

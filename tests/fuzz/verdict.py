@@ -5,6 +5,7 @@ A case is a recipe: a dict that JSON can hold, from which everything else follow
 
 import json
 import linecache
+import re
 import resource
 import signal
 import sys
@@ -18,6 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SECONDS = 20
+FOLDERS = re.compile(r"/\S*(fuzz-\w+|site-packages)/")  # of this machine; left out of reports
 KIND = 40  # letters of what happened, by which bad cases are told apart; a report shows one of each kind
 GIGABYTES = 2
 # Beyond the limit, so that a case that passes it is measured and named instead of killed by the system.
@@ -75,7 +77,7 @@ class Tally:
         elif verdict == "refused":
             self.refused += 1
         else:
-            self.bad.append((recipe, verdict))
+            self.bad.append((recipe, FOLDERS.sub("", verdict)))
 
     def as_dict(self) -> dict[str, Any]:
         counts = {"tried": self.tried, "right": self.right, "refused": self.refused, "bad": len(self.bad)}
