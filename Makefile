@@ -5,6 +5,7 @@
 #   make test           linters, type checker and all tests on the newest versions that the package admits
 #   make test-oldest    unit, parity, checkpoint and usage tests on the oldest ones
 #   make test-page      the tests of the web page, with Gradio; in a browser where Chromium is installed
+#   make fuzz           10,000 odd and damaged inputs, for docs/robustness.md (some minutes on two cores); CASES=100 SEED=1
 #   make test-newest    unit and parity tests on today's newest versions, caps ignored: what breaks next
 #   make lock           write requirements/*.txt anew, with today's versions
 #   make compatibility  the parity tests on every transformers release that the package admits, for docs/compatibility.md
@@ -30,7 +31,7 @@ INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-oldest test-page test-newest lock compatibility lint bench docs-tables clean
+.PHONY: demo test test-oldest test-page test-newest fuzz lock compatibility lint bench docs-tables clean
 
 # $(call make-torch,folder,options of pip): an environment with a torch, lent or installed
 define make-torch
@@ -76,6 +77,15 @@ test-oldest: $(OLDEST_VENV)/.installed
 test-page: $(PAGE_VENV)/.installed
 	$(PAGE_VENV)/bin/python -m pytest tests/page
 
+CASES ?= 10000
+SEED ?= 0
+
+# Fewer cases, or others, are printed and not stored. A bad case is shown with what it takes to run it again.
+fuzz: $(VENV)/.installed
+	@$(BIN)/python benchmarks/robustness.py --cases $(CASES) --seed $(SEED) \
+		$(if $(filter-out 10000 0,$(CASES) $(SEED)),--no-result); status=$$?; \
+		$(BIN)/python benchmarks/readme_tables.py --write && exit $$status
+
 # Made anew each time, because the newest of yesterday is not the newest of today. QUICK=--quick runs a part.
 test-newest:
 	@rm -rf $(NEXT_VENV)
@@ -115,4 +125,4 @@ docs-tables: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) $(NEXT_VENV) $(LOCK_VENV) build dist demo-output \
-		.mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+		.hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

@@ -10,6 +10,7 @@ from typing import Any
 
 import compatibility_tables
 import int4_tables
+import robustness_tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -302,6 +303,7 @@ PAGES = {
     "docs/quantization.md": QUANTIZATION,
     "docs/chat.md": {"chat": chat_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
+    "docs/robustness.md": {"robustness": robustness_tables.cases_table},
     "docs/speed.md": {"decoding": decoding_table, "startup": startup_table},
 }
 
