@@ -193,7 +193,7 @@ def test_damage_in_a_variant(copy):
     ("content", "message"),
     [
         ("[]", "generation_config.json holds a JSON list; expected an object"),
-        ('{"max_new_tokens": "x"}', "generation_config.json holds a value of another kind"),
+        ('{"max_new_tokens": "x"}', "generation_config.json has max_new_tokens 'x'; expected a whole number"),
         ("{", "generation_config.json is not valid JSON"),
     ],
 )

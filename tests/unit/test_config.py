@@ -3,7 +3,7 @@ import json
 import pytest
 from transformers import AutoConfig, LlamaConfig, SiglipVisionConfig
 
-from deepseek_vl_hf import DeepseekVLConfig
+from deepseek_vl_hf import DeepseekVL2Config, DeepseekVLConfig, DeepseekVLHybridConfig
 
 
 def test_published_sizes_where_nothing_is_said():
@@ -76,3 +76,20 @@ def test_save_and_load(tmp_path):
 def test_unknown_parts(fields, error, message):
     with pytest.raises(error, match=message):
         DeepseekVLConfig(**fields)
+
+
+@pytest.mark.parametrize("size", [10**9, -1, 2.5, "many", True])
+@pytest.mark.parametrize(
+    ("config", "part", "field"),
+    [
+        (DeepseekVLConfig, "text_config", "num_hidden_layers"),
+        (DeepseekVLConfig, "vision_config", "num_attention_heads"),
+        (DeepseekVLHybridConfig, "high_res_vision_config", "num_hidden_layers"),
+        (DeepseekVL2Config, "text_config", "n_routed_experts"),
+        (DeepseekVL2Config, "projector_config", "downsample_ratio"),
+    ],
+)
+def test_sizes_that_no_model_has(config, part, field, size):
+    """They would be built layer by layer until memory ends."""
+    with pytest.raises(ValueError, match=rf"{part} (has {field}|cannot be read .*'{field}'|.* hold only -1)"):
+        config(**{part: {field: size}})

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 # SigLIP-L/16 at 384 pixels. The tower's GELU is the exact one (transformers' default for SigLIP is the tanh
@@ -25,6 +26,41 @@ CLASSES_OF_MODEL_TYPES = {
     "deepseek_vl_hybrid": "DeepseekVLHybrid",
     "deepseek_vl2": "DeepseekVL2",
 }
+
+# The smallest and the largest value of a part's sizes. No published model comes near the largest, and what lies beyond
+# would be built layer by layer until memory ends.
+SIZES = {
+    "num_hidden_layers": (0, 1000),
+    "num_attention_heads": (1, 4096),
+    "num_key_value_heads": (1, 4096),
+    "hidden_size": (1, 2**17),
+    "intermediate_size": (1, 2**20),
+    "moe_intermediate_size": (1, 2**20),
+    "vocab_size": (1, 2**24),
+    "max_position_embeddings": (1, 2**26),
+    "n_routed_experts": (0, 2**14),
+    "n_shared_experts": (0, 2**10),
+    "num_experts_per_tok": (0, 2**14),
+    "image_size": (1, 2**14),
+    "patch_size": (1, 2**12),
+    "output_channels": (1, 2**17),
+    "mlp_dim": (1, 2**20),
+    "window_size": (0, 2**12),
+    "downsample_ratio": (1, 2**6),
+}
+
+
+def check_sizes(name: str, config: PreTrainedConfig) -> None:
+    """Raises ValueError if a size of a part is no whole number, or beyond what any model has."""
+    for field, (smallest, largest) in SIZES.items():
+        size = getattr(config, field, None)
+        if size is None:
+            continue
+        if not isinstance(size, int) or isinstance(size, bool) or not smallest <= size <= largest:
+            raise ValueError(
+                f"{name} has {field} {size!r}; expected a whole number from {smallest} to {largest}. config.json is "
+                "damaged or mistyped; download it again."
+            )
 
 
 def check_model_type(config_dict: dict[str, Any], expected: str) -> None:
@@ -62,8 +98,16 @@ def resolve_sub_config(
 
     Raises:
         TypeError: neither a config, a dict nor None.
-        ValueError: the part is of an unsupported `model_type`.
+        ValueError: the part is of an unsupported `model_type`, or a field is of another kind or out of bounds.
     """
+    config = _build(given, name, published, supported)
+    check_sizes(name, config)
+    return config
+
+
+def _build(
+    given: Any, name: str, published: dict[str, Any], supported: tuple[str, ...] | type[PreTrainedConfig]
+) -> PreTrainedConfig:
     if given is None:
         given = published
     if not isinstance(given, (dict, PreTrainedConfig)):
@@ -77,6 +121,10 @@ def resolve_sub_config(
         )
     if isinstance(given, PreTrainedConfig):
         return given
-    if isinstance(supported, type):
-        return supported(**{key: value for key, value in given.items() if key != "model_type"})
-    return AutoConfig.for_model(**{**given, "model_type": model_type})
+    try:
+        if isinstance(supported, type):
+            return supported(**{key: value for key, value in given.items() if key != "model_type"})
+        return AutoConfig.for_model(**{**given, "model_type": model_type})
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot be read ({reason}). config.json is damaged; download it again.") from error

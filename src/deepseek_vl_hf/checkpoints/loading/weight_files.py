@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
-from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..layouts.files import read_json
+from ..layouts.generation_file import read_generation_file
 from ..tensors.source import (
     DTYPES,
     PICKLES,
@@ -39,13 +38,14 @@ def check_folder(name_or_path: Any, arguments: Mapping[str, Any]) -> None:
     Raises:
         FileNotFoundError: the index names a file that is absent.
         ValueError: a file is damaged, the index leaves the folder, index and files disagree, or there are both an index
-            and one file of all tensors; or generation_config.json holds text for numbers.
+            and one file of all tensors; or generation_config.json holds a value of another
+            kind.
     """
     elsewhere = ("state_dict", "gguf_file", "variant")
     if name_or_path is None or any(arguments.get(name) is not None for name in elsewhere):
         return
     folder = Path(name_or_path) / (arguments.get("subfolder") or "")
-    _check_generation_config(folder / GENERATION_CONFIG_NAME)
+    read_generation_file(folder)
     is_safe = arguments.get("use_safetensors")
     formats = [SAFETENSORS] * (is_safe is not False) + [PICKLES] * (not is_safe)
     if not any((folder / name).is_file() for pair in formats for name in pair):
@@ -58,15 +58,6 @@ def check_folder(name_or_path: Any, arguments: Mapping[str, Any]) -> None:
     for shard, expected in shards.items():
         if shard.endswith(".safetensors"):
             check_index(folder / shard, index_name, read_header(folder / shard).keys(), expected)
-
-
-def _check_generation_config(path: Path) -> None:
-    if not path.is_file():
-        return
-    try:
-        GenerationConfig.from_dict(read_json(path))
-    except TypeError as error:
-        raise ValueError(f"{path} holds a value of another kind ({error}). Download the file again.") from error
 
 
 def check_files(

@@ -192,7 +192,9 @@ def _read_header(data: FileBytes, size: int) -> dict[str, StoredEntry]:
         if header_bytes > min(size - 8, MAX_HEADER_BYTES):
             raise ValueError("its header reaches beyond the file")
         header = json.loads(data.read(8, header_bytes), object_pairs_hook=without_duplicates)
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its __metadata__ is no table of texts")
         entries = {name: _read_entry(name, entry, 8 + header_bytes) for name, entry in header.items()}
         # As the format demands: no holes, no overlaps, nothing behind the last tensor.
         end = 8 + header_bytes
