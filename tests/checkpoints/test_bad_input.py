@@ -221,7 +221,7 @@ DAMAGED = {
     "text for a number": (
         in_config(lambda config: config["language_config"].update(hidden_size="x")),
         ValueError,
-        "config.json holds a value of another kind",
+        "text_config cannot be read .*'hidden_size' expected int, got str",
     ),
     "null for a section": (
         in_config(lambda config: config["vision_config"].update(params=None)),

@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ def test_pictures_together_need_all_of_them(pictures, capsys):
         ("missing.png", "missing.png: There is no file 'missing.png'"),
         (".", ".: This is a folder. Name the pictures in it."),
         ("", "Found no name of a picture"),
-        ("~nobodyhere/a.png", "~nobodyhere/a.png: Could not determine home directory"),
+        ("~nobodyhere/a.png", "~nobodyhere/a.png: There is no file '~nobodyhere"),
         (__file__, f"{__file__}: No image could be read"),
         ("\udcff.png", r"\udcff.png: There is no file"),
     ],
@@ -214,8 +215,8 @@ def test_names_behind_a_bad_one_are_no_messages(chat, capsys):
     message = "<image_placeholder> or <image_placeholder>?"
     assert ChatLoop(chat, lines(message, "missing.png", SHAPES, "two"), at_terminal=False).run() == 1
     assert capsys.readouterr().err == (
-        "error: missing.png: There is no file 'missing.png'. Expected a path to an image file, an http(s) URL, a data: "
-        "URI or base64 text.\n"
+        "error: missing.png: There is no file 'missing.png'. Expected a path to an image file, an http(s) URL, a file: "
+        "or data: URI, or base64 text.\n"
     )
     assert [turn.text for turn in chat.turns] == ["two"]
 
@@ -244,20 +245,24 @@ def test_nobody_reads_the_answers(chat, monkeypatch):
                     run()
 
 
-@pytest.fixture
-def small_disk():
+@contextmanager
+def small_disk(size):
     """Limits the size of files, which stands for a full disk: the system refuses to write on."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize(("command", "size"), [("quantize", 100_000), ("quantize", 200), ("convert", 300_000)])
-def test_a_disk_that_fills_up(original, tmp_path, capsys, small_disk, command, size):
+def test_a_disk_that_fills_up(original, tmp_path, capsys, command, size):
     """Where it fills up is no matter: among the weights, or before them."""
     options = ["--group-size", "32", "--device", "cpu"] if command == "quantize" else []
-    small_disk(size)
-    assert main([command, str(original), str(tmp_path / "target"), "--quiet", *options]) == 1
+    with small_disk(size):
+        status = main([command, str(original), str(tmp_path / "target"), "--quiet", *options])
+    assert status == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"error: {tmp_path / 'target'} was not written: File too large. Free some space, or name a folder elsewhere."
     )

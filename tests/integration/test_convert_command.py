@@ -160,7 +160,7 @@ copy = writer._write_piece
 def slow(*arguments):
     print("writing", flush=True)
     time.sleep(0.2)
-    copy(*arguments)
+    return copy(*arguments)
 writer._write_piece = slow
 sys.exit(main(["convert", *sys.argv[1:], "--quiet"]))
 """

@@ -23,13 +23,13 @@ def open_picture(source: str) -> Image.Image:
     if not source.strip():
         raise ValueError("Found no name of a picture. Name a file or a link.")
     try:
-        found = str(Path(source).expanduser()) if source.startswith("~") else source
-        if os.path.isdir(found):  # noqa: PTH112 - pathlib raises for texts that are too long to be a path
+        # pathlib raises for texts that are too long to be a path, and for home folders that nobody has.
+        if os.path.isdir(os.path.expanduser(source)):  # noqa: PTH111, PTH112
             raise ValueError("This is a folder. Name the pictures in it.")
-        picture = open_image(found)
+        picture = open_image(source)
         to_rgb(picture)  # decodes it; what becomes of transparency is the checkpoint's setting
         return picture
-    except (RuntimeError, TypeError, ValueError) as error:  # the first for a home folder that nobody has
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{short_name(source)}: {error}") from error
 
 

@@ -22,6 +22,7 @@ class LoadedWeights:
     """What became of a checkpoint's tensors.
 
     Attributes:
+        source: what `from_pretrained` got; None where the tensors came from memory.
         missing: names in the model that no file has a tensor for.
         unexpected: names in the files that the model has no place for.
         mismatched: names in both, with the shape in the files and the shape in the model.
@@ -30,6 +31,7 @@ class LoadedWeights:
         strict: whether tensors may be neither missing nor unexpected.
     """
 
+    source: Any
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[tuple[str, Any, Any], ...]
@@ -110,6 +112,7 @@ class HfModel(PreTrainedModel):
         ignored = "|".join([*(model._keys_to_ignore_on_load_unexpected or ()), COMPUTED])
         model.check_loaded(
             LoadedWeights(
+                load_config.pretrained_model_name_or_path,
                 tuple(sorted(without_tied(loading_info.missing_keys, model.all_tied_weights_keys))),
                 tuple(sorted(name for name in loading_info.unexpected_keys if not re.search(ignored, name))),
                 () if load_config.ignore_mismatched_sizes else tuple(sorted(loading_info.mismatched_keys)),

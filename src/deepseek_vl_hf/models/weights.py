@@ -38,16 +38,17 @@ def check_loaded(found: LoadedWeights) -> None:
         ValueError: tensors have another shape, or cannot be made of those in the files; or, where loading is strict,
             some are missing or left over.
     """
+    checkpoint = "checkpoint" if found.source is None else f"checkpoint {found.source}"
     if found.failed:
         raise ValueError(
-            f"{len(found.failed)} tensors of the model cannot be made of those in the checkpoint, such as "
+            f"{len(found.failed)} tensors of the model cannot be made of those in the {checkpoint}, such as "
             f"{_failure(*found.failed[0])}. Weights and config.json belong to different checkpoints, or a file is "
             "damaged; download them again."
         )
     if found.mismatched:
         name, there, here = found.mismatched[0]
         raise ValueError(
-            f"{len(found.mismatched)} tensors of the checkpoint have another shape than config.json says, such as "
+            f"{len(found.mismatched)} tensors of the {checkpoint} have another shape than config.json says, such as "
             f"{name}: found {list(there)}, expected {list(here)}. Weights and config.json belong to different "
             "checkpoints; download them again. To begin with random weights there, pass ignore_mismatched_sizes=True."
         )
@@ -55,13 +56,13 @@ def check_loaded(found: LoadedWeights) -> None:
         return
     if found.missing:
         raise ValueError(
-            f"The checkpoint lacks {len(found.missing)} tensors of the model ({_some(found.missing)}), which would be "
-            "random numbers. Download it again, config.json included. If parts of the model are to begin with random "
-            "weights, such as a new head, pass strict=False to from_pretrained."
+            f"The {checkpoint} lacks {len(found.missing)} tensors of the model ({_some(found.missing)}), which would "
+            "be random numbers. Download it again, config.json included. If parts of the model are to begin with "
+            "random weights, such as a new head, pass strict=False to from_pretrained."
         )
     if found.unexpected and not found.quantized_elsewhere:
         raise ValueError(
-            f"The checkpoint holds {len(found.unexpected)} tensors that the model has no place for "
+            f"The {checkpoint} holds {len(found.unexpected)} tensors that the model has no place for "
             f"({_some(found.unexpected)}). Weights and config.json belong to different checkpoints; download them "
             "again. To leave these tensors out, pass strict=False to from_pretrained."
         )
