@@ -12,6 +12,7 @@ from test_bad_input import DAMAGED, NORM
 from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 
 from deepseek_vl_hf import Chat, DeepseekVLForConditionalGeneration
+from deepseek_vl_hf.hf.versions import INSTALLED
 
 # The kinds of damage that concern weights, and what is said of them where that differs from the conversion.
 WEIGHTS = {
@@ -82,11 +83,10 @@ def test_every_way_in_refuses(source):
     """Two layers' worth of random numbers would answer, and nobody would notice."""
     change_all(source, lambda name, tensor: tensor)
     edit_shard(source / "model.safetensors", lambda tensors: tensors.pop(NORM))
-    for load in (
-        AutoModel.from_pretrained,
-        Chat.from_pretrained,
-        lambda folder: pipeline("image-text-to-text", model=str(folder)),
-    ):
+    ways = [AutoModel.from_pretrained, Chat.from_pretrained]
+    if INSTALLED.release >= (5, 20):  # before, a pipeline tries transformers' own class next, and tells its error
+        ways.append(lambda folder: pipeline("image-text-to-text", model=str(folder)))
+    for load in ways:
         with pytest.raises(ValueError, match="lacks 1 tensors of the model"):
             load(source)
 

@@ -10,6 +10,7 @@ import torch
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from deepseek_vl_hf import DeepseekVL2ImageProcessor, DeepseekVLHybridImageProcessor, DeepseekVLImageProcessor
+from deepseek_vl_hf.hf.versions import INSTALLED
 
 # transformers adds up in another order, in float32.
 ROUNDING = 2e-6
@@ -18,6 +19,9 @@ COMBINATIONS = [dict(zip(STEPS, values, strict=True)) for values in itertools.pr
 STATISTICS = {"image_mean": list(OPENAI_CLIP_MEAN), "image_std": list(OPENAI_CLIP_STD)}
 # No edge whose size the two round differently.
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
+
+# Before 5.21 transformers pads Hybrid's pictures in other colors than the original.
+PADS_ALIKE = INSTALLED.release >= (5, 21)
 
 
 def theirs(name):
@@ -62,7 +66,7 @@ def test_one_tower(steps, kind):
 def test_two_towers(steps, kind):
     """The large pixels are equal; the small ones are interpolated from floats here, and from 8 bits there."""
     # transformers pads only what it resizes, cannot resize what it padded of [0, 1], and keeps the small pixels' shape.
-    wide = steps["do_pad"] and steps["do_resize"] and kind != "[0, 1]"
+    wide = steps["do_pad"] and steps["do_resize"] and kind != "[0, 1]" and PADS_ALIKE
     sizes = {"size": {"height": 32, "width": 32}, "high_res_size": {"height": 64, "width": 64}, **STATISTICS}
     picture = INPUTS[kind](PIXELS if wide else PIXELS[:, :48])
     found = DeepseekVLHybridImageProcessor(**sizes)(picture, return_tensors="pt", **steps)
@@ -100,6 +104,8 @@ def test_floats_without_rescaling_through_the_whole_processor(processor):
 
 @pytest.mark.parametrize("name", ["deepseek_vl", "deepseek_vl_hybrid"])
 def test_other_classes_read_our_settings(name):
+    if name == "deepseek_vl_hybrid" and not PADS_ALIKE:
+        pytest.skip("transformers pads in the colors of these settings from 5.21 on")
     ours = {"deepseek_vl": DeepseekVLImageProcessor, "deepseek_vl_hybrid": DeepseekVLHybridImageProcessor}[name]
     settings = ours(transparency="drop", **STATISTICS).to_dict()
     settings = {key: value for key, value in settings.items() if key != "image_processor_type"}
