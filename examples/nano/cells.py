@@ -123,7 +123,7 @@ class CellCollator:
             pictures = [row.get("picture") or row["messages"][0]["content"][0]["image"] for row in rows]
             batch = self.processor.image_processor(pictures, return_tensors="pt")
         else:
-            batch = self.collate(rows)
+            batch = self.collate([{"messages": row["messages"]} for row in rows])
         batch["cells"] = torch.from_numpy(np.stack([row["cells"] for row in rows]))
         return batch
 
