@@ -72,8 +72,24 @@ def test_sources_that_are_not_whole(converted, tmp_path, capsys, tensor):
     extra = {"model.more.weight": torch.zeros(1)} if tensor is None else {}
     save_file({**kept, **extra}, source / "model.safetensors", metadata={"format": "pt"})
     assert main(["quantize", str(source), str(target), *OPTIONS]) == 1
-    assert "is not a whole checkpoint" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    if tensor is None:
+        assert "holds 1 tensors that the model has no place for (model.more.weight)" in told
+    else:
+        assert f"lacks {len(tensors) - len(kept)} tensors of the model (" in told
     assert not target.exists()
+
+
+def test_values_that_are_no_numbers_are_told(converted, tmp_path, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(converted, source)
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.language_model.embed_tokens.weight"][3, :2] = torch.nan
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    assert main(["quantize", str(source), str(tmp_path / "target"), *OPTIONS]) == 0
+    shown = capsys.readouterr().out
+    assert "Note: 2 values in 1 tensors are NaN or infinite:" in shown
+    assert "  model.language_model.embed_tokens.weight: 2" in shown
 
 
 def test_a_full_disk(original, tmp_path, capsys, monkeypatch):

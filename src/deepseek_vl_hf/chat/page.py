@@ -77,6 +77,17 @@ class Visits:
         visit = self._visits.get(visitor)
         return visit.shown if visit is not None else []
 
+    def answer(self, visitor: str, message: dict[str, Any], uploads: Path) -> Iterator[Any]:
+        """What the page shows while a visitor's question is answered; see `answer`."""
+        visit = self.of(visitor)
+        for state in answer(visit, message, uploads):
+            if not self.holds(visitor, visit):
+                # A new conversation was begun. Of this answer the browser may have got a piece after the empty page, so
+                # the last word is what the visitor has now.
+                yield self.shown_to(visitor), gr.skip(), *nothing_yet()
+                return
+            yield state
+
 
 def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
     """The page; `launch` it.
@@ -108,15 +119,8 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
 
         def ask(message: dict[str, Any], request: gr.Request) -> Iterator[Any]:
             visitor = str(request.session_hash)
-            visit = visits.of(visitor)
             try:
-                for state in answer(visit, message, Path(question.GRADIO_CACHE)):
-                    if not visits.holds(visitor, visit):
-                        # A new conversation was begun. Of this answer the browser may have got a piece after the empty
-                        # page, so the last word is what the visitor has now.
-                        yield visits.shown_to(visitor), gr.skip(), *nothing_yet()
-                        return
-                    yield state
+                yield from visits.answer(visitor, message, Path(question.GRADIO_CACHE))
             finally:
                 shares.give_back(visitor)
 

@@ -11,7 +11,9 @@ from ...devices import check_device
 from ...quantization import QuantizationReport, int4_config, quantization_report
 from ..layouts.generation_file import read_generation_file
 from ..tensors.damage import naming_damage
-from .convert import DEFAULT_SHARD_SIZE, Report, no_report
+from ..tensors.source import open_tensors
+from ..tensors.writer import not_finite_of
+from .convert import DEFAULT_SHARD_SIZE, Report, no_report, report_not_finite
 from .destination import check_destination, check_space, new_folder
 from .model_card import card_data, origin_of, write_card
 
@@ -30,7 +32,8 @@ def quantize_checkpoint(
 ) -> QuantizationReport:
     """Writes a checkpoint whose language model has 4-bit weights, with its processor and a model card.
 
-    The source is only read, layer by layer; the destination is complete or absent.
+    The source is only read, layer by layer; the destination is complete or absent. How many of its values are NaN or
+    infinite is reported.
 
     Args:
         source: folder of a DeepSeek-VL checkpoint in either layout.
@@ -63,10 +66,11 @@ def quantize_checkpoint(
     check_device(config.device)
     with naming_damage(source):
         processor = AutoProcessor.from_pretrained(source)
-        model, loading = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, device_map=config.device, quantization_config=config, output_loading_info=True
+        with open_tensors(source) as tensors:
+            report_not_finite(not_finite_of(tensors.values()), report, refuse=False)
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, device_map=config.device, quantization_config=config
         )
-    _check_complete(source, loading)
     layers = quantization_report(model)
     report(str(layers))
     check_space(destination, layers.num_bytes)
@@ -78,14 +82,6 @@ def quantize_checkpoint(
             shutil.copymode(folder / "config.json", file)  # transformers makes weight files private
     report(f"Wrote {destination}")
     return layers
-
-
-def _check_complete(source: Path, loading: dict[str, Any]) -> None:
-    """Raises ValueError unless every tensor of the source has its place, and every place its tensor."""
-    wrong = {what: sorted(map(str, names)) for what, names in loading.items() if names}
-    if wrong:
-        found = "; ".join(f"{what}: {', '.join(names[:3])} ({len(names)} in all)" for what, names in wrong.items())
-        raise ValueError(f"{source} is not a whole checkpoint ({found}). Download it again.")
 
 
 def _write_card(folder: Path, config: Any, source: Path, layers: QuantizationReport, base_model: str | None) -> None:

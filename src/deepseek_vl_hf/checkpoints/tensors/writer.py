@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from io import FileIO
@@ -18,7 +18,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 
 from .byte_ranges import write_all
 from .plan import Piece, PlannedTensor
-from .source import DTYPES, SAFETENSORS
+from .source import DTYPES, SAFETENSORS, StoredTensor
 
 CHUNK_BYTES = 2**20  # stays in a processor's cache from reading to writing
 MAX_WRITERS = 4
@@ -178,6 +178,15 @@ def count_not_finite(values: torch.Tensor) -> int:
     kind, magnitude, lowest = EXPONENTS[values.dtype]
     bits = values.view(torch.uint8).numpy().view(kind) & magnitude
     return int(numpy.count_nonzero(bits >= lowest)) if bits.size and bits.max() >= lowest else 0
+
+
+def not_finite_of(tensors: Iterable[StoredTensor]) -> dict[str, int]:
+    """How many values of which tensors are NaN or infinite; they are read once, piece by piece."""
+    found: dict[str, int] = {}
+    for tensor in tensors:
+        piece = Piece(tensor, 0, tensor.num_bytes)
+        found[tensor.name] = sum(count_not_finite(read_values(piece, *part)) for part in chunks(piece))
+    return {name: count for name, count in sorted(found.items()) if count}
 
 
 def _header(targets: list[TargetTensor]) -> bytes:
