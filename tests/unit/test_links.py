@@ -43,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, b"<!DOCTYPE html><title>Log in</title>")
         elif kind == "announced":
             self.answer(200, b"", **{"Content-Length": str(10**12)})
+        elif kind == "short":
+            self.answer(200, DATA, **{"Content-Length": str(len(DATA) + 10)})
         elif kind == "endless":
             self.answer(200, bytes(links.BYTES + 1))
         elif kind == "gzip":
@@ -145,6 +147,33 @@ def test_the_time_is_the_whole_time(serve, monkeypatch, path):
     for thread in [each for each in threading.enumerate() if each.name == "picture"]:
         thread.join(1)
         assert not thread.is_alive()  # it was woken; the body takes several seconds
+
+
+def test_a_body_that_was_cut_off_is_none():
+    """The thread may be woken, and be done, before anybody asks for its result."""
+    download = links._Download("http://example.invalid/a.png", private=True)
+
+    class Response:
+        length = None
+        parts = [DATA[:100]]
+
+        def read1(self, _):
+            if self.parts:
+                return self.parts.pop()
+            download.abandon()
+            return b""
+
+        def getheader(self, _, default=""):
+            return default
+
+    with pytest.raises(TimeoutError):
+        download._read(Response())
+
+
+def test_a_connection_that_ends_too_early(serve):
+    _, url = serve()
+    with pytest.raises(ValueError, match=r"the connection ended 10 bytes before the file did"):
+        open_image(f"{url}/short")
 
 
 def test_a_name_that_nobody_looks_up_in_time(monkeypatch):

@@ -149,6 +149,9 @@ class _Download:
             if len(body) > BYTES:
                 raise too_large
             self._remaining()
+        self._remaining()  # what `abandon` cuts off looks like a body that has come to its end
+        if response.length:
+            raise LinkError(f"the connection ended {response.length} bytes before the file did")
         if response.getheader("Content-Encoding", "").lower() in ("gzip", "x-gzip", "deflate"):
             unpacked = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(bytes(body), BYTES + 1)
             if len(unpacked) > BYTES:
