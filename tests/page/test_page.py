@@ -59,7 +59,7 @@ def nano_address():
 @pytest.fixture(scope="module")
 def endless_address(vl2):
     """A model of random weights, whose answers are as long as they may be."""
-    chat = Chat(vl2.model, vl2.processor, do_sample=False, repetition_penalty=1.0, max_new_tokens=2000)
+    chat = Chat(vl2.model, vl2.processor, do_sample=False, min_new_tokens=2000, max_new_tokens=2000)
     page, address = launched(chat, "DeepSeek-VL2")
     yield address
     page.close()
@@ -184,6 +184,44 @@ class TestInABrowser:
         api.expect(answers(page)).to_have_count(0)
         ask(page, "<b>three</b>")
         api.expect(page.locator("#conversation [data-testid=user]")).to_have_text(re.compile("<b>three</b>"))
+        page.locator("#stop").click()
+
+    def test_a_new_conversation_as_an_answer_ends(self, page, endless_address, monkeypatch):
+        """The answer's last word reaches the browser after the empty page, and does not stay there."""
+        original, ended = Visits.answer, threading.Event()
+
+        def slow_to_end(*args):
+            yield from original(*args)
+            ended.wait(20)
+
+        monkeypatch.setattr(Visits, "answer", slow_to_end)
+        page.goto(endless_address)
+        ask(page, "one")
+        api.expect(answers(page)).to_have_count(1, timeout=30000)
+        page.locator("#stop").click()
+        api.expect(page.locator("#figures")).to_contain_text("stopped", timeout=20000)
+        page.locator("#new").click()
+        api.expect(answers(page)).to_have_count(0)
+        ended.set()
+        page.wait_for_timeout(1000)
+        api.expect(answers(page)).to_have_count(0)
+        api.expect(page.locator("#figures")).not_to_contain_text("stopped")
+
+    def test_a_question_that_waits_goes_with_its_conversation(self, page, endless_address):
+        other = gradio_client.Client(endless_address, verbose=False).submit(
+            {"text": "one", "files": []}, api_name="/ask"
+        )
+        while not other.outputs():
+            time.sleep(0.05)
+        page.goto(endless_address)
+        ask(page, "This waits for its turn.")
+        page.wait_for_timeout(500)
+        page.locator("#new").click()
+        page.wait_for_timeout(500)
+        other.cancel()
+        ask(page, "two")
+        api.expect(answers(page)).to_have_count(1, timeout=30000)
+        api.expect(page.locator("#conversation [data-testid=user]")).to_have_text(re.compile("two"))
         page.locator("#stop").click()
 
 

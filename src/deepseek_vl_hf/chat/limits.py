@@ -70,10 +70,12 @@ def _pixels(path: Path) -> int:
 
 
 class Shares:
-    """How many questions each visitor has under way."""
+    """How many questions each visitor has under way, and which of those that wait are still to be answered."""
 
     def __init__(self) -> None:
         self._asked: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
+        self._withdrawn: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def take(self, visitor: str) -> bool:
@@ -82,16 +84,40 @@ class Shares:
             if self._asked[visitor] >= MOST_QUESTIONS:
                 return False
             self._asked[visitor] += 1
+            self._waiting[visitor] += 1
             return True
 
+    def begin(self, visitor: str) -> bool:
+        """The visitor's oldest question has its turn: whether it is still to be answered."""
+        with self._lock:
+            self._waiting[visitor] = max(self._waiting[visitor] - 1, 0)
+            if self._withdrawn[visitor] == 0:
+                return True
+            self._withdrawn[visitor] -= 1
+            return False
+
+    def withdraw(self, visitor: str) -> None:
+        """What waits now belongs to a conversation that is over."""
+        with self._lock:
+            self._withdrawn[visitor] = self._waiting[visitor]
+
+    def settle(self, visitor: str) -> None:
+        """All that waited had its turn; what never came to it (a caller may cancel) takes no later question along."""
+        with self._lock:
+            del self._withdrawn[visitor]
+
     def give_back(self, visitor: str) -> None:
-        """A question was answered or refused."""
+        """A question was answered, refused or withdrawn."""
         with self._lock:
             self._asked[visitor] -= 1
             if self._asked[visitor] <= 0:
-                del self._asked[visitor]
+                self._drop(visitor)
 
     def forget(self, visitor: str) -> None:
         """The visitor left; questions that still waited are not going to be asked."""
         with self._lock:
-            del self._asked[visitor]
+            self._drop(visitor)
+
+    def _drop(self, visitor: str) -> None:
+        for counts in (self._asked, self._waiting, self._withdrawn):
+            del counts[visitor]

@@ -25,6 +25,8 @@ MOST_CONVERSATIONS = 8
 LARGEST_UPLOAD = "50mb"
 # Questions of all visitors that wait; further ones are refused.
 MOST_WAITING = 32
+# What waits for its turn here comes one after the other.
+ANSWERS = "answers"
 # Uploads are looked through every hour, and go when they are a day old; seconds.
 UPLOADS_ARE_KEPT = (3600, 86400)
 TOO_MANY_QUESTIONS = f"At most {MOST_QUESTIONS} questions at a time, please. Wait for an answer, then ask again."
@@ -78,15 +80,17 @@ class Visits:
         return visit.shown if visit is not None else []
 
     def answer(self, visitor: str, message: dict[str, Any], uploads: Path) -> Iterator[Any]:
-        """What the page shows while a visitor's question is answered; see `answer`."""
+        """What the page shows while a visitor's question is answered, up to a new conversation; see `answer`."""
         visit = self.of(visitor)
         for state in answer(visit, message, uploads):
             if not self.holds(visitor, visit):
-                # A new conversation was begun. Of this answer the browser may have got a piece after the empty page, so
-                # the last word is what the visitor has now.
-                yield self.shown_to(visitor), gr.skip(), *nothing_yet()
+                yield self.nothing_to_answer(visitor)
                 return
             yield state
+
+    def nothing_to_answer(self, visitor: str) -> tuple[Any, ...]:
+        """The page's state where a question went with its conversation."""
+        return self.shown_to(visitor), gr.skip(), *nothing_yet()
 
 
 def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
@@ -117,10 +121,13 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
             """Called when a question comes, before it waits for its turn."""
             return gr.validate(shares.take(str(request.session_hash)), TOO_MANY_QUESTIONS)
 
-        def ask(message: dict[str, Any], request: gr.Request) -> Iterator[Any]:
+        def ask(message: dict[str, Any] | None, request: gr.Request) -> Iterator[Any]:
             visitor = str(request.session_hash)
             try:
-                yield from visits.answer(visitor, message, Path(question.GRADIO_CACHE))
+                if shares.begin(visitor):
+                    yield from visits.answer(visitor, message or {}, Path(question.GRADIO_CACHE))
+                else:
+                    yield visits.nothing_to_answer(visitor)
             finally:
                 shares.give_back(visitor)
 
@@ -137,18 +144,30 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
             return visit.shown
 
         def begin_anew(request: gr.Request) -> tuple[Messages, str, Any]:
+            shares.withdraw(str(request.session_hash))
             visits.end(str(request.session_hash))
             return [], *nothing_yet()
+
+        def settle(request: gr.Request) -> tuple[Any, ...]:
+            """Called once no answer of the visitor's is under way: its last pieces may have come after the click."""
+            shares.settle(str(request.session_hash))
+            shown = visits.shown_to(str(request.session_hash))
+            return shown, *((gr.skip(), gr.skip()) if shown else nothing_yet())
 
         def leave(request: gr.Request) -> None:
             visits.end(str(request.session_hash))
             shares.forget(str(request.session_hash))
 
-        question.submit(ask, question, [messages, question, figures, seen], api_name="ask", validator=admit)
+        whole = [messages, figures, seen]
+        question.submit(
+            ask, question, [messages, question, figures, seen], api_name="ask", validator=admit, concurrency_id=ANSWERS
+        )
         stop.click(stop_answer, queue=False, api_name=False)
-        undo.click(take_back, None, messages, queue=False, api_name=False)
-        for event in (new.click, messages.clear):
-            event(begin_anew, None, [messages, figures, seen], queue=False, api_name=False)
+        for clicked in (
+            undo.click(take_back, None, messages, queue=False, api_name=False),
+            *(event(begin_anew, None, whole, queue=False, api_name=False) for event in (new.click, messages.clear)),
+        ):
+            clicked.then(settle, None, whole, api_name=False, show_progress="hidden", concurrency_id=ANSWERS)
         page.unload(leave)
     return page
 
