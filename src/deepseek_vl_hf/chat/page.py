@@ -44,6 +44,15 @@ class Visit:
     chat: Chat
     shown: Messages = field(default_factory=list)
 
+    def take_back(self) -> Any:
+        """The messages without the last question; an answer that is being given is only stopped."""
+        if self.chat.busy:
+            self.chat.stop()
+            return gr.skip()
+        if self.chat.undo() is not None:
+            self.shown = without_last_turn(self.shown)
+        return self.shown
+
 
 class Visits:
     """One `Visit` for each visitor; all share the model.
@@ -135,13 +144,7 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
             visits.of(str(request.session_hash)).chat.stop()
 
         def take_back(request: gr.Request) -> Any:
-            visit = visits.of(str(request.session_hash))
-            if visit.chat.busy:  # what is being given is stopped; the next click takes it back
-                visit.chat.stop()
-                return gr.skip()
-            if visit.chat.undo() is not None:
-                visit.shown = without_last_turn(visit.shown)
-            return visit.shown
+            return visits.of(str(request.session_hash)).take_back()
 
         def begin_anew(request: gr.Request) -> tuple[Messages, str, Any]:
             shares.withdraw(str(request.session_hash))
