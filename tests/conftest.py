@@ -28,7 +28,7 @@ def families(tmp_path_factory) -> dict[str, FamilyFixture]:
     return {name: convert_family(name, folder) for name in (*VL_FAMILIES, *VL2_FAMILIES)}
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request, families) -> FamilyFixture:
     """Each family in turn."""
     return families[request.param]
@@ -45,7 +45,7 @@ def vl2(families) -> FamilyFixture:
     return families["vl2_mha"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model(family):
     """In float32; tests must not change it."""
     return family.model

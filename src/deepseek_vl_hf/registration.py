@@ -5,7 +5,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMul
 from .checkpoints.layouts.formats import OriginalFormat
 from .checkpoints.layouts.original import FORMATS
 from .checkpoints.loading.direct import NAMED_IN_FILES, MultiModalityConfig, OriginalTokenizer, VLMImageProcessor
-from .checkpoints.loading.own_classes import open_with_own_class
+from .checkpoints.loading.own_classes import explain_own_class, open_with_own_class
 from .checkpoints.loading.weight_files import check_files, check_folder
 from .checkpoints.loading.weight_mapping import ignored_on_load, weight_mapping
 from .hf import register as tables
@@ -37,7 +37,7 @@ def register() -> None:
         for family in FAMILIES:
             _register_family(family)
         _register_names_in_original_files()
-        _registrations.undo.append(add_opener(open_with_own_class))
+        _registrations.undo.append(add_opener(open_with_own_class, explain_own_class))
         tables.register_pipelines(_registrations)
         for layout in FORMATS:
             _register_weights(layout)

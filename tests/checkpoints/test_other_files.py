@@ -149,7 +149,7 @@ AutoProcessor.from_pretrained(source).save_pretrained(target)
 """
 
 
-@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="module")
 def test_what_plain_transformers_saved_goes_back(family, restored, tmp_path):
     command = [sys.executable, "-c", SAVED_BY_TRANSFORMERS, str(family.converted), str(tmp_path / "saved")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -10,15 +10,8 @@ from running import GROUPS, cases_of, run_group
 
 pytestmark = pytest.mark.uses_old_names  # what a damaged file asks of transformers is not this package's doing
 
-# Groups in which bad kinds are known and not mended yet; docs/robustness.md has their number.
-KNOWN = {"json_files": "some values of another kind in small files still end in an error of the libraries"}
-MARKED = [
-    pytest.param(group, marks=[pytest.mark.xfail(reason=KNOWN[group], strict=False)] if group in KNOWN else [])
-    for group in GROUPS
-]
 
-
-@pytest.mark.parametrize("group", MARKED)
+@pytest.mark.parametrize("group", GROUPS)
 def test_no_case_is_bad(group):
     tally = run_group(group)
     if "FUZZ_REPORT" in os.environ:

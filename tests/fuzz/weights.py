@@ -27,11 +27,17 @@ class MalformedError(Exception):
     """What no reader should accept."""
 
 
+UNREADABLE = (
+    *(MalformedError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError, AttributeError, RecursionError),
+    struct.error,
+)
+
+
 def well_formed(folder: Path) -> dict[str, Stored] | None:
     """All tensors of a checkpoint whose files and index add up; None of any other."""
     try:
         return _read_folder(folder)
-    except (MalformedError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
+    except UNREADABLE:
         return None
 
 
@@ -116,7 +122,7 @@ def apply(folder: Path, kind: str, shard: int, tensor: int, number: int) -> None
     try:
         names = list(read_file(path))
         DAMAGES[kind](folder, path, names[tensor % len(names)], number)
-    except (MalformedError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError, AttributeError, struct.error):
+    except UNREADABLE:
         return
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from family import FIXTURES, IMAGES
@@ -88,6 +88,9 @@ def load(folder: Path) -> Any:
 
 def inputs_of(folder: Path) -> dict[str, torch.Tensor]:
     processor = AutoProcessor.from_pretrained(folder)
+    if not isinstance(processor, ProcessorMixin):
+        # What transformers does where a file names a processor class that does not exist.
+        raise TypeError(f"AutoProcessor gave a {type(processor).__name__}")
     encoded = processor.apply_chat_template(
         CONVERSATION, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )

@@ -55,7 +55,7 @@ def check(chat, **processor_kwargs):
     assert (chat.turns[-1].answer, chat.figures.prompt_tokens) == again(chat, **processor_kwargs)
 
 
-@pytest.mark.parametrize("family", EVERY_FAMILY, indirect=True, scope="session")
+@pytest.mark.parametrize("family", EVERY_FAMILY, indirect=True, scope="module")
 def test_every_turn_is_answered_as_from_scratch(chat):
     questions = (("What is this?", PICTURES[:1]), ("And the colour?", []), ("And here?", PICTURES[1:2]), ("Why?", []))
     lengths = []
@@ -67,7 +67,7 @@ def test_every_turn_is_answered_as_from_scratch(chat):
     assert min(kept_of) > 0.9, lengths  # all but what an answer's tokens become when they are encoded again
 
 
-@pytest.mark.parametrize("family", EVERY_FAMILY, indirect=True, scope="session")
+@pytest.mark.parametrize("family", EVERY_FAMILY, indirect=True, scope="module")
 def test_ids_are_those_of_the_processor(family):
     """With pictures that were processed before, typed control tokens, and an open answer."""
     for number, conversation in enumerate(family.conversations):
@@ -200,7 +200,7 @@ def test_thousands_of_pictures_are_not_opened(chat):
     assert chat.turns == []
 
 
-@pytest.mark.parametrize("family", EVERY_FAMILY, indirect=True, scope="session")
+@pytest.mark.parametrize("family", EVERY_FAMILY, indirect=True, scope="module")
 def test_lengths_are_known_before_pictures_are_encoded(chat):
     for pictures in (PICTURES[:1], PICTURES[1:2], [], PICTURES[:1]):  # of VL2, the third is not tiled
         chat.ask("a", pictures)

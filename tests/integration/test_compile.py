@@ -9,7 +9,7 @@ from family import CONTRACT_FAMILIES
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="session", params=CONTRACT_FAMILIES)
+@pytest.fixture(scope="module", params=CONTRACT_FAMILIES)
 def family(request, families):
     return families[request.param]
 

@@ -66,7 +66,7 @@ except ImportError as error:
     assert "pip install 'torchao>=0.18'" in run(program)
 
 
-@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="module")
 def test_checkpoints_open_in_plain_transformers_and_back(family, tmp_path, relative):
     """A second interpreter without this package loads what we saved, saves it, and we load that."""
     model, inputs = family.model, family.inputs(2)
@@ -94,7 +94,7 @@ print(json.dumps([type(model).__module__, {{key: sorted(map(str, value)) for key
         assert relative(model(**inputs).logits, theirs) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="module")
 def test_processors_open_in_plain_transformers_and_back(family, tmp_path, images):
     processor = family.processor
     processor.save_pretrained(tmp_path / "ours")

@@ -16,7 +16,7 @@ from family import FAMILIES
 OPTIONS = ["--group-size", "32", "--device", "cpu"]
 
 
-@pytest.mark.parametrize("family", FAMILIES, indirect=True, scope="session")
+@pytest.mark.parametrize("family", FAMILIES, indirect=True, scope="module")
 def test_quantizing(family, tmp_path, capsys):
     """The result opens without a word about quantization, and is what int4_config makes."""
     target = tmp_path / "target"

@@ -21,7 +21,7 @@ PIXEL_TOLERANCE = 1e-6
 BFLOAT16_TOLERANCE = 0.08
 BFLOAT16_SAME_TOP1 = 0.90
 
-pytestmark = pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
+pytestmark = pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="module")
 
 CASES = range(4)
 CASES_WITH_IMAGES = range(3)

@@ -48,7 +48,7 @@ def test_with_the_package(family):
     assert loaded_classes(family.converted) == expected_classes(family, "deepseek_vl_hf")
 
 
-@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")  # transformers has no DeepSeek-VL2
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="module")  # transformers has no DeepSeek-VL2
 def test_after_unregister_and_again_after_register(family):
     deepseek_vl_hf.unregister()
     try:

@@ -12,7 +12,7 @@ NAMES = ("cache", "past_key_values")
 IDS = torch.arange(5, 12)[None]
 
 
-@pytest.fixture(scope="session", params=CONTRACT_FAMILIES)
+@pytest.fixture(scope="module", params=CONTRACT_FAMILIES)
 def family(request, families):
     return families[request.param]
 

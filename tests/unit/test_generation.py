@@ -12,7 +12,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from deepseek_vl_hf.hf import versions as compat
 from deepseek_vl_hf.hf.attention import SDPA_BY_DEVICE
-from deepseek_vl_hf.models import generation
+from deepseek_vl_hf.models import checks, generation
 from family import CONTRACT_FAMILIES, VL_FAMILIES
 
 # float32, another order of the same sums: measured 9e-7 relative.
@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 NEW_TOKENS = 8
 
 
-@pytest.fixture(scope="session", params=CONTRACT_FAMILIES)
+@pytest.fixture(scope="module", params=CONTRACT_FAMILIES)
 def family(request, families):
     return families[request.param]
 
@@ -228,13 +228,16 @@ def test_generation_without_a_cache(model, inputs):
 
 
 @torch.no_grad()
-def test_generated_image_tokens_are_no_image_places(model):
+def test_generated_image_tokens_are_no_image_places(model, caplog):
     """Here the model is made to generate nothing else; without a cache every step reads them again."""
     place = model.config.image_token_id
     only_places = {"sequence_bias": {(place,): 1e9}}
     generated = model.generate(input_ids=torch.full((1, 4), 5), max_new_tokens=3, use_cache=False, **only_places)
     assert generated[0, 4:].tolist() == [place] * 3
-    assert model.generate(input_ids=generated, max_new_tokens=2).shape == (1, 9)
+    checks.logger.warning_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert model.generate(input_ids=generated, max_new_tokens=2).shape == (1, 9)
+    assert "encode it with the checkpoint's processor" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["ids", "embeddings", "empty cache"])
@@ -333,7 +336,7 @@ class ImageEmbeddings(torch.nn.Module):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="session")
+@pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="module")
 def test_towers_and_aligner_can_be_exported(family, model, relative):
     module, pixels = ImageEmbeddings(model), family.pixels(2)
     exported = torch.export.export(module, (), pixels)

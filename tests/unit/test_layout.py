@@ -18,8 +18,8 @@ LAUNCHER = Path(deepseek_vl_command.__file__).parent
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
     ("version", "devices", "hf"),
-    ("cpu", "nano", "conversation.chat_templates", "models.deepseek_vl2.tiling", "models.deepseek_vl2.grounding"),
-    ("pictures",),
+    ("cpu", "nano", "conversation.chat_templates", "models.deepseek_vl2.grounding"),
+    ("pictures", "models.deepseek_vl2.tiling"),
     (
         "conversation",
         "models.fusion",
@@ -29,6 +29,7 @@ LAYERS = (
         "models.rotary",
         "models.encoding",
         "models.sub_configs",
+        "models.family_config",
         "models.pretrained",
         "models.generation",
         "models.logits",
@@ -43,6 +44,7 @@ LAYERS = (
     (
         "checkpoints.layouts.files",
         "checkpoints.layouts.generation_file",
+        "checkpoints.layouts.small_files",
         "checkpoints.layouts.rules",
         "quantization",
         "training",

@@ -17,7 +17,7 @@ DRAWN_IN_LAYERS = ("mlp.gate.weight", "experts.gate_up_proj", "experts.down_proj
 DRAWN_HERE = ("model.aligner", "model.high_res", "model.projector", "model.image_newline", "model.view_sep", "lm_head")
 
 
-@pytest.fixture(scope="session", params=CONTRACT_FAMILIES)
+@pytest.fixture(scope="module", params=CONTRACT_FAMILIES)
 def family(request, families):
     return families[request.param]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from deepseek_vl_hf import DeepseekVL2ImageProcessor, DeepseekVLHybridImageProcessor, DeepseekVLImageProcessor
@@ -127,3 +128,47 @@ def test_the_page_of_the_documentation_runs(monkeypatch):
         exec(snippet, names)
     assert names["inputs"]["pixel_values"].ndim == 4
     assert names["pictures"][0].mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("image_mean", [0.5, 0.5], "a number, or 3 of them"),
+        ("image_mean", [False, 0.5, 0.5], "a number, or 3 of them"),
+        ("image_mean", ["0.5"] * 3, "a number, or 3 of them"),
+        ("image_std", [0.5, 0.5, 0.0], "a positive number, or 3 of them"),
+        ("image_std", float("nan"), "a positive number, or 3 of them"),
+        ("rescale_factor", -1, "a positive number"),
+        ("do_normalize", "false", "true or false"),
+    ],
+)
+@pytest.mark.parametrize("kind", [DeepseekVLImageProcessor, DeepseekVLHybridImageProcessor, DeepseekVL2ImageProcessor])
+def test_settings_of_a_wrong_kind(kind, name, value, expected):
+    """Where a processor is made, and in a call; nothing is taken for 0, repeated, or left out."""
+    message = re.escape(f"{kind.__name__} has {name} {value!r}; expected {expected}.")
+    with pytest.raises(ValueError, match=message):
+        kind(**{name: value})
+    with pytest.raises((ValueError, StrictDataclassError), match=name):  # transformers looks at some of them first
+        kind()(PIXELS, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("min_size", "14", "a whole number from 1"),
+        ("min_size", True, "a whole number from 1"),
+        ("background_color", [127, 127], "3 whole numbers from 0 to 255"),
+        ("background_color", [True, 127, 127], "3 whole numbers from 0 to 255"),
+        ("background_color", [127.5, 127, 127], "3 whole numbers from 0 to 255"),
+        ("background_color", [256, 0, 0], "3 whole numbers from 0 to 255"),
+    ],
+)
+def test_settings_of_padding_of_a_wrong_kind(name, value, expected):
+    with pytest.raises(ValueError, match=re.escape(f"has {name} {value!r}; expected {expected}")):
+        DeepseekVLImageProcessor(**{name: value})
+
+
+def test_settings_as_arrays():
+    listed = DeepseekVLImageProcessor(image_mean=[0.4, 0.5, 0.6])(PIXELS, return_tensors="pt")["pixel_values"]
+    array = DeepseekVLImageProcessor(image_mean=np.array([0.4, 0.5, 0.6]))(PIXELS, return_tensors="pt")["pixel_values"]
+    assert torch.equal(listed, array)

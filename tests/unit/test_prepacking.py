@@ -13,7 +13,7 @@ from family import CONTRACT_FAMILIES
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3}
 
 
-@pytest.fixture(scope="session", params=CONTRACT_FAMILIES)
+@pytest.fixture(scope="module", params=CONTRACT_FAMILIES)
 def family(request, families):
     return families[request.param]
 

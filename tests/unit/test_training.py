@@ -7,7 +7,7 @@ from torch.nn import functional
 from family import CONTRACT_FAMILIES
 
 
-@pytest.fixture(scope="session", params=CONTRACT_FAMILIES)
+@pytest.fixture(scope="module", params=CONTRACT_FAMILIES)
 def family(request, families):
     return families[request.param]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from ..checkpoints.layouts.files import local_folder
 from ..checkpoints.layouts.generation_file import read_generation_file
+from ..checkpoints.layouts.small_files import open_processor
 from ..devices import check_device
 from ..models.families import FAMILIES
 from ..models.generation import MultimodalGenerationMixin
@@ -160,7 +161,7 @@ class Chat:
         read_generation_file(folder)
         loading = {"quantization_config": int4_config(device=device)} if int4 else {}
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map=device, **loading)
-        return cls(model, AutoProcessor.from_pretrained(folder), **options)
+        return cls(model, open_processor(folder), **options)
 
     def ask(self, text: str | Sequence[str], images: Sequence[Any] = (), **sampling: Any) -> str:
         """The whole answer; arguments as for `stream`."""

@@ -5,6 +5,7 @@ prompt   --expand image places, cut at control tokens, encode, pad--> input_ids 
 pictures --open, image processor--> pixel tensors
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -25,10 +26,17 @@ def image_token_of(tokenizer: Any, default: str = IMAGE_PLACEHOLDER) -> str:
     """The token that stands for an image in a prompt: what the tokenizer says, else `default`.
 
     Raises:
-        ValueError: the tokenizer does not have it.
+        ValueError: the tokenizer does not have it, or gives two tokens one id.
     """
     image_token = getattr(tokenizer, "image_token", None) or default
-    if image_token not in tokenizer.get_vocab():
+    vocabulary = tokenizer.get_vocab()
+    if len({*vocabulary.values()}) < len(vocabulary):
+        (token_id, _), *_ = Counter(vocabulary.values()).most_common(1)
+        tokens = ", ".join(repr(token) for token, number in vocabulary.items() if number == token_id)
+        raise ValueError(
+            f"The tokenizer gives the id {token_id} to {tokens}. tokenizer.json is damaged; download it again."
+        )
+    if image_token not in vocabulary:
         raise ValueError(
             f"The tokenizer has no token {image_token!r}, which stands for an image in a prompt. Load the tokenizer of "
             "a DeepSeek-VL checkpoint, or add the token to this one and to the model."
@@ -68,7 +76,7 @@ class ChatProcessor(HfProcessor):
         chat_template: Jinja text; by default the original's format.
 
     Raises:
-        ValueError: the tokenizer lacks the image token.
+        ValueError: the tokenizer lacks the image token, or gives two tokens one id.
     """
 
     default_chat_template = DEEPSEEK_VL_TEMPLATE
@@ -81,7 +89,10 @@ class ChatProcessor(HfProcessor):
     def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
         self.image_token = image_token_of(tokenizer, self.default_image_token)
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or self.default_chat_template)
+        template = chat_template or self.default_chat_template
+        if isinstance(template, str):
+            template = template.removeprefix("\ufeff")  # editors put it in front of a file; it is no part of the prompt
+        super().__init__(image_processor, tokenizer, chat_template=template)
 
     def process_images(self, pictures: list[Image.Image], places: Sequence[int], **kwargs: Any) -> BatchFeature:
         """Pixel tensors of pictures; `places` says how many of them belong to each prompt."""
@@ -338,7 +349,7 @@ class FixedLengthChatProcessor(ChatProcessor):
         num_image_tokens: places that one image takes.
 
     Raises:
-        ValueError: the tokenizer lacks the image token.
+        ValueError: the tokenizer lacks the image token, or gives two tokens one id.
     """
 
     def __init__(

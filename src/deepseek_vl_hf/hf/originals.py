@@ -11,14 +11,24 @@ from typing import Any
 # checkpoint is an original one of its family, None if the class may read it by itself. Raises ValueError for another
 # family's.
 Opener = Callable[[type, Any, dict[str, Any]], Any]
+# Given a folder or repository, the arguments of `from_pretrained`, and what it raised. Raises ValueError if it finds
+# the file that is at fault.
+Explainer = Callable[[Any, dict[str, Any], Exception], None]
 
 _OPENERS: list[Opener] = []
+_EXPLAINERS: list[Explainer] = []
 
 
-def add_opener(opener: Opener) -> Callable[[], None]:
-    """Has an opener asked from now on; gives the function that ends this."""
+def add_opener(opener: Opener, explainer: Explainer) -> Callable[[], None]:
+    """Has both asked from now on; gives the function that ends this."""
     _OPENERS.append(opener)
-    return lambda: _OPENERS.remove(opener)
+    _EXPLAINERS.append(explainer)
+
+    def end() -> None:
+        _OPENERS.remove(opener)
+        _EXPLAINERS.remove(explainer)
+
+    return end
 
 
 def opened_original(cls: type, name_or_path: Any, arguments: dict[str, Any]) -> Any:
@@ -38,12 +48,18 @@ class OpensOriginals:
         """As in transformers; an original checkpoint is read as the Auto classes read it.
 
         Raises:
-            ValueError: the checkpoint is of another family.
+            ValueError: the checkpoint is of another family, or a file is damaged or holds a value of a wrong kind.
         """
         found = opened_original(cls, pretrained_model_name_or_path, kwargs)
         if found is not None:
             return found
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        arguments = dict(kwargs)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            for explain in _EXPLAINERS:
+                explain(pretrained_model_name_or_path, arguments, error)
+            raise
 
 
 class ConfigOfOriginals:

@@ -11,6 +11,11 @@ IMAGES_LEFT_OUT = (
     "The prompt has image places, but no images were passed. Pass the pixel values that the processor gives beside the "
     "input_ids."
 )
+PLACEHOLDERS_ALONE = (
+    "The prompt holds image tokens, but fewer than one image takes, and no images were passed. The answer knows of no "
+    "picture. If the prompt was encoded by the tokenizer alone, encode it with the checkpoint's processor, together "
+    "with the pictures."
+)
 
 
 def check_exactly_one(input_ids: Any, inputs_embeds: Any) -> None:

@@ -14,7 +14,7 @@ from ..hf.cache import growing_cache
 from ..hf.generation import HfGenerationMixin
 from ..hf.outputs import with_both_names
 from ..hf.versions import CACHE, CHUNKED_PREFILL_READS_IMAGES, INSTALLED, one_cache
-from .checks import IMAGES_LEFT_OUT, check_none_missing, hold_an_image
+from .checks import IMAGES_LEFT_OUT, PLACEHOLDERS_ALONE, check_none_missing, hold_an_image
 from .fusion import image_token_mask, repeat_images_of_prompts
 from .logits import FirstLogits
 from .sampling import check_sampling
@@ -139,8 +139,11 @@ class MultimodalGenerationMixin(HfGenerationMixin):
         embeds = kwargs.get("inputs_embeds")
         if (cache is not None and int(cache.get_seq_length())) or (input_ids is None and embeds is None):
             return False
-        if hold_an_image(self.config, self._places(input_ids, embeds)):
+        places = self._places(input_ids, embeds)
+        if hold_an_image(self.config, places):
             raise ValueError(IMAGES_LEFT_OUT)
+        if bool(places.any()):
+            logger.warning_once(PLACEHOLDERS_ALONE)
         return False
 
     def _places(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:

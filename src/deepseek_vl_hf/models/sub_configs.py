@@ -1,5 +1,8 @@
 """Checks of a model's config file, and how the configs of its parts are built."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -48,6 +51,8 @@ SIZES = {
     "window_size": (0, 2**12),
     "downsample_ratio": (1, 2**6),
 }
+# Of what a config says of its rotary embedding, what is no number.
+ROPE_WORDS = ("rope_type", "type", "truncate")
 
 
 def check_sizes(name: str, config: PreTrainedConfig) -> None:
@@ -61,6 +66,49 @@ def check_sizes(name: str, config: PreTrainedConfig) -> None:
                 f"{name} has {field} {size!r}; expected a whole number from {smallest} to {largest}. config.json is "
                 "damaged or mistyped; download it again."
             )
+
+
+def check_rope(name: str, config: PreTrainedConfig) -> None:
+    """Raises ValueError if what a part says of its rotary embedding is no number where one is needed."""
+    for field, value in (getattr(config, "rope_parameters", None) or {}).items():
+        numbers = value if isinstance(value, list) else [value]  # of some kinds one for each frequency
+        if value is None or field in ROPE_WORDS or all(map(_is_finite, numbers)):
+            continue
+        raise ValueError(
+            f"{name} has {field} {value!r} in its rope_parameters; expected a number. config.json is damaged or "
+            "mistyped; download it again."
+        )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@contextmanager
+def naming_bad_fields(place: str, fields: Any) -> Iterator[None]:
+    """Turns what a field of a wrong kind leads to inside transformers into a ValueError that names the place.
+
+    Args:
+        place: where the fields stand.
+        fields: what is read, as far as it is a dict.
+
+    Raises:
+        ValueError: a field is of another kind than its name needs.
+    """
+    labels = fields.get("id2label") if isinstance(fields, dict) else None
+    if labels is not None and not (isinstance(labels, dict) and all(str(key).isdecimal() for key in labels)):
+        raise ValueError(
+            f"{place} has id2label {labels!r}; expected texts by number. The file is damaged or mistyped; download it "
+            "again."
+        )
+    try:
+        yield
+    except (AttributeError, LookupError, OverflowError, RecursionError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{place} cannot be read ({reason}). It is damaged, or a field is of another kind than its name needs; "
+            "download it again."
+        ) from error
 
 
 def check_model_type(config_dict: dict[str, Any], expected: str) -> None:
@@ -102,6 +150,7 @@ def resolve_sub_config(
     """
     config = _build(given, name, published, supported)
     check_sizes(name, config)
+    check_rope(name, config)
     return config
 
 
@@ -121,10 +170,7 @@ def _build(
         )
     if isinstance(given, PreTrainedConfig):
         return given
-    try:
+    with naming_bad_fields(name, given):
         if isinstance(supported, type):
             return supported(**{key: value for key, value in given.items() if key != "model_type"})
         return AutoConfig.for_model(**{**given, "model_type": model_type})
-    except StrictDataclassError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name} cannot be read ({reason}). config.json is damaged; download it again.") from error

@@ -14,6 +14,7 @@ from ..hf.processors import HfImageProcessor
 from .colors import checked_transparency
 from .opening import flatten_pictures, open_image, to_rgb
 from .pixels import scale_pixels
+from .settings import check_image_settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -76,10 +77,17 @@ class PillowImageProcessor(HfImageProcessor):
     """An image processor whose pictures stay 8-bit Pillow images until they have their size.
 
     A family gives the defaults of its settings as class attributes, and `to_pixels`.
+
+    Raises:
+        ValueError: a setting is of another kind than its name needs, here or in a call.
     """
 
     valid_kwargs = PictureKwargs
     transparency = "white"
+
+    def __init__(self, **kwargs: Any) -> None:
+        check_image_settings(kwargs, type(self).__name__)
+        super().__init__(**kwargs)
 
     @property
     def backend(self) -> str:
@@ -105,4 +113,5 @@ class PillowImageProcessor(HfImageProcessor):
     def complete_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         """See `HfImageProcessor.complete_settings`."""
         checked_transparency(settings["transparency"])
+        check_image_settings(settings, type(self).__name__)
         return settings

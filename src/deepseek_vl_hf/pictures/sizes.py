@@ -5,6 +5,8 @@ It is the original's, to the pixel: sizes are truncated, never rounded.
 
 from transformers.image_utils import SizeDict
 
+from .settings import LARGEST_SIDE, is_whole
+
 
 def num_grid_tokens(image_size: int, patch_size: int) -> int:
     """Number of tokens that one image takes in the prompt: the patches of the tower's square grid.
@@ -29,9 +31,9 @@ def square_side(size: SizeDict) -> int:
     """The side of the square that `size` describes.
 
     Raises:
-        ValueError: `size` has no height and width, or they differ.
+        ValueError: `size` has no height and width, they differ, or are no whole numbers of pixels.
     """
-    if not size.height or size.height != size.width:
+    if not is_whole(size.height, 1, LARGEST_SIDE) or size.height != size.width:
         raise ValueError(
             f"Found size {dict(size)}; DeepSeek-VL reads square images, so expected an equal height and width, such as "
             '{"height": 384, "width": 384}.'

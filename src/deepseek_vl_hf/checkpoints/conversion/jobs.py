@@ -8,23 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoProcessor, GenerationConfig, PreTrainedConfig, ProcessorMixin
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, ProcessorMixin
 
 from ...models.families import FAMILIES
 from ..layouts.config_fields import naming_bad_values
-from ..layouts.files import in_folder, read_json, require
-from ..layouts.formats import CONFIG, IMAGES, PROCESSOR, TOKENIZER, OriginalFormat
+from ..layouts.files import (
+    CONFIG,
+    IMAGES,
+    PROCESSOR,
+    SPECIAL_TOKENS,
+    TEMPLATE,
+    TOKENIZER,
+    VOCABULARY,
+    in_folder,
+    read_json,
+    require,
+)
+from ..layouts.formats import OriginalFormat
 from ..layouts.generation_file import GENERATION, read_generation_file
 from ..layouts.original import FORMATS, MODEL_TYPES, read_original
 from ..layouts.rules import Drop, Rule, invert
+from ..layouts.small_files import open_processor
 from ..tensors.plan import TensorPlan, as_sources, check_shapes, plan_tensors
 from ..tensors.source import PICKLES, SAFETENSORS, StoredTensor, find_shards, open_tensors
 
 TRANSFORMERS, ORIGINAL = "transformers", "original"
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # What is read beside the weights.
-SMALL_FILES = (CONFIG, IMAGES, PROCESSOR, TOKENIZER, GENERATION, "special_tokens_map.json", "tokenizer.json")
-CHAT_TEMPLATE = "chat_template.jinja"
+SMALL_FILES = (CONFIG, IMAGES, PROCESSOR, TOKENIZER, GENERATION, SPECIAL_TOKENS, VOCABULARY)
 
 
 class NothingToConvertError(ValueError):
@@ -144,13 +155,13 @@ def _files_left_behind(source: Path, also_read: str | None = None) -> list[str]:
 
 
 def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dtype | None) -> Job:
-    config, processor = AutoConfig.from_pretrained(source), AutoProcessor.from_pretrained(source)
+    config, processor = AutoConfig.from_pretrained(source), open_processor(source)
     layout = next((layout for layout in FORMATS if layout.family.config is type(config)), None)
     if layout is None:
         raise ValueError(f"Found {type(config)} instead of this package's. Call deepseek_vl_hf.register() first.")
     generation = _generation_config(source, config)
     notes = _set_dtype(config, tensors, dtype) + _settings_lost(processor, layout)
-    notes += _files_left_behind(source, CHAT_TEMPLATE)
+    notes += _files_left_behind(source, TEMPLATE)
     model_json = layout.write_config(config, processor.image_processor)
     images_json = layout.write_image_processor(processor.image_processor)
     _check_way_back(layout, config, processor, model_json, images_json)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ...devices import check_device
 from ...quantization import QuantizationReport, int4_config, quantization_report
 from ..layouts.generation_file import read_generation_file
+from ..layouts.small_files import open_processor
 from ..tensors.damage import naming_damage
 from ..tensors.source import open_tensors
 from ..tensors.writer import not_finite_of
@@ -65,7 +66,7 @@ def quantize_checkpoint(
     config = int4_config(group_size, device)
     check_device(config.device)
     with naming_damage(source):
-        processor = AutoProcessor.from_pretrained(source)
+        processor = open_processor(source)
         with open_tensors(source) as tensors:
             report_not_finite(not_finite_of(tensors.values()), report, refuse=False)
         model = AutoModelForImageTextToText.from_pretrained(

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..layouts.files import in_folder, read_json, require
-from ..layouts.formats import CONFIG
+from ..layouts.files import CONFIG, in_folder, read_json, require
 from ..layouts.original import MODEL_TYPES
 from .convert import ProgressBar, Report, convert_checkpoint, no_progress, no_report
 from .jobs import ORIGINAL, TRANSFORMERS

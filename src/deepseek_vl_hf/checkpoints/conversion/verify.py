@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 
 from ..layouts.rules import invert
+from ..layouts.small_files import open_processor
 from ..tensors.plan import Piece, PlannedTensor, plan_tensors
 from ..tensors.source import StoredTensor, open_tensors
 from ..tensors.writer import ByteProgress, chunks, convert_values, read_values
@@ -167,7 +168,7 @@ def run_prompts(folder: Path, prompts: Sequence[SamplePrompt]) -> list[dict[str,
     Raises:
         OSError, RuntimeError, ValueError: transformers cannot load the checkpoint.
     """
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = open_processor(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPE).eval()
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > HEADROOM * model.get_memory_footprint():
         model.to("cuda")

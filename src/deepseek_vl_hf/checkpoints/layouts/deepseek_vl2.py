@@ -12,8 +12,10 @@ from ...models.deepseek_vl2.configuration_deepseek_vl2 import SIGLIP_SO400M_PATC
 from ...models.deepseek_vl2.image_processing_deepseek_vl2 import DeepseekVL2ImageProcessor
 from ...models.deepseek_vl2.tiling import check_candidates
 from ...models.families import DEEPSEEK_VL2
+from ...pictures.settings import is_number
 from .config_fields import check_values, checked_dtype, section
-from .formats import PROCESSOR, OriginalFormat, PromptFormat
+from .files import PROCESSOR
+from .formats import OriginalFormat, PromptFormat
 from .rules import Rename, Rule
 from .siglip import siglip_rules
 
@@ -135,6 +137,8 @@ def _vision_config(vision: dict[str, Any]) -> dict[str, Any]:
     section(vision, "model_name")  # may not be left out, unlike the others
     check_values(vision, fixed, "vision_config")
     sizes = {name: vision.get(name, value) for name, value in PRESET.items()}
+    if not is_number(sizes["mlp_ratio"]):
+        raise ValueError(f"vision_config.mlp_ratio is {sizes['mlp_ratio']!r}; expected a number.")
     return {
         **SIGLIP_SO400M_PATCH14_384,
         **{field: sizes[name] for name, field in FIELDS.items()},

@@ -29,6 +29,11 @@ HUB_ARGUMENTS = (
     "token",
 )
 
+# Names of the small files, in both layouts.
+CONFIG, IMAGES = "config.json", "preprocessor_config.json"
+PROCESSOR, TOKENIZER = "processor_config.json", "tokenizer_config.json"
+VOCABULARY, SPECIAL_TOKENS, TEMPLATE = "tokenizer.json", "special_tokens_map.json", "chat_template.jinja"
+
 FileFinder = Callable[[str], Path | None]
 
 
@@ -86,6 +91,12 @@ def require(find: FileFinder, name: str) -> Path:
     if path is None:
         raise FileNotFoundError(f"The checkpoint holds no {name}. Expected all files of an original checkpoint.")
     return path
+
+
+def optional_json(find: FileFinder, name: str) -> dict[str, Any]:
+    """The JSON object in a file of the checkpoint; an empty one if there is no such file."""
+    path = find(name)
+    return {} if path is None else read_json(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

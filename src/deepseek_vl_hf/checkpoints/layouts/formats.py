@@ -9,13 +9,10 @@ from transformers import PreTrainedConfig, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...models.families import Family
+from .files import IMAGES
 from .rules import Rule, Shape
 
 JsonObject = dict[str, Any]
-
-
-CONFIG, IMAGES = "config.json", "preprocessor_config.json"
-PROCESSOR, TOKENIZER = "processor_config.json", "tokenizer_config.json"
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, Shape]:

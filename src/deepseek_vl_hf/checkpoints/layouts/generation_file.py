@@ -53,4 +53,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_ids(value: Any) -> bool:
-    return all(map(_is_whole, value)) if isinstance(value, list) else _is_whole(value)
+    return all(_is_whole(number) and abs(number) < 2**31 for number in (value if isinstance(value, list) else [value]))

@@ -9,9 +9,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from . import deepseek_vl, deepseek_vl2, deepseek_vl_hybrid
 from .config_fields import MODEL_TYPE, RecordedDict, naming_bad_values, section
-from .files import FileFinder, read_json, require
-from .formats import CONFIG, IMAGES, PROCESSOR, TOKENIZER, OriginalFormat
-from .processors import load_original_tokenizer, optional_json, special_token_ids
+from .files import CONFIG, IMAGES, PROCESSOR, TOKENIZER, FileFinder, optional_json, read_json, require
+from .formats import OriginalFormat
+from .processors import load_original_tokenizer, special_token_ids
+from .small_files import check_tokenizer_config
 
 FORMATS: tuple[OriginalFormat, ...] = (deepseek_vl.FORMAT, deepseek_vl_hybrid.FORMAT, deepseek_vl2.FORMAT)
 MODEL_TYPES = tuple(dict.fromkeys(layout.model_type for layout in FORMATS))
@@ -159,6 +160,7 @@ def read_original(find: FileFinder) -> OriginalFiles:
     """
     config = RecordedDict(read_json(require(find, CONFIG)))
     layout = find_format(config)
+    check_tokenizer_config(find)
     images = RecordedDict(optional_json(find, IMAGES))
     processor = RecordedDict(optional_json(find, PROCESSOR))
     tokenizer = RecordedDict(optional_json(find, TOKENIZER), nested=False)  # whole tokens are read

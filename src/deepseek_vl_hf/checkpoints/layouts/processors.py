@@ -8,10 +8,11 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMix
 
 from ...conversation.chat_templates import DEEPSEEK_VL_TEMPLATE, IMAGE_PLACEHOLDER
 from ...pictures.pixels import padding_color
+from ...pictures.settings import check_image_settings
 from ...pictures.sizes import num_grid_tokens
 from .config_fields import check_values
-from .files import FileFinder, read_json, require
-from .formats import IMAGES, PROCESSOR, JsonObject, PromptFormat
+from .files import IMAGES, PROCESSOR, FileFinder, optional_json, require
+from .formats import JsonObject, PromptFormat
 
 PROMPTS = PromptFormat(
     chat_template=DEEPSEEK_VL_TEMPLATE,
@@ -23,12 +24,6 @@ PROMPTS = PromptFormat(
         102400: {"bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001, "image_token_id": 100015},
     },
 )
-
-
-def optional_json(find: FileFinder, name: str) -> dict[str, Any]:
-    """The JSON object in a file of the checkpoint; an empty one if there is no such file."""
-    path = find(name)
-    return {} if path is None else read_json(path)
 
 
 def load_original_tokenizer(
@@ -149,7 +144,7 @@ def image_settings(stored: dict[str, Any], image_size: int, background_color: st
         background_color: name of the image processor's argument for the padding's colour.
 
     Raises:
-        ValueError: processor and tower disagree on the image size, or a value is no number.
+        ValueError: processor and tower disagree on the image size, or a value is of another kind than its name needs.
     """
     check_values(stored, {"do_normalize": False}, IMAGES)
     if stored.get("image_size", image_size) != image_size:
@@ -159,12 +154,9 @@ def image_settings(stored: dict[str, Any], image_size: int, background_color: st
         )
     names = {"min_size": "min_size", "rescale_factor": "rescale_factor", "background_color": background_color}
     settings = {argument: stored[key] for key, argument in names.items() if key in stored}
-    for argument, value in settings.items():
-        numbers = value if isinstance(value, list) and argument == background_color else [value]
-        if not numbers or not all(isinstance(number, (int, float)) and number >= 0 for number in numbers):
-            raise ValueError(
-                f"preprocessor_config.json has {argument} {value!r}; expected numbers that are not negative."
-            )
+    check_image_settings(settings, IMAGES)
+    if stored.get("image_mean") is not None:
+        check_image_settings({"image_mean": stored["image_mean"]}, IMAGES)
     if background_color not in settings and stored.get("image_mean") is not None:
         settings[background_color] = padding_color(stored["image_mean"])  # as the original derives it
     return settings

@@ -21,8 +21,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from ...hf.elsewhere import as_if_unregistered, config_from_its_own_code
 from ..layouts import deepseek_vl, deepseek_vl2
 from ..layouts.config_fields import RecordedDict, naming_bad_values, section
-from ..layouts.files import in_repository, read_json, split_hub_arguments
-from ..layouts.formats import CONFIG, OriginalFormat
+from ..layouts.files import CONFIG, in_repository, read_json, split_hub_arguments
+from ..layouts.formats import OriginalFormat
 from ..layouts.original import (
     MODEL_TYPES,
     OriginalFiles,
@@ -31,6 +31,7 @@ from ..layouts.original import (
     is_janus,
     read_original,
 )
+from ..layouts.small_files import check_tokenizer_config, explain_failure
 
 # Arguments that the Auto classes pass on and that no tokenizer, image processor or processor takes.
 _AUTO_ARGUMENTS = ("trust_remote_code", "use_fast", "user_agent", "backend")
@@ -167,7 +168,8 @@ class OriginalTokenizer(PreTrainedTokenizerFast):
             A tokenizer that begins each text with BOS and pads on the left.
 
         Raises:
-            FileNotFoundError, ValueError: see `load_original_tokenizer`.
+            FileNotFoundError: see `load_original_tokenizer`.
+            ValueError: a file is damaged, or holds a value of another kind than its name needs.
         """
         config, of_others = _read_config(pretrained_model_name_or_path, kwargs)
         if of_others is not None:
@@ -177,7 +179,13 @@ class OriginalTokenizer(PreTrainedTokenizerFast):
                     pretrained_model_name_or_path, *inputs, trust_remote_code=False, **_public(kwargs)
                 )
         if config.get("model_type") not in MODEL_TYPES:
-            return TokenizersBackend.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+            find = in_repository(pretrained_model_name_or_path, **split_hub_arguments(kwargs)[0])
+            check_tokenizer_config(find)
+            try:
+                return TokenizersBackend.from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+            except Exception as error:
+                explain_failure(find, error)
+                raise
         files, settings = open_original(pretrained_model_name_or_path, kwargs)
         return files.load_tokenizer(name_or_path=str(pretrained_model_name_or_path), **settings)
 

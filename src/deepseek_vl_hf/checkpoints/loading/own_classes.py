@@ -11,9 +11,9 @@ from typing import Any
 from transformers import PreTrainedConfig, ProcessorMixin
 
 from ...models.families import FAMILIES, Family
-from ..layouts.files import FileFinder, in_repository, read_json, split_hub_arguments
-from ..layouts.formats import CONFIG, IMAGES, PROCESSOR
+from ..layouts.files import CONFIG, IMAGES, PROCESSOR, FileFinder, in_repository, read_json, split_hub_arguments
 from ..layouts.original import MODEL_TYPES, OriginalFiles, read_original
+from ..layouts.small_files import check_tokenizer_config, explain_failure
 from .direct import image_processor_of, own_settings, processor_of
 
 
@@ -47,11 +47,20 @@ def open_with_own_class(cls: type, name_or_path: Any, arguments: dict[str, Any])
     if model_type not in MODEL_TYPES:
         if not issubclass(cls, PreTrainedConfig):  # configs look at the model type by themselves
             _check_family(cls, family, find, model_type)
+        if issubclass(cls, ProcessorMixin):
+            check_tokenizer_config(find)
         return None
     files = read_original(find)
     if files.layout.family is not family:
         raise ValueError(_is_of(f"an original checkpoint of {_name(files.layout.family)}", cls, files.layout.family))
     return _open(cls, files, name_or_path, arguments)
+
+
+def explain_own_class(name_or_path: Any, arguments: dict[str, Any], error: Exception) -> None:
+    """See `hf.originals.Explainer`."""
+    hub, _ = split_hub_arguments(arguments)
+    if not isinstance(error, OSError) and not Path(name_or_path).is_file():
+        explain_failure(in_repository(name_or_path, **hub), error)
 
 
 def _open(cls: type, files: OriginalFiles, name_or_path: Any, arguments: dict[str, Any]) -> Any:

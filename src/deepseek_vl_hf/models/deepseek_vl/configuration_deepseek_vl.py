@@ -3,11 +3,11 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 
-from ...hf.originals import ConfigOfOriginals
 from ...pictures.sizes import num_grid_tokens
-from ..sub_configs import SIGLIP_LARGE_PATCH16_384, check_model_type, resolve_sub_config
+from ..family_config import FamilyConfig
+from ..sub_configs import SIGLIP_LARGE_PATCH16_384, resolve_sub_config
 
 # The text model of the published 1.3B checkpoints.
 PUBLISHED_TEXT_CONFIG: dict[str, Any] = {
@@ -26,7 +26,7 @@ PUBLISHED_TEXT_CONFIG: dict[str, Any] = {
 
 
 @strict
-class DeepseekVLConfig(ConfigOfOriginals, PreTrainedConfig):
+class DeepseekVLConfig(FamilyConfig):
     """Configuration of `DeepseekVLModel` and `DeepseekVLForConditionalGeneration`.
 
     Fields and file format are those of transformers' own `deepseek_vl`, so a checkpoint saved by either opens in the
@@ -59,12 +59,6 @@ class DeepseekVLConfig(ConfigOfOriginals, PreTrainedConfig):
             self.vision_config, "vision_config", SIGLIP_LARGE_PATCH16_384, ("siglip_vision_model",)
         )
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """See `PreTrainedConfig.from_dict`; a file of another model type is refused with the name of its class."""
-        check_model_type(config_dict, cls.model_type)
-        return super().from_dict(config_dict, **kwargs)
 
     @property
     def fewest_image_tokens(self) -> int:

@@ -5,9 +5,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from ...hf.originals import ConfigOfOriginals
 from ..deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
-from ..sub_configs import check_model_type, resolve_sub_config
+from ..family_config import FamilyConfig
+from ..sub_configs import resolve_sub_config
 from .tiling import grid_side, num_image_tokens
 
 # SigLIP-so400m/14 at 384 pixels, as DeepSeek-VL2 uses it: the tanh approximation of GELU, no pooling head.
@@ -52,7 +52,7 @@ class DeepseekVL2ProjectorConfig(PreTrainedConfig):
 
 
 @strict
-class DeepseekVL2Config(ConfigOfOriginals, PreTrainedConfig):
+class DeepseekVL2Config(FamilyConfig):
     """Configuration of `DeepseekVL2Model` and `DeepseekVL2ForConditionalGeneration`.
 
     Args:
@@ -91,12 +91,6 @@ class DeepseekVL2Config(ConfigOfOriginals, PreTrainedConfig):
             self.projector_config, "projector_config", {}, DeepseekVL2ProjectorConfig
         )
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """See `PreTrainedConfig.from_dict`; a file of another model type is refused with the name of its class."""
-        check_model_type(config_dict, cls.model_type)
-        return super().from_dict(config_dict, **kwargs)
 
     @property
     def tokens_per_side(self) -> int:

@@ -129,7 +129,7 @@ def per_image(tiling: bool | list[bool], count: int) -> list[bool]:
     """
     if isinstance(tiling, bool):
         return [tiling] * count
-    if isinstance(tiling, str) or len(tiling) != count:
+    if not isinstance(tiling, (list, tuple)) or len(tiling) != count or not all(isinstance(t, bool) for t in tiling):
         raise ValueError(
             f"tiling is {tiling!r} for {count} images; expected True, False, or one of them for each image. 'auto' is "
             "for the processor, which knows the conversations."

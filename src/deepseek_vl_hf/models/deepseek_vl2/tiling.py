@@ -6,6 +6,8 @@ tiles. Resolutions are (width, height) in pixels, grids are (columns, rows).
 
 from collections.abc import Sequence
 
+from ...pictures.settings import LARGEST_SIDE, is_whole
+
 Pair = tuple[int, int]
 
 # In the order of the published files, which decides between equals.
@@ -20,15 +22,18 @@ MOST_TILED_IMAGES = 2
 
 def check_candidates(candidates: Sequence[Sequence[int]], tile: int) -> None:
     """Raises ValueError unless there are candidates, all of them multiples of the tile."""
+    if not isinstance(candidates, (list, tuple)):
+        raise ValueError(f"candidate_resolutions is {candidates!r}; expected a list of pairs of width and height.")
     if not candidates:
         raise ValueError(
             f"candidate_resolutions is empty; expected pairs of width and height that {tile} divides, such as "
             f"[[{tile}, {tile}]]."
         )
     for candidate in candidates:
-        if len(candidate) != 2 or any(edge < tile or edge % tile for edge in candidate):
+        pair = candidate if isinstance(candidate, (list, tuple)) else ()
+        if len(pair) != 2 or not all(is_whole(edge, tile, LARGEST_SIDE) and edge % tile == 0 for edge in pair):
             raise ValueError(
-                f"candidate_resolutions has {list(candidate)}; expected a width and a height that are multiples of the "
+                f"candidate_resolutions has {candidate!r}; expected a width and a height that are multiples of the "
                 f"tile of {tile} pixels."
             )
 

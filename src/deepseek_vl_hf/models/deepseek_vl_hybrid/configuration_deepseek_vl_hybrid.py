@@ -3,12 +3,12 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 
-from ...hf.originals import ConfigOfOriginals
 from ...pictures.sizes import num_grid_tokens
+from ..family_config import FamilyConfig
 from ..sam import check_sam_config
-from ..sub_configs import SIGLIP_LARGE_PATCH16_384, check_model_type, resolve_sub_config
+from ..sub_configs import SIGLIP_LARGE_PATCH16_384, resolve_sub_config
 
 # SAM-B at 1024 pixels: what transformers' SamVisionConfig says by itself.
 PUBLISHED_HIGH_RES_VISION_CONFIG: dict[str, Any] = {"model_type": "sam_vision_model"}
@@ -30,7 +30,7 @@ PUBLISHED_TEXT_CONFIG: dict[str, Any] = {
 
 
 @strict
-class DeepseekVLHybridConfig(ConfigOfOriginals, PreTrainedConfig):
+class DeepseekVLHybridConfig(FamilyConfig):
     """Configuration of `DeepseekVLHybridModel` and `DeepseekVLHybridForConditionalGeneration`.
 
     Fields and file format are those of transformers' own `deepseek_vl_hybrid`, so a checkpoint saved by either opens in
@@ -73,12 +73,6 @@ class DeepseekVLHybridConfig(ConfigOfOriginals, PreTrainedConfig):
         )
         check_sam_config(self.high_res_vision_config)
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """See `PreTrainedConfig.from_dict`; a file of another model type is refused with the name of its class."""
-        check_model_type(config_dict, cls.model_type)
-        return super().from_dict(config_dict, **kwargs)
 
     @property
     def fewest_image_tokens(self) -> int:
