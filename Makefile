@@ -25,8 +25,11 @@ LOCK_VENV ?= .venv-lock
 TORCH ?= -r requirements/torch.txt
 HAS_TORCH = import sys, torch; sys.exit(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9))
 
+# Tests run in as many processes, each with one thread; what starts processes of its own starts them with one, too.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
 BIN = $(VENV)/bin
-OLDEST_BIN = $(OLDEST_VENV)/bin
 INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
@@ -67,10 +70,10 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(call PYTEST,$(VENV))
 
 test-oldest: $(OLDEST_VENV)/.installed
-	$(OLDEST_BIN)/python -m pytest tests/unit tests/parity tests/checkpoints \
+	$(call PYTEST,$(OLDEST_VENV)) tests/unit tests/parity tests/checkpoints \
 		tests/integration/test_usage.py tests/integration/test_interpreters.py tests/integration/test_pipelines.py \
 		tests/integration/test_tensor_parallel.py tests/integration/test_chat.py tests/integration/test_chat_input.py
 

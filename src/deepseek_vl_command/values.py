@@ -48,7 +48,7 @@ def _is_device(text: str) -> bool:
     return re.fullmatch(r"[a-z]+(:\d+)?", text) is not None
 
 
-# The same as of the package, which says why (`deepseek_vl_hf.chat.sampling`).
+# The same as of the package, which says why (`deepseek_vl_hf.models.sampling`).
 COLDEST, HOTTEST = 1e-6, 100.0
 LEAST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
 

@@ -64,6 +64,12 @@ def test_without_verification_no_figures_are_claimed(family):
     assert "equal" not in text
 
 
+def test_which_class_is_whose(card, family):
+    """transformers has classes of these names for two of the families."""
+    line = f"from deepseek_vl_hf import {type(family.model).__name__}"
+    assert (line in card.text) == (not family.name.startswith("vl2"))
+
+
 def test_no_trace_of_the_template(card):
     assert not re.search(r"[{}]{2}|{%|%}|None|\n{3}", card.text)
 

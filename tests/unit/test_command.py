@@ -15,9 +15,10 @@ import pytest
 from deepseek_vl_command import arguments, faults, main, values
 from deepseek_vl_command.quiet import without_complaints_of_torchao
 from deepseek_vl_hf import __version__, cli
-from deepseek_vl_hf.chat import SAMPLING, sampling
+from deepseek_vl_hf.chat import SAMPLING
 from deepseek_vl_hf.checkpoints.conversion.convert import DEFAULT_SHARD_SIZE
 from deepseek_vl_hf.checkpoints.conversion.jobs import ORIGINAL, TRANSFORMERS
+from deepseek_vl_hf.models import sampling
 from deepseek_vl_hf.nano.folder import NANO
 from deepseek_vl_hf.quantization.packing import GROUP_SIZES
 

@@ -18,12 +18,13 @@ from ..checkpoints.layouts.small_files import open_processor
 from ..devices import check_device
 from ..models.families import FAMILIES
 from ..models.generation import MultimodalGenerationMixin
+from ..models.sampling import check_sampling
 from ..nano.folder import NANO
 from ..pictures.opening import flatten_pictures, open_images
 from ..quantization import int4_config
 from .history import EncodedConversation, Turn, fit, measure, too_long
 from .memory import EncodedImage, Memory
-from .sampling import NOT_FOR_CONVERSATIONS, OF_SAMPLING_ALONE, SAMPLING, check_sampling
+from .sampling import NOT_FOR_CONVERSATIONS, OF_SAMPLING_ALONE, SAMPLING
 from .streaming import AnswerText, Generation
 
 logger = logging.get_logger(__name__)
@@ -321,7 +322,7 @@ class Chat:
         """What `generate` is called with: the original's sampling, the checkpoint's, the chat's, the call's.
 
         Raises:
-            ValueError: an argument that is not for conversations, or one of `SAMPLING` whose value means nothing.
+            ValueError: an argument that is not for conversations, or one whose value means nothing.
         """
         stored = {name: getattr(self.model.generation_config, name, None) for name in SAMPLING}
         stored = {name: value for name, value in stored.items() if value is not None}
@@ -334,7 +335,7 @@ class Chat:
         if not options["do_sample"]:
             for name in OF_SAMPLING_ALONE:
                 options.pop(name, None)
-        check_sampling(options)
+        check_sampling(options.get)
         return options
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-# Logits divided by less than this run over.
-LOWEST_TEMPERATURE = 1e-6
+# Colder, and logits divided by it are no numbers in float32; hotter, and every token is as likely as another.
+COLDEST, HOTTEST = 1e-6, 100.0
+LEAST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Range:
 
 
 ALWAYS = {
-    "repetition_penalty": Range(0, above=True, advice="1 changes nothing"),
+    "repetition_penalty": Range(LEAST_PENALTY, LARGEST_PENALTY, advice="1 changes nothing"),
     "length_penalty": Range(-math.inf),
     "max_new_tokens": Range(1, whole=True),
     "min_new_tokens": Range(0, whole=True),
@@ -59,7 +60,7 @@ ALWAYS = {
     "no_repeat_ngram_size": Range(0, whole=True),
 }
 WHEN_DRAWING = {
-    "temperature": Range(LOWEST_TEMPERATURE, advice="for the likeliest token each time pass do_sample=False"),
+    "temperature": Range(COLDEST, HOTTEST, advice="for the likeliest token each time pass do_sample=False"),
     "top_p": Range(0, 1, above=True, advice="1 keeps all tokens"),
     "top_k": Range(0, whole=True, advice="0 keeps all tokens"),
     "min_p": Range(0, 1),

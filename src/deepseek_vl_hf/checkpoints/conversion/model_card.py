@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ...models.families import FAMILIES
 from ...version import __version__
 from .jobs import ORIGINAL, Job
 
@@ -52,6 +53,7 @@ def write_model_card(
         layout=job.to,
         is_original=job.to == ORIGINAL,
         is_vl2=job.config.model_type == "deepseek_vl2",
+        model_class=_model_class(job),
         towers=_towers(job),
         text=job.config.text_config,
         dtype=" and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in written)),
@@ -98,6 +100,11 @@ def card_data(model_type: str, origin: str | None) -> ModelCardData:
         tags=["deepseek-vl", "deepseek_vl_hf", model_type.replace("_", "-"), "vision", "multimodal"],
         ignore_metadata_errors=False,
     )
+
+
+def _model_class(job: Job) -> str:
+    """The name of the class that generates, which transformers has as well for two of the families."""
+    return next(each.generation_model.__name__ for each in FAMILIES if isinstance(job.config, each.config))
 
 
 def _towers(job: Job) -> str:
