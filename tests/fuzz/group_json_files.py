@@ -168,7 +168,8 @@ def _change_text(path: Path, text: str, change: Any) -> bool:
     if isinstance(change, str):
         nested = {NESTED[0]: "[" * 100_000, NESTED[1]: '{"a":' * 5000 + "1" + "}" * 5000}
         path.write_text(nested.get(change, change), encoding="utf-8")
-        return not path.name.endswith(".jinja") and change != "{}"  # another template, or nothing said
+        says_nothing = change == "{}" or (path.name == "tokenizer_config.json" and change.startswith('{"model_type"'))
+        return not path.name.endswith(".jinja") and not says_nothing  # another template is meant
     if "cut" in change:
         path.write_text(text[: change["cut"]], encoding="utf-8")
         return not path.name.endswith(".jinja")

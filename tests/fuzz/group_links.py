@@ -128,7 +128,9 @@ def _is_bad(recipe: Recipe) -> bool:
     lost = recipe["redirects"] and (
         recipe["to"] not in ("path", "absolute") or recipe["redirects"] == TOO_MANY_REDIRECTS
     )
-    return bool(lost or recipe["status"] != 200 or recipe["body"] != "picture" or recipe["pace"] in ("drip", "never"))
+    # The large body begins with the picture, and a length that is too short ends it before it is too large.
+    picture = recipe["body"] == "picture" or (recipe["body"] == "big" and recipe["length"] == "short")
+    return bool(lost or recipe["status"] != 200 or not picture or recipe["pace"] in ("drip", "never"))
 
 
 def _check_words(recipe: Recipe, message: str) -> None:

@@ -71,7 +71,8 @@ def check_sizes(name: str, config: PreTrainedConfig) -> None:
 def check_rope(name: str, config: PreTrainedConfig) -> None:
     """Raises ValueError if what a part says of its rotary embedding is no number where one is needed."""
     for field, value in (getattr(config, "rope_parameters", None) or {}).items():
-        numbers = value if isinstance(value, list) else [value]  # of some kinds one for each frequency
+        # Factors of some kinds are one for each frequency.
+        numbers = value if isinstance(value, list) and field.endswith("_factor") else [value]
         if value is None or field in ROPE_WORDS or all(map(_is_finite, numbers)):
             continue
         raise ValueError(

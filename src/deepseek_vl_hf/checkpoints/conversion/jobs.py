@@ -100,7 +100,7 @@ def check_layout(config: dict[str, Any], source: Path, to: str) -> None:
             f"{source} has quantized weights, which have no other layout. Convert the checkpoint that it was made from."
         )
     model_type = config.get("model_type")
-    ours = {family.config.model_type for family in FAMILIES}
+    ours = [family.config.model_type for family in FAMILIES]
     if to == TRANSFORMERS and model_type in ours:
         raise NothingToConvertError(
             f"{source} is in the transformers layout already (model_type {model_type!r}); there is nothing to convert. "

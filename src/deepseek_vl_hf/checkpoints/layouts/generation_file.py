@@ -15,7 +15,8 @@ NUMBERS = (
     *("temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "guidance_scale", "max_time"),
     *("repetition_penalty", "encoder_repetition_penalty", "length_penalty"),
 )
-IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "suppress_tokens")
+ID = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
+IDS = ("eos_token_id", "suppress_tokens")
 SWITCHES = ("do_sample", "use_cache")
 
 
@@ -32,6 +33,7 @@ def read_generation_file(folder: Path) -> dict[str, Any]:
     for names, fits, expected in (
         (WHOLE_NUMBERS, _is_whole, "a whole number"),
         (NUMBERS, _is_number, "a number"),
+        (ID, _is_id, "the number of a token"),
         (IDS, _is_ids, "the number of a token, or a list of them"),
         (SWITCHES, lambda value: isinstance(value, bool), "true or false"),
     ):
@@ -52,5 +54,9 @@ def _is_number(value: Any) -> bool:
     return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
+def _is_id(value: Any) -> bool:
+    return _is_whole(value) and abs(value) < 2**31
+
+
 def _is_ids(value: Any) -> bool:
-    return all(_is_whole(number) and abs(number) < 2**31 for number in (value if isinstance(value, list) else [value]))
+    return all(map(_is_id, value)) if isinstance(value, list) else _is_id(value)

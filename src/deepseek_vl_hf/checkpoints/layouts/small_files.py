@@ -80,7 +80,9 @@ def _is_length(value: Any) -> bool:
 
 
 def _is_token(value: Any) -> bool:
-    return isinstance(value.get("content") if isinstance(value, dict) else value, str)
+    text = value.get("content") if isinstance(value, dict) else value
+    # JSON can hold halves of characters, of which no token consists.
+    return isinstance(text, str) and text == text.encode(errors="replace").decode()
 
 
 def _are_tokens_by_id(value: Any) -> bool:
