@@ -6,7 +6,8 @@ Importing the package registers its classes, so that `pipeline("image-text-to-te
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .cpu.packed_weights import prepack_weights
+from .cpu.dtypes import fast_dtype
+from .cpu.packed_weights import packing_report, prepack_weights
 from .hf.versions import warn_if_untested
 from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
@@ -55,6 +56,7 @@ __all__ = [
     "int4_config",
     "load_conversations",
     "nano_path",
+    "packing_report",
     "prepack_weights",
     "quantization_report",
     "register",

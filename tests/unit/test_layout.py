@@ -18,7 +18,7 @@ LAUNCHER = Path(deepseek_vl_command.__file__).parent
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
     ("version", "devices", "hf"),
-    ("cpu", "nano", "conversation.chat_templates", "models.deepseek_vl2.grounding"),
+    ("nano", "conversation.chat_templates", "models.deepseek_vl2.grounding"),
     ("pictures", "models.deepseek_vl2.tiling"),
     (
         "conversation",
@@ -37,6 +37,7 @@ LAYERS = (
         "models.steps",
     ),
     ("models.deepseek_moe",),
+    ("cpu",),
     ("configuration",),
     ("image_processing_deepseek",),
     ("processing_deepseek", "modeling"),

@@ -1,16 +1,24 @@
 """Prepacked weights: the same numbers, and what they cannot do says so."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from deepseek_vl_hf import int4_config, prepack_weights
-from deepseek_vl_hf.cpu.packed_weights import PrepackedLinear
+from deepseek_vl_hf import int4_config, packing_report, prepack_weights
+from deepseek_vl_hf.cpu import ways
+from deepseek_vl_hf.cpu.packed_modules import Packed, PrepackedExperts, PrepackedLinear
+from deepseek_vl_hf.cpu.packed_weights import packing_seconds
+from deepseek_vl_hf.hf.kernels import has_fbgemm, processor_has_bfloat16
 from family import CONTRACT_FAMILIES
 
 # Another order of the same sums; measured 6e-7 in float32 and 0 in bfloat16, relative.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3}
+needs_bfloat16 = pytest.mark.skipif(not processor_has_bfloat16(), reason="the processor has no bfloat16")
+needs_fbgemm = pytest.mark.skipif(not has_fbgemm(), reason="this build of torch has no fbgemm")
 
 
 @pytest.fixture(scope="module", params=CONTRACT_FAMILIES)
@@ -23,7 +31,7 @@ def plain_layers(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])
 def test_the_same_numbers(family, dtype, relative):
     plain, model = family.load(dtype), family.load(dtype)
     inputs = family.inputs(family.one_image).to("cpu", dtype)
@@ -31,10 +39,83 @@ def test_the_same_numbers(family, dtype, relative):
     packed = sum(isinstance(layer, PrepackedLinear) for layer in model.modules())
     left = plain_layers(model)
     assert packed + len(left) == len(plain_layers(plain))
+    experts = [name for name, _ in plain.named_modules() if name.endswith(".experts")]
+    assert all(isinstance(model.get_submodule(name), PrepackedExperts) for name in experts)
     assert all(name.endswith("kv_b_proj") for name in left)
     found, expected = model(**inputs).logits, plain(**inputs).logits
     assert found.dtype == dtype
     assert relative(found, expected) <= TOLERANCE[dtype]
+
+
+@torch.no_grad()
+@needs_fbgemm
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bits_computed_in_float32(family, dtype, relative, monkeypatch):
+    """On a processor without bfloat16, and of the published files' float16 on any: as exact as float32."""
+    monkeypatch.setattr(ways, "processor_has_bfloat16", lambda: False)
+    exact, model = family.load(dtype).float(), prepack_weights(family.load(dtype))
+    inputs = family.inputs(family.one_image)
+    found, expected = model(**inputs).logits, exact(**inputs).logits
+    assert found.dtype == model.dtype == torch.float32
+    assert relative(found, expected) <= 2e-6
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(model.generate(**inputs, **settings), exact.generate(**inputs, **settings))
+    rows = packing_report(model)
+    assert {row.way for row in rows if not row.reason} == {"float16 weights", "16 bits, read in float32"}
+    assert {row.reason for row in rows} <= {"", "its weight is read elsewhere"}
+    assert sum(row.num_bytes for row in rows if not row.reason) == 2 * sum(
+        parameter.numel()
+        for name, parameter in exact.named_parameters()
+        if name.rpartition(".")[0] in {row.name for row in rows if not row.reason} and not name.endswith("bias")
+    )
+
+
+@torch.no_grad()
+@needs_fbgemm
+def test_what_float16_cannot_hold(monkeypatch):
+    monkeypatch.setattr(ways, "processor_has_bfloat16", lambda: False)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Linear(8, 4)).bfloat16()
+    model[1].weight[0, 0] = 1e5
+    weights, values, done = model[1].weight.float().clone(), torch.randn(3, 16), []
+    expected = copy.deepcopy(model).float()(values)
+    prepack_weights(model, lambda *numbers: done.append(numbers))
+    torch.testing.assert_close(model(values), expected)
+    first, second = packing_report(model)
+    assert (first.way, first.reason, first.num_bytes) == ("float16 weights", "", 256)
+    assert (second.way, second.num_bytes) == ("oneDNN blocks", 128)
+    assert second.reason.startswith(f"it holds {weights.max():g}, beyond what float16 holds")
+    assert sorted(done)[-1] == (160, 160)
+    assert len(done) == 2
+
+
+@torch.no_grad()
+def test_a_torch_without_fbgemm(monkeypatch):
+    monkeypatch.setattr(ways, "processor_has_bfloat16", lambda: False)
+    monkeypatch.setattr(ways, "has_fbgemm", lambda: False)
+    model, values = torch.nn.Sequential(torch.nn.Linear(16, 8)).half(), torch.randn(3, 16)
+    expected = copy.deepcopy(model).float()(values)
+    torch.testing.assert_close(prepack_weights(model)(values), expected)
+    (row,) = packing_report(model)
+    assert row.reason == "this build of torch has no fbgemm, so the weight takes 4 bytes a number"
+
+
+def test_a_processor_held_to_older_instructions(vl):
+    """The variables of torch and oneDNN are heard: bfloat16 weights are packed to compute in float32."""
+    code = (
+        "import sys, torch; from deepseek_vl_hf import fast_dtype, prepack_weights, packing_report;"
+        "from transformers import AutoModelForImageTextToText as A;"
+        "m = prepack_weights(A.from_pretrained(sys.argv[1], dtype=torch.bfloat16));"
+        "print(fast_dtype('cpu'), m.dtype, {row.way for row in packing_report(m)} - {'as it was'})"
+    )
+    held = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    result = subprocess.run(
+        [sys.executable, "-c", code, vl.converted], env={**os.environ, **held}, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith("torch.float32 torch.float32 {")
+
+
+def test_the_time_it_takes_is_said_before(vl):
+    assert 0 < packing_seconds(vl.model) < 1
 
 
 def test_answers_with_any_cache_and_batch(family):
@@ -45,10 +126,15 @@ def test_answers_with_any_cache_and_batch(family):
         assert torch.equal(model.generate(**inputs, max_new_tokens=6, do_sample=False, **settings), expected)
 
 
-def test_quantized_layers_stay_as_they_are(vl):
+@needs_bfloat16
+def test_quantized_layers_stay_as_they_are(vl, monkeypatch):
     model = type(vl.model).from_pretrained(
         vl.converted, dtype=torch.bfloat16, quantization_config=int4_config(group_size=32)
     )
+    monkeypatch.setattr(ways, "processor_has_bfloat16", lambda: False)
+    with pytest.raises(ValueError, match=r"Load it with dtype=torch.float32 to prepack what has no 4 bits"):
+        prepack_weights(model)
+    monkeypatch.setattr(ways, "processor_has_bfloat16", lambda: True)
     names = {name for name, layer in model.named_modules() if type(layer) is torch.nn.Linear}
     quantized = {name for name in names if type(model.get_submodule(name).weight.data) is not torch.Tensor}
     prepack_weights(model)
@@ -107,17 +193,18 @@ def test_a_single_layer():
         prepack_weights(torch.nn.Linear(2, 2))
 
 
-def test_a_processor_without_bfloat16(monkeypatch):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    with pytest.raises(RuntimeError, match="no bfloat16 products on this processor"):
-        prepack_weights(torch.nn.Sequential(torch.nn.Linear(4, 4, dtype=torch.bfloat16)))
-
-
-@pytest.mark.parametrize(("device", "dtype"), [("meta", torch.bfloat16), ("cpu", torch.float16)])
+@pytest.mark.parametrize(("device", "dtype"), [("meta", torch.bfloat16), ("cpu", torch.float64)])
 def test_other_devices_and_types(device, dtype):
     model = torch.nn.Sequential(torch.nn.Linear(4, 4, device=device, dtype=dtype))
-    with pytest.raises(ValueError, match=rf"0.weight is on {device} in {dtype}; prepacked weights are for a CPU"):
+    with pytest.raises(ValueError, match=rf"0 has weights on {device} in {dtype}; prepacked weights are for a CPU"):
         prepack_weights(model)
+
+
+def test_several_types():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4).half())
+    with pytest.raises(ValueError, match=r"weights in torch.float16 and torch.float32; expected one type"):
+        prepack_weights(model)
+    assert not any(isinstance(layer, Packed) for layer in model)
 
 
 def test_a_torch_without_onednn(monkeypatch):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, TorchAoConfig
 
 from deepseek_vl_hf import int4_config, prepack_weights, quantization_report
-from deepseek_vl_hf.cpu.packed_weights import PrepackedLinear
+from deepseek_vl_hf.cpu.packed_modules import PrepackedLinear
 from deepseek_vl_hf.models.deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
 from deepseek_vl_hf.models.deepseek_moe.experts import BY_DEVICE, DeepseekMoeExperts
 from deepseek_vl_hf.quantization import Int4Config, Int4Quantizer

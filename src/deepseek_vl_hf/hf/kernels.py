@@ -1,5 +1,7 @@
-"""torch's operations for a CPU that have no public name: oneDNN's blocked weights and 4-bit products."""
+"""torch's operations for a CPU that have no public name: blocked weights of oneDNN and fbgemm, 4-bit products."""
 
+import os
+import platform
 from typing import Any
 
 import torch
@@ -9,9 +11,42 @@ from torch import nn
 TO_COPY = torch.ops.aten._to_copy.default
 
 
+X86 = ("x86_64", "amd64", "i386", "i686")
+# What the variables by which oneDNN is held to older instructions call those that have bfloat16.
+ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+ISAS_WITH_BFLOAT16 = ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10")
+
+
 def onednn_has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 by itself."""
+    """Whether oneDNN multiplies bfloat16 on this processor, by itself or by way of float32."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by itself, and may: the variables of torch and oneDNN are heard."""
+    if not torch.backends.mkldnn.is_available() or not onednn_has_bfloat16():
+        return False
+    allowed = next((os.environ[name].upper() for name in ISA_VARIABLES if os.environ.get(name)), "DEFAULT")
+    if not any(isa in allowed for isa in ISAS_WITH_BFLOAT16):
+        return False
+    if platform.machine().lower() not in X86:
+        return True  # of other processors oneDNN says it of those alone that have the instructions
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def has_fbgemm() -> bool:
+    """Whether this build of torch multiplies float32 by weights kept in float16."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def pack_for_fbgemm(weight: torch.Tensor, bias: torch.Tensor | None) -> Any:
+    """float32 [out, in], and a bias in float32 -> an opaque object with the weight in float16."""
+    return torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+
+def linear_of_fbgemm(inputs: torch.Tensor, packed: Any) -> torch.Tensor:
+    """float32 [..., in] -> [..., out], with a weight of `pack_for_fbgemm`."""
+    return torch.ops.quantized.linear_dynamic_fp16(inputs, packed).detach()  # it claims to have a gradient
 
 
 def pack_for_onednn(weight: torch.Tensor) -> torch.Tensor:
