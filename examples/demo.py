@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from deepseek_vl_command.quiet import without_complaints_of_torchao
 
 with without_complaints_of_torchao():
@@ -48,8 +46,7 @@ def step(text: str) -> None:
 
 def answer(model: Path, max_new_tokens: int) -> int:
     """Asks the questions; returns how many answers are right to the letter."""
-    # bfloat16: the files are float16, which is slow on CPUs.
-    pipe = pipeline("image-text-to-text", model=str(model), dtype=torch.bfloat16)
+    pipe = pipeline("image-text-to-text", model=str(model), dtype=deepseek_vl_hf.fast_dtype())
     print(f"{type(pipe.model).__module__}.{type(pipe.model).__name__} on {pipe.device}, {pipe.model.dtype}")
     right = 0
     for picture, question, expected in QUESTIONS:

@@ -53,6 +53,7 @@ __all__ = [
     "DeepseekVLModel",
     "DeepseekVLProcessor",
     "__version__",
+    "fast_dtype",
     "int4_config",
     "load_conversations",
     "nano_path",

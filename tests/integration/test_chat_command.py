@@ -13,6 +13,7 @@ from PIL import Image
 
 from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.cli.conversation import ChatLoop
+from deepseek_vl_hf.cpu import dtypes, ways
 from family import IMAGES
 
 SHAPES, WORDS = "examples/pictures/shapes.png", "examples/pictures/words.png"
@@ -186,6 +187,20 @@ def test_describe(capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{SHAPES}: a red circle")
     assert second.startswith(f"{WORDS}: ")
+
+
+def test_describe_with_packed_weights(capsys, monkeypatch):
+    """On this processor, and as on one without bfloat16; the time that packing takes is said before."""
+    for native in (True, False):
+        for module in (dtypes, ways):
+            monkeypatch.setattr(module, "processor_has_bfloat16", lambda native=native: native)
+        asked = ["describe", "--fast", "-p", "What color is the star?", SHAPES, "--temperature", "0"]
+        assert main(asked) == 0
+        output = capsys.readouterr()
+        assert output.out.strip() == "green"
+        assert re.search(r"Packing 3\.9 million weights; about 1 s\.", output.err)
+    assert main([*asked, "--device", "cuda"]) == 1
+    assert "Found --fast with --device cuda; it is for a CPU." in capsys.readouterr().err
 
 
 def test_describe_as_json(capsys):

@@ -1,6 +1,7 @@
 """The small fixture models: what transformers promises of a model, and what goes wrong clearly."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from deepseek_vl_hf import (
     DeepseekVLHybridConfig,
     DeepseekVLHybridForConditionalGeneration,
 )
+from deepseek_vl_hf.cpu import dtypes
 from deepseek_vl_hf.models import checks
 
 # Same weights, another order of operations: measured 9e-7 relative.
@@ -201,24 +203,28 @@ def test_casting_keeps_rotary_tables_in_float32():
         assert rotary.original_inv_freq.dtype == torch.float32
 
 
-def test_float16_on_a_cpu_is_warned_of_once(caplog):
-    checks.logger.warning_once.cache_clear()
-    model = DeepseekVLForConditionalGeneration(small_config()).to(torch.float16)
-    with caplog.at_level(logging.WARNING), torch.no_grad():
-        for _ in range(2):
-            model(input_ids=torch.zeros(1, 3, dtype=torch.long))
-    messages = [record.message for record in caplog.records if "float16 on a CPU" in record.message]
-    assert len(messages) == 1
-    assert "dtype=torch.bfloat16" in messages[0]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_other_types_on_a_cpu_are_not_warned_of(caplog, dtype):
+@pytest.mark.parametrize(
+    ("native", "dtype", "words"),
+    [
+        (True, torch.float16, r"runs in float16 .* some ten times as long as in bfloat16\. .*dtype=torch.bfloat16"),
+        (False, torch.float16, r"runs in float16 .* as long as in float32\. .*dtype=torch.float32, or call"),
+        (False, torch.bfloat16, r"runs in bfloat16 .* six to eight times as long as in float32\."),
+        (True, torch.bfloat16, None),
+        (True, torch.float32, None),
+        (False, torch.float32, None),
+    ],
+)
+def test_types_that_the_processor_computes_slowly(caplog, monkeypatch, native, dtype, words):
+    """Said once, with what is right on this processor."""
+    monkeypatch.setattr(dtypes, "processor_has_bfloat16", lambda: native)
     checks.logger.warning_once.cache_clear()
     model = DeepseekVLForConditionalGeneration(small_config()).to(dtype)
     with caplog.at_level(logging.WARNING), torch.no_grad():
-        model(input_ids=torch.zeros(1, 3, dtype=torch.long))
-    assert "float16" not in caplog.text
+        for _ in range(2):
+            model(input_ids=torch.zeros(1, 3, dtype=torch.long))
+    messages = [record.message for record in caplog.records if "no instructions for it" in record.message]
+    assert len(messages) == (words is not None)
+    assert words is None or re.search(words, messages[0])
 
 
 def test_what_loaders_and_servers_read(model):

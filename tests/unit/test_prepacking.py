@@ -109,7 +109,11 @@ def test_a_processor_held_to_older_instructions(vl):
     )
     held = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     result = subprocess.run(
-        [sys.executable, "-c", code, vl.converted], env={**os.environ, **held}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, vl.converted],
+        env={**os.environ, **held},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert result.stdout.startswith("torch.float32 torch.float32 {")
 

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..checkpoints.layouts.files import local_folder
 from ..checkpoints.layouts.generation_file import read_generation_file
 from ..checkpoints.layouts.small_files import open_processor
+from ..cpu.dtypes import dtype_that_fits
 from ..devices import check_device
 from ..models.families import FAMILIES
 from ..models.generation import MultimodalGenerationMixin
@@ -137,7 +138,7 @@ class Chat:
         cls,
         name_or_path: str | Path = NANO,
         *,
-        dtype: torch.dtype | str = torch.bfloat16,
+        dtype: torch.dtype | str | None = None,
         device: str | None = None,
         int4: bool = False,
         **options: Any,
@@ -146,7 +147,8 @@ class Chat:
 
         Args:
             name_or_path: folder or Hub repository, in either layout; by default the model that comes with the package.
-            dtype: of the weights.
+            dtype: of the weights; by default what the device computes fastest and what fits in memory, of 4-bit weights
+                bfloat16.
             device: by default CUDA if there is one, else the CPU.
             int4: whether the language model gets 4-bit weights.
             **options: see the class.
@@ -161,6 +163,7 @@ class Chat:
         check_family(folder)
         read_generation_file(folder)
         loading = {"quantization_config": int4_config(device=device)} if int4 else {}
+        dtype = dtype or (torch.bfloat16 if int4 or is_quantized(folder) else dtype_that_fits(folder, device))
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map=device, **loading)
         return cls(model, open_processor(folder), **options)
 
@@ -337,6 +340,11 @@ class Chat:
                 options.pop(name, None)
         check_sampling(options.get)
         return options
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether a checkpoint's weights are quantized; most kinds want bfloat16 around them."""
+    return hasattr(AutoConfig.from_pretrained(folder), "quantization_config")
 
 
 def check_family(folder: Path) -> None:

@@ -1,15 +1,19 @@
 """What the commands that talk to a model share: loading it, and a line that says what it is doing."""
 
 import argparse
+import math
 import sys
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..chat import SAMPLING, Chat
 from ..checkpoints.layouts.files import local_folder
 from ..checkpoints.tensors.damage import naming_damage
+from ..cpu.dtypes import fast_dtype
+from ..cpu.packed_weights import AS_IT_WAS, packing_report, packing_seconds, prepack_weights
 from ..devices import check_device
 
 UNITS = {"pictures": "picture", "prompt": "token"}
@@ -32,16 +36,38 @@ def load_chat(arguments: argparse.Namespace) -> Chat:
     folder = local_folder(arguments.model)
     if sys.stderr.isatty():
         logging.enable_progress_bar()  # transformers shows how many weights are loaded
+    if arguments.fast and (arguments.device or "cpu") != "cpu":
+        raise ValueError(f"Found --fast with --device {arguments.device}; it is for a CPU. Leave one of them out.")
     with naming_damage(folder):
-        return Chat.from_pretrained(
+        chat = Chat.from_pretrained(
             folder,
-            dtype=arguments.dtype,
-            device=arguments.device,
+            dtype=arguments.dtype or ("auto" if _keeps_16_bits(arguments) else None),
+            device="cpu" if arguments.fast else arguments.device,
             int4=arguments.int4,
             system=arguments.system,
             progress=ProgressLine(),
             **sampling,
         )
+    if arguments.fast:
+        pack(chat)
+    return chat
+
+
+def _keeps_16_bits(arguments: argparse.Namespace) -> bool:
+    """Whether weights that are packed are best loaded as they are stored: packed, they are computed in float32."""
+    return arguments.fast and not arguments.int4 and fast_dtype("cpu") == torch.float32
+
+
+def pack(chat: Chat) -> None:
+    """Packs a chat's weights, and says before how long that takes."""
+    weights, seconds = chat.model.num_parameters(), packing_seconds(chat.model)
+    print(f"Packing {weights / 1e6:,.1f} million weights; about {math.ceil(seconds)} s.", file=sys.stderr)
+    with tqdm(desc="packing", total=weights, unit="weight", unit_scale=True, leave=False, disable=None) as bar:
+        prepack_weights(chat.model, lambda done, total: bar.update(done - bar.n))
+    slower = [layer for layer in packing_report(chat.model) if layer.reason and layer.way != AS_IT_WAS]
+    if slower:
+        example = f"{slower[0].name}: {slower[0].reason}"
+        print(f"{len(slower)} layers are packed in another way, such as {example}.", file=sys.stderr)
 
 
 class ProgressLine:

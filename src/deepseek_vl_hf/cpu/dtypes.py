@@ -1,8 +1,8 @@
 """Which type of numbers suits a device: what it computes fastest in, of those that hold a model's numbers.
 
-The published files are float16 or bfloat16. A processor with instructions for bfloat16 (AVX-512-BF16, AMX, ARM's) is four
-times as fast in it as in float32; one without them, as most desktops and laptops are, is six to eight times slower in
-bfloat16 than in float32 where there are many tokens at a time. `docs/speed.md` has the figures.
+The published files are float16 or bfloat16. A processor with instructions for bfloat16 (AVX-512-BF16, AMX, ARM's) is
+four times as fast in it as in float32; one without them, as most desktops and laptops are, is six to eight times slower
+in bfloat16 than in float32 where there are many tokens at a time. `docs/speed.md` has the figures.
 """
 
 import os
@@ -23,8 +23,8 @@ def fast_dtype(device: str | torch.device | None = None) -> torch.dtype:
         device: by default CUDA if there is one, else the CPU.
 
     Returns:
-        On a GPU bfloat16, or float16 where it has none; on a CPU bfloat16 if the processor multiplies it by itself, else
-        float32, also on a processor of which nothing is known.
+        On a GPU bfloat16, or float16 where it has none; on a CPU bfloat16 if the processor multiplies it by itself,
+        else float32, also on a processor of which nothing is known.
     """
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
     if kind == "cuda":
@@ -50,15 +50,15 @@ def dtype_that_fits(folder: Path, device: str | torch.device | None = None) -> t
 def slowness(dtype: torch.dtype) -> str | None:
     """What to say of a type that this machine's processor computes slowly; None of others."""
     best = fast_dtype("cpu")
-    if dtype == best or dtype == torch.float32:
+    if dtype in (best, torch.float32):
         return None
     if dtype == torch.float16:
         factor = "some ten times" if best == torch.bfloat16 else "six to twelve times"
     else:
         factor = "six to eight times"
     return (
-        f"The model runs in {_name(dtype)} on a processor that has no instructions for it; many tokens at a time, as those "
-        f"of a picture, take {factor} as long as in {_name(best)}. Load it with dtype={best}, or call "
+        f"The model runs in {_name(dtype)} on a processor that has no instructions for it; many tokens at a time, as "
+        f"those of a picture, take {factor} as long as in {_name(best)}. Load it with dtype={best}, or call "
         "deepseek_vl_hf.prepack_weights(model), which keeps the memory that it takes."
     )
 

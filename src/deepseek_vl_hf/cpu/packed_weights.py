@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..hf.kernels import has_hooks
 from ..models.deepseek_moe.experts import DeepseekMoeExperts
@@ -20,6 +21,7 @@ from .packed_modules import Packed, PrepackedEmbedding, PrepackedExperts, Prepac
 from .ways import BLOCKS, computing_dtype
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+AS_IT_WAS = "as it was"
 KINDS = (nn.Linear, DeepseekMoeExperts)
 # Their weights are read by others than their own forward: latent attention multiplies kv_b_proj into queries.
 READ_ELSEWHERE = ("kv_b_proj",)
@@ -55,9 +57,10 @@ def prepack_weights(model: nn.Module, progress: PackingProgress = no_progress) -
     """Gives a model's linear layers and experts prepacked weights, in place: faster on a CPU, for inference alone.
 
     What is best depends on the processor and the weights' type: bfloat16 stays bfloat16 where the processor multiplies
-    it by itself; other 16-bit weights are kept in float16, and the whole model computes in float32 from then on; float32
-    stays what it is. Each layer is replaced as soon as its packed copy is there, so no second copy is kept. Left as they
-    are: weights that are read elsewhere, quantized ones, and layers with hooks; `packing_report` names them.
+    it by itself; other 16-bit weights are kept in float16, and the whole model computes in float32 from then on;
+    float32 stays what it is. Each layer is replaced as soon as its packed copy is there, so no second copy is kept.
+    Left as they are: weights that are read elsewhere, quantized ones, and layers with hooks; `packing_report` names
+    them.
 
     Args:
         model: on the CPU, in bfloat16, float16 or float32.
@@ -168,13 +171,13 @@ def _put(model: nn.Module, names: list[str], packed: nn.Module) -> None:
 
 def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     """Casts what was not packed; the token embedding, the largest of it, keeps its 16 bits."""
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    embedding: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
     if type(embedding) is nn.Embedding and embedding.weight.dtype not in (dtype, torch.float32):
-        model.set_input_embeddings(PrepackedEmbedding(embedding))  # type: ignore[operator]
+        model.set_input_embeddings(PrepackedEmbedding(embedding))
     floating = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
     if any(parameter.dtype not in (dtype, torch.float32) for parameter in floating):
         model.to(dtype)
-    if hasattr(model, "config"):
+    if isinstance(model, PreTrainedModel):
         model.config.dtype = dtype
 
 
@@ -184,4 +187,4 @@ def _report(name: str, layer: nn.Module) -> LayerPacking | None:
     if type(layer) not in KINDS:
         return None
     num_bytes = sum(weight.numel() * weight.element_size() for weight in _weights(layer))
-    return LayerPacking(name, "as it was", num_bytes, _why_not(name, layer) or "it was not there yet")
+    return LayerPacking(name, AS_IT_WAS, num_bytes, _why_not(name, layer) or "it was not there yet")

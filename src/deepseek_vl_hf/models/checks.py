@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from ..cpu.dtypes import slowness
+
 logger = logging.get_logger(__name__)
 
 IMAGES_LEFT_OUT = (
@@ -80,16 +82,14 @@ def check_pixels(pixel_values: torch.Tensor, name: str, image_size: int, num_cha
         )
 
 
-def warn_of_slow_float16(hidden_states: torch.Tensor) -> None:
-    """Says once that float16 is the wrong choice on a CPU.
+def warn_of_slow_type(config: Any, hidden_states: torch.Tensor) -> None:
+    """Says once that this processor computes a type slowly, and what is right here.
 
-    The published files are float16 and `dtype="auto"` keeps that. CPUs have no float16 arithmetic for large products
-    (60 GFLOP/s against 860 in bfloat16, measured on two AVX512-BF16 cores).
+    The published files are float16 or bfloat16, and `dtype="auto"` keeps that. 4-bit weights come with a type of their
+    own choice.
     """
-    if torch.compiler.is_compiling() or hidden_states.dtype != torch.float16 or hidden_states.device.type != "cpu":
+    if torch.compiler.is_compiling() or hidden_states.device.type != "cpu" or hidden_states.dtype == torch.float32:
         return
-    logger.warning_once(
-        "The model runs in float16 on a CPU, where float16 products are many times slower than bfloat16 ones. Load it "
-        "with dtype=torch.bfloat16, as in from_pretrained(..., dtype=torch.bfloat16) or pipeline(..., "
-        "dtype=torch.bfloat16)."
-    )
+    slow = None if hasattr(config, "quantization_config") else slowness(hidden_states.dtype)
+    if slow is not None:
+        logger.warning_once(slow)

@@ -7,7 +7,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ..hf.versions import CACHE
-from .checks import check_exactly_one, warn_of_images_left_out, warn_of_slow_float16
+from .checks import check_exactly_one, warn_of_images_left_out, warn_of_slow_type
 from .fusion import image_token_mask, insert_image_embeds
 
 
@@ -37,7 +37,7 @@ def embed_inputs(
     warn_of_images_left_out(model.config, input_ids, image_features, cache)
     embed_tokens = model.get_input_embeddings()
     embeds = embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-    warn_of_slow_float16(embeds)
+    warn_of_slow_type(model.config, embeds)
     if image_features is None:
         return embeds
     mask = image_token_mask(input_ids, embeds, embed_tokens, model.config.image_token_id)
