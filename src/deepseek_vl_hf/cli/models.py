@@ -31,13 +31,13 @@ def load_chat(arguments: argparse.Namespace) -> Chat:
     if sampling.get("temperature") == 0:
         sampling = {**sampling, "do_sample": False}
         del sampling["temperature"]
+    if arguments.fast and (arguments.device or "cpu") != "cpu":
+        raise ValueError(f"Found --fast with --device {arguments.device}; it is for a CPU. Leave one of them out.")
     if arguments.device is not None:
         check_device(arguments.device)
     folder = local_folder(arguments.model)
     if sys.stderr.isatty():
         logging.enable_progress_bar()  # transformers shows how many weights are loaded
-    if arguments.fast and (arguments.device or "cpu") != "cpu":
-        raise ValueError(f"Found --fast with --device {arguments.device}; it is for a CPU. Leave one of them out.")
     with naming_damage(folder):
         chat = Chat.from_pretrained(
             folder,

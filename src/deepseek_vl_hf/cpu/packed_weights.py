@@ -18,16 +18,15 @@ from ..hf.kernels import has_hooks
 from ..models.deepseek_moe.experts import DeepseekMoeExperts
 from ..models.weights import has_4_bits
 from .packed_modules import Packed, PrepackedEmbedding, PrepackedExperts, PrepackedLinear
-from .ways import BLOCKS, computing_dtype
+from .ways import computing_dtype
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 AS_IT_WAS = "as it was"
 KINDS = (nn.Linear, DeepseekMoeExperts)
 # Their weights are read by others than their own forward: latent attention multiplies kv_b_proj into queries.
 READ_ELSEWHERE = ("kv_b_proj",)
-# Seconds for a weight, by the way in which it is packed (one run on two cores, AMD EPYC; docs/speed.md).
-SECONDS_PER_WEIGHT = {BLOCKS: 2e-9}
-SECONDS_PER_FLOAT16_WEIGHT = 12e-9
+# Seconds for a weight, by the type that it is then computed in (one run on two cores, AMD EPYC).
+SECONDS_PER_WEIGHT = {torch.bfloat16: 4e-9, torch.float32: 14e-9}
 
 PackingProgress = Callable[[int, int], None]
 
@@ -106,12 +105,8 @@ def packing_report(model: nn.Module) -> list[LayerPacking]:
 
 def packing_seconds(model: nn.Module) -> float:
     """About how long `prepack_weights` will take."""
-    seconds = 0.0
-    for layer in _places(model):
-        for weight in _weights(layer):
-            is_16_bit = weight.dtype != torch.float32 and computing_dtype(weight.dtype) == torch.float32
-            seconds += weight.numel() * (SECONDS_PER_FLOAT16_WEIGHT if is_16_bit else SECONDS_PER_WEIGHT[BLOCKS])
-    return seconds
+    weights = [weight for layer in _places(model) for weight in _weights(layer)]
+    return sum(weight.numel() * SECONDS_PER_WEIGHT[computing_dtype(weight.dtype)] for weight in weights)
 
 
 def _places(model: nn.Module) -> dict[Any, list[str]]:
