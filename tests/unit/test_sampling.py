@@ -52,9 +52,7 @@ def test_generate_asks(vl):
     check_sampling({"do_sample": True, **GOOD}.get)
     with pytest.raises(ValueError, match=r"top_p is 2; expected a finite number above 0 to 1; 1 keeps all tokens\."):
         vl.model.generate(IDS, do_sample=True, top_p=2)
-    with pytest.raises(
-        ValueError, match=r"repetition_penalty is 0; expected a finite number from 0\.01 to 100"
-    ):
+    with pytest.raises(ValueError, match=r"repetition_penalty is 0; expected a finite number from 0\.01 to 100"):
         vl.model.generate(IDS, generation_config=GenerationConfig(repetition_penalty=0))
     assert vl.model.generate(IDS, do_sample=True, max_new_tokens=2, **GOOD).shape == (1, 6)
 
