@@ -16,6 +16,7 @@ from deepseek_vl_hf.quantization.packing import Block, dequantized, kernel_order
 from deepseek_vl_hf.quantization.tensors import (
     MANY_TOKENS,
     MANY_TOKENS_IN_FLOAT32,
+    MANY_TOKENS_OF_OTHER_TYPES,
     Int4CpuWeight,
     Int4Experts,
     Int4TilePackedTo4dTensor,
@@ -26,7 +27,8 @@ PACKAGE = Path(packing.__file__).parent.parent
 # Whole blocks alone, a rest, a rest of one half block, less than a block.
 ROWS = (128, 176, 96, 16)
 # On both sides of every switch.
-TOKENS = (1, 2, MANY_TOKENS_IN_FLOAT32 - 1, MANY_TOKENS_IN_FLOAT32, MANY_TOKENS - 1, MANY_TOKENS, MANY_TOKENS + 1)
+SWITCHES = (MANY_TOKENS_OF_OTHER_TYPES, MANY_TOKENS_IN_FLOAT32, MANY_TOKENS)
+TOKENS = (1, *(switch + more for switch in SWITCHES for more in (-1, 0, 1)))
 
 
 def by_hand(weight):
@@ -224,8 +226,8 @@ def test_a_processor_with_avx2_alone():
     [
         (torch.bfloat16, True, MANY_TOKENS - 1, torch.bfloat16),
         (torch.bfloat16, False, MANY_TOKENS_IN_FLOAT32 - 1, torch.float32),
-        (torch.float32, True, 0, torch.float32),
-        (torch.float16, True, 0, torch.float32),
+        (torch.float32, True, MANY_TOKENS_OF_OTHER_TYPES - 1, torch.float32),
+        (torch.float16, True, MANY_TOKENS_OF_OTHER_TYPES - 1, torch.float32),
     ],
 )
 def test_many_tokens_take_the_weights_out(monkeypatch, dtype, bfloat16, few, expected):

@@ -19,6 +19,8 @@ from .packing import dequantized, kernel_order, pack, unpack
 # in bfloat16 where oneDNN has such products, else in float32.
 MANY_TOKENS = 96
 MANY_TOKENS_IN_FLOAT32 = 64
+# For weights in float16 and float32, for which torch's kernel is a plain loop.
+MANY_TOKENS_OF_OTHER_TYPES = 4
 
 ONE_BY_ONE = (
     "4-bit experts are multiplied one by one; there are no grouped or batched products of them. Leave "
@@ -149,9 +151,9 @@ def product_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def many_tokens(dtype: torch.dtype) -> int:
-    """From how many tokens on weights are taken out of their bytes; the kernel is only made for bfloat16."""
+    """From how many tokens on weights are taken out of their bytes."""
     if dtype != torch.bfloat16:
-        return 1
+        return MANY_TOKENS_OF_OTHER_TYPES
     return MANY_TOKENS if onednn_has_bfloat16() else MANY_TOKENS_IN_FLOAT32
 
 
