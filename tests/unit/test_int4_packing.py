@@ -12,13 +12,36 @@ import torch
 from torch.nn import functional
 
 from deepseek_vl_hf.quantization import packing, tensors
-from deepseek_vl_hf.quantization.packing import dequantized, kernel_order, pack, unpack
-from deepseek_vl_hf.quantization.tensors import MANY_TOKENS, Int4CpuWeight, Int4Experts, Int4TilePackedTo4dTensor
+from deepseek_vl_hf.quantization.packing import Block, dequantized, kernel_order, pack, unpack
+from deepseek_vl_hf.quantization.tensors import (
+    MANY_TOKENS,
+    MANY_TOKENS_IN_FLOAT32,
+    MANY_TOKENS_OF_OTHER_TYPES,
+    Int4CpuWeight,
+    Int4Experts,
+    Int4TilePackedTo4dTensor,
+)
 from family import relative_error
 
 PACKAGE = Path(packing.__file__).parent.parent
 # Whole blocks alone, a rest, a rest of one half block, less than a block.
 ROWS = (128, 176, 96, 16)
+# On both sides of every switch.
+SWITCHES = (MANY_TOKENS_OF_OTHER_TYPES, MANY_TOKENS_IN_FLOAT32, MANY_TOKENS)
+TOKENS = (1, *(switch + more for switch in SWITCHES for more in (-1, 0, 1)))
+
+
+def by_hand(weight):
+    """From the definition, [rows, columns] in float32: (value - 8) * scale + zero."""
+    values = unpack(weight.qdata).float() - 8
+    scale, zero = weight.scale_and_zero.float().transpose(0, 1)[..., None, :].unbind(-1)
+    return (values.unflatten(1, (scale.shape[1], -1)) * scale + zero).flatten(1)
+
+
+def taken_out(weight, dtype):
+    """All blocks of `dequantized` in one, [rows, columns]."""
+    blocks = dequantized(weight.qdata, weight.scale_and_zero, dtype)
+    return torch.cat([block.sort(block.weights).T.clone() for block in blocks])
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -56,47 +79,68 @@ def test_the_orders_of_other_processors(capability):
 def test_dequantized_weights_are_the_kernels(rows, group_size):
     """The kernel, given one unit vector after the other, spells out the weights that it uses."""
     weight = Int4CpuWeight.quantize(torch.randn(rows, 256), group_size)
-    blocks = [columns for _, columns in dequantized(weight.qdata, weight.scale_and_zero)]
     spelled = torch.ops.aten._weight_int4pack_mm_for_cpu(
         torch.eye(256), weight.qdata, group_size, weight.scale_and_zero
     )
-    assert relative_error(torch.cat(blocks, 1), spelled) < 1e-6
+    assert relative_error(taken_out(weight, torch.float32).T, spelled) < 1e-6
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dequantized_weights_are_rounded_once(rows, dtype, monkeypatch):
+    """To the bit what the definition says, in one block or in many, in one slab or in many."""
+    weight = Int4CpuWeight.quantize(torch.randn(rows, 256).to(dtype), 32)
+    assert torch.equal(taken_out(weight, dtype), by_hand(weight).to(dtype))
+    monkeypatch.setattr(packing, "BLOCK_WEIGHTS", 1)
+    monkeypatch.setattr(packing, "SLAB_WEIGHTS", 64 * 32 * 3)
+    assert torch.equal(taken_out(weight, dtype), by_hand(weight).to(dtype))
 
 
 def test_blocks_cover_all_rows():
-    weight = Int4CpuWeight.quantize(torch.randn(4096 + 48, 512), 128)
-    rows = [rows for rows, _ in dequantized(weight.qdata, weight.scale_and_zero)]
+    weight = Int4CpuWeight.quantize(torch.randn(8192 + 48, 512), 128)
+    rows = [block.rows for block in dequantized(weight.qdata, weight.scale_and_zero, torch.float32)]
     assert len(rows) > 2
     assert [part.start for part in rows] == [0, *(part.stop for part in rows[:-1])]
-    assert rows[-1].stop == 4096 + 48
+    assert rows[-1].stop == 8192 + 48
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_sorting_and_back(neighbours):
+    block = Block(slice(0, 24), torch.empty(0), 3, neighbours)
+    taken = block.unsort(torch.arange(24))
+    assert taken[:5].tolist() == ([0, 2, 4, 6, 8] if neighbours else [0, 1, 2, 3, 8])
+    assert torch.equal(block.sort(taken), torch.arange(24))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("bias", [False, True])
-def test_few_and_many_tokens_agree(dtype, bias):
-    """The number of tokens decides which way is taken; the numbers are the same."""
+def test_products_on_both_sides_of_the_switches(bfloat16, dtype, bias, monkeypatch):
+    """The number of tokens decides which way is taken; the numbers are those of weights taken out by hand."""
+    monkeypatch.setattr(tensors, "onednn_has_bfloat16", lambda: bfloat16)
     weight = Int4CpuWeight.quantize(torch.randn(176, 256).to(dtype), 64)
     bias = torch.randn(176).to(dtype) if bias else None
-    inputs = torch.randn(2, MANY_TOKENS, 256).to(dtype)
-    many = functional.linear(inputs, weight, bias)
-    few = torch.cat([functional.linear(part, weight, bias) for part in inputs.split(32, 1)], 1)
-    assert many.shape == (2, MANY_TOKENS, 176)
-    assert relative_error(many, few.float()) < (1e-5 if dtype == torch.float32 else 2e-2)
+    for tokens in TOKENS:
+        inputs = torch.randn(2, tokens, 256).to(dtype)[:1]
+        expected = functional.linear(inputs.float(), by_hand(weight), None if bias is None else bias.float())
+        found = functional.linear(inputs, weight, bias)
+        assert found.shape == (1, tokens, 176)
+        assert found.dtype == dtype
+        assert relative_error(found, expected) < (1e-5 if dtype == torch.float32 else 2e-2)
 
 
 def test_quantization_is_near():
     weight = torch.randn(64, 256)
     for group_size, error in ((32, 0.085), (128, 0.11)):
         quantized = Int4CpuWeight.quantize(weight, group_size)
-        (_, columns), *_ = dequantized(quantized.qdata, quantized.scale_and_zero)
         # Sixteen steps over the range of a group of normal numbers; their rounding error is a step / sqrt(12).
-        assert ((columns.T - weight).norm() / weight.norm()).item() < error
+        assert ((by_hand(quantized) - weight).norm() / weight.norm()).item() < error
 
 
 @pytest.mark.parametrize("tokens", [3, MANY_TOKENS])
 def test_gradients_reach_the_inputs(tokens):
     weight = Int4CpuWeight.quantize(torch.randn(176, 256), 64)
-    plain = torch.cat([columns for _, columns in dequantized(weight.qdata, weight.scale_and_zero)], 1).T
+    plain = by_hand(weight)
     inputs, same = (torch.randn(1, tokens, 256, generator=torch.manual_seed(0)).requires_grad_() for _ in range(2))
     functional.linear(inputs, weight).square().sum().backward()
     functional.linear(same, plain).square().sum().backward()
@@ -148,15 +192,55 @@ def test_experts():
     assert torch.equal(copied[2].qdata, weights[2].qdata)
 
 
-def test_many_tokens_take_the_weights_out(monkeypatch):
-    """Guards the comparison above: the two ways must not be one."""
-    weight = Int4CpuWeight.quantize(torch.randn(64, 64), 32)
+ON_AVX2 = """
+import torch
+from torch.nn import functional
+from deepseek_vl_hf.quantization.packing import unpack
+from deepseek_vl_hf.quantization.tensors import Int4CpuWeight, onednn_has_bfloat16
+assert not onednn_has_bfloat16()
+weight = Int4CpuWeight.quantize(torch.randn(176, 128).bfloat16(), 128)
+scale, zero = weight.scale_and_zero[0, :, :, None].float().unbind(1)
+plain = (unpack(weight.qdata).float() - 8) * scale + zero
+for tokens in map(int, "%s".split()):
+    inputs = torch.randn(tokens, 128).bfloat16().requires_grad_()
+    same = inputs.detach().float().requires_grad_()
+    result, expected = functional.linear(inputs, weight), functional.linear(same, plain)
+    result.sum().backward(), expected.sum().backward()
+    for pair in ((result, expected), (inputs.grad, same.grad)):
+        assert (pair[0] - pair[1]).abs().max() / pair[1].abs().max() < 2e-2, tokens
+"""
+
+
+def test_a_processor_with_avx2_alone():
+    """torch and oneDNN are told to be on one: the products are in float32 there."""
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    program = ON_AVX2 % " ".join(map(str, TOKENS))
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bfloat16", "few", "expected"),
+    [
+        (torch.bfloat16, True, MANY_TOKENS - 1, torch.bfloat16),
+        (torch.bfloat16, False, MANY_TOKENS_IN_FLOAT32 - 1, torch.float32),
+        (torch.float32, True, MANY_TOKENS_OF_OTHER_TYPES - 1, torch.float32),
+        (torch.float16, True, MANY_TOKENS_OF_OTHER_TYPES - 1, torch.float32),
+    ],
+)
+def test_many_tokens_take_the_weights_out(monkeypatch, dtype, bfloat16, few, expected):
+    """Guards the comparison above: the two ways must not be one, and the type must be one of quick products."""
+    monkeypatch.setattr(tensors, "onednn_has_bfloat16", lambda: bfloat16)
+    weight = Int4CpuWeight.quantize(torch.randn(64, 64).to(dtype), 32)
     called = []
-    monkeypatch.setattr(tensors, "dequantized", lambda *args: called.append(1) or dequantized(*args))
-    functional.linear(torch.randn(MANY_TOKENS - 1, 64), weight)
+    monkeypatch.setattr(tensors, "dequantized", lambda *args: called.append(args[-1]) or dequantized(*args))
+    functional.linear(torch.randn(few, 64).to(dtype), weight)
     assert not called
-    functional.linear(torch.randn(MANY_TOKENS, 64), weight)
-    assert called
+    inputs = torch.randn(few + 1, 64).to(dtype).requires_grad_()
+    functional.linear(inputs, weight).sum().backward()
+    assert called == [expected, expected]
 
 
 @pytest.mark.parametrize("experts", [False, True])

@@ -16,8 +16,10 @@ from ..hf.kernels import pack_4_bits
 GROUP_SIZES = (128, 64, 32)
 # The kernels take no other number of rows.
 ROW_MULTIPLE = 16
-# How many weights are taken out of their bytes at once: they then lie in a core's cache.
-BLOCK_WEIGHTS = 1 << 20
+# How many weights are multiplied with at once: fewer make products slow, more leave the shared cache.
+BLOCK_WEIGHTS = 1 << 21
+# How many of them are computed at once: they then lie in a core's own cache.
+SLAB_WEIGHTS = 1 << 19
 
 
 class Order(NamedTuple):
@@ -56,27 +58,82 @@ def unpack(packed: torch.Tensor) -> torch.Tensor:
     return torch.cat([_columns(part, neighbours, packed.dtype).T for _, part, neighbours in _parts(packed, order)])
 
 
-def dequantized(packed: torch.Tensor, scale_and_zero: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Blocks of rows of a packed weight, and their weights.
+class Block(NamedTuple):
+    """Some rows of a weight, and their weights [columns, rows]: transposed, and in the order in which they come out.
+
+    All first weights of bytes stand before all second ones. Inputs and results, which are smaller, are sorted instead.
+
+    Args:
+        rows: which rows of the whole.
+        weights: valid until the next block is asked for, which is written over it.
+        blocks: how many of the kernel's blocks these are.
+        neighbours: see `Order`.
+    """
+
+    rows: slice
+    weights: torch.Tensor
+    blocks: int
+    neighbours: bool
+
+    def sort(self, values: torch.Tensor) -> torch.Tensor:
+        """[..., rows] as they come out -> [..., rows] in the order of the rows."""
+        values = values.unflatten(-1, (2, self.blocks, -1))
+        return (values.movedim(-3, -1) if self.neighbours else values.transpose(-3, -2)).flatten(-3)
+
+    def unsort(self, values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `sort`."""
+        if self.neighbours:
+            return values.unflatten(-1, (self.blocks, -1, 2)).movedim(-1, -3).flatten(-3)
+        return values.unflatten(-1, (self.blocks, 2, -1)).transpose(-3, -2).flatten(-3)
+
+
+def dequantized(packed: torch.Tensor, scale_and_zero: torch.Tensor, dtype: torch.dtype) -> Iterator[Block]:
+    """The weights, block by block.
 
     Args:
         packed: [rows, columns / 2].
-        scale_and_zero: [groups, rows, 2], of the type that the weights shall have.
-
-    Returns:
-        rows as a slice, and weights [columns, those rows]: transposed, as they lie.
+        scale_and_zero: [groups, rows, 2].
+        dtype: that the weights shall have. They are computed in float32 and rounded once.
 
     Raises:
         RuntimeError: see `unpack`.
     """
     order = _known_order()
-    groups = len(scale_and_zero)
+    columns = packed.shape[1] * 2
+    memory = None
     for rows, part, neighbours in _parts(packed, order):
-        scale, zero = (numbers.contiguous()[:, None] for numbers in scale_and_zero[:, rows].unbind(-1))
-        columns = _columns(part, neighbours, scale_and_zero.dtype).sub_(8)
-        grouped = columns.unflatten(0, (groups, -1))
-        torch.addcmul(zero, grouped, scale, out=grouped)  # rounded once
-        yield rows, columns
+        if memory is None:  # the first block is the largest
+            memory = torch.empty(columns * rows.stop, dtype=dtype)
+        weights = memory[: columns * (rows.stop - rows.start)].view(columns, -1)
+        block = Block(rows, weights, len(part), neighbours)
+        _fill(block, part, scale_and_zero[:, rows].float())
+        yield block
+
+
+def _fill(block: Block, part: torch.Tensor, scale_and_zero: torch.Tensor) -> None:
+    """Writes the weights of bytes [blocks, columns, rows of a block / 2], slab by slab of whole groups of columns.
+
+    torch is quick with bytes and float32, and slow with bfloat16, which is therefore written last.
+    """
+    groups, rows, _ = scale_and_zero.shape
+    scale, zero = (block.unsort(numbers)[:, None] for numbers in scale_and_zero.unbind(-1))
+    pairs = part.transpose(0, 1).flatten(1)
+    size = part.shape[1] // groups
+    step = min(max(SLAB_WEIGHTS // (size * rows), 1), groups)
+    nibbles = torch.empty(step * size, rows // 2, dtype=torch.uint8)
+    memory = torch.empty(step * size, rows)
+    for first in range(0, groups, step):
+        some = slice(first, min(first + step, groups))
+        bytes_ = pairs[some.start * size : some.stop * size]
+        values, lowest = memory[: len(bytes_)], nibbles[: len(bytes_)]
+        signed, halves = lowest.view(torch.int8), values.unflatten(1, (2, -1))
+        torch.bitwise_and(bytes_, 15, out=lowest)
+        halves[:, 0].copy_(signed.sub_(8))
+        torch.bitwise_right_shift(bytes_, 4, out=lowest)
+        halves[:, 1].copy_(signed.sub_(8))
+        grouped = values.unflatten(0, (-1, size))
+        torch.addcmul(zero[some], grouped, scale[some], out=grouped)
+        block.weights[some.start * size : some.stop * size].copy_(values)
 
 
 @cache

@@ -10,13 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..hf.kernels import TO_COPY, multiply_4_bits, tensor_without_memory
+from ..hf.kernels import TO_COPY, multiply_4_bits, onednn_has_bfloat16, tensor_without_memory
 from ..hf.torchao import Int4OpaqueTensor, Int4TilePackedTo4dTensor, TorchAOBaseTensor
 from ..models.weights import cannot_be_moved
 from .packing import dequantized, kernel_order, pack, unpack
 
-# From here on it is faster to take the weights out of their bytes and to multiply as usual (2 CPU cores, bfloat16).
-MANY_TOKENS = 128
+# From here on it is faster to take the weights out of their bytes and to multiply as usual (2 CPU cores, bfloat16):
+# in bfloat16 where oneDNN has such products, else in float32.
+MANY_TOKENS = 96
+MANY_TOKENS_IN_FLOAT32 = 64
+# For weights in float16 and float32, for which torch's kernel is a plain loop.
+MANY_TOKENS_OF_OTHER_TYPES = 4
 
 ONE_BY_ONE = (
     "4-bit experts are multiplied one by one; there are no grouped or batched products of them. Leave "
@@ -131,19 +135,38 @@ class ThroughInt4(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         """The weight has none."""
+        dtype = product_dtype(gradient.dtype)
         result = torch.zeros(len(gradient), ctx.packed.shape[1] * 2, dtype=torch.float32)
-        for rows, columns in dequantized(ctx.packed, ctx.scale_and_zero):
-            result += gradient[:, rows] @ columns.T
+        for block in dequantized(ctx.packed, ctx.scale_and_zero, dtype):
+            result += block.unsort(gradient[:, block.rows].to(dtype)) @ block.weights.T
         return result.to(gradient.dtype), None
+
+
+def product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which type weights are multiplied that were taken out of their bytes.
+
+    Without oneDNN's help bfloat16 can take a hundred times as long as float32; float16 is no faster than float32.
+    """
+    return dtype if dtype == torch.bfloat16 and onednn_has_bfloat16() else torch.float32
+
+
+def many_tokens(dtype: torch.dtype) -> int:
+    """From how many tokens on weights are taken out of their bytes."""
+    if dtype != torch.bfloat16:
+        return MANY_TOKENS_OF_OTHER_TYPES
+    return MANY_TOKENS if onednn_has_bfloat16() else MANY_TOKENS_IN_FLOAT32
 
 
 def _multiply(inputs: torch.Tensor, weight: Int4CpuWeight) -> torch.Tensor:
     """Inputs [tokens, columns] -> [tokens, rows]."""
-    packed, scale_and_zero = weight.qdata, weight.scale_and_zero
-    many = len(inputs) >= MANY_TOKENS and not torch.compiler.is_compiling()
-    if many and kernel_order() is not None:
-        return torch.cat([inputs @ columns for _, columns in dequantized(packed, scale_and_zero)], -1)
-    return multiply_4_bits(inputs, packed, weight.block_size[1], scale_and_zero)
+    few = torch.compiler.is_compiling() or len(inputs) < many_tokens(inputs.dtype)
+    if few or kernel_order() is None:
+        return multiply_4_bits(inputs, weight.qdata, weight.block_size[1], weight.scale_and_zero)
+    dtype = product_dtype(inputs.dtype)
+    same, result = inputs.to(dtype), inputs.new_empty(len(inputs), weight.shape[0])
+    for block in dequantized(weight.qdata, weight.scale_and_zero, dtype):
+        result[:, block.rows] = block.sort(same @ block.weights)
+    return result
 
 
 @Int4CpuWeight.implements(torch.ops.aten.linear.default)
