@@ -1,4 +1,4 @@
-"""What a measurement is written down with: machine, versions, threads and commit."""
+"""What a measurement is written down with: machine and what its processor can do, versions, threads and commit."""
 
 import json
 import os
@@ -10,7 +10,16 @@ from typing import Any
 
 import torch
 
+from deepseek_vl_hf.hf.kernels import onednn_has_bfloat16
+
 RESULTS = Path(__file__).parent / "results"
+# Of /proc/cpuinfo, what decides which kernels torch and oneDNN take: x86's names, then ARM's.
+CPU_FLAGS = (
+    *("avx2", "f16c", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile"),
+    *("amx_bf16", "amx_int8", "amx_fp16", "asimd", "asimdhp", "asimddp", "sve", "bf16", "i8mm"),
+)
+# With these the libraries use less than the processor has.
+CPU_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 PACKAGES = ("transformers", "torch", "tokenizers", "pillow", "numpy", "safetensors")
 
 
@@ -18,6 +27,7 @@ def environment() -> dict[str, Any]:
     """The facts that decide figures."""
     return {
         "processor": processor_name(),
+        "cpu": processor_abilities(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -29,12 +39,25 @@ def environment() -> dict[str, Any]:
 
 def processor_name() -> str:
     """The processor's name where Linux tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def processor_abilities() -> dict[str, Any]:
+    """What the processor can do, what torch and oneDNN make of it, and what was forbidden to them."""
+    flags = cpuinfo("flags") or cpuinfo("Features")
+    return {
+        "flags": None if flags is None else [flag for flag in CPU_FLAGS if flag in flags.split()],
+        "torch": torch.backends.cpu.get_cpu_capability(),
+        "onednn_has_bfloat16": onednn_has_bfloat16(),
+        "limits": {name: os.environ[name] for name in CPU_LIMITS if name in os.environ},
+    }
+
+
+def cpuinfo(name: str) -> str | None:
+    """An entry of the first core in Linux's list; None where there is no list or no such entry."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), None)
 
 
 def commit() -> str | None:

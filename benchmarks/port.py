@@ -26,8 +26,9 @@ from deepseek_vl_hf import (
     DeepseekVLHybridProcessor,
 )
 
-# The published tokenizer is not at hand; this one has the same special tokens.
-TOKENIZER = Path(__file__).parent.parent / "tests" / "fixtures" / "vl_hybrid" / "checkpoint"
+# The published tokenizers are not at hand; these have the same special tokens.
+TOKENIZERS = Path(__file__).parent.parent / "tests" / "fixtures"
+TOKENIZER = TOKENIZERS / "vl_hybrid" / "checkpoint"
 IMAGE_TOKENS = 576
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS, PORT = "deepseek_vl_hf", "transformers"
@@ -54,16 +55,16 @@ def implementations(layers: int, dtype: torch.dtype) -> dict[str, Implementation
     config.image_token_id = tokenizer.convert_tokens_to_ids("<image_placeholder>")
     fields = {name: value for name, value in config.to_dict().items() if name != "model_type"}
     torch.manual_seed(0)
-    ours = _build(DeepseekVLHybridForConditionalGeneration, config, dtype)
+    ours = build(DeepseekVLHybridForConditionalGeneration, config, dtype)
     _draw_weights(ours)
-    port = _build(PortModel, PortConfig(**fields), dtype, ours)
+    port = build(PortModel, PortConfig(**fields), dtype, ours)
     settings = {"tokenizer": tokenizer, "num_image_tokens": IMAGE_TOKENS}
     processor = DeepseekVLHybridProcessor(DeepseekVLHybridImageProcessor(), **settings)
     port_processor = PortProcessor(PortImageProcessor(), chat_template=processor.chat_template, **settings)
     return {OURS: Implementation(ours, processor), PORT: Implementation(port, port_processor)}
 
 
-def _build(cls: Any, config: Any, dtype: torch.dtype, lender: Any = None) -> Any:
+def build(cls: Any, config: Any, dtype: torch.dtype, lender: Any = None) -> Any:
     """A model without weights of its own where another one lends them."""
     with torch.device("meta"):
         model = cls(config).to(dtype)

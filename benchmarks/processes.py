@@ -1,9 +1,10 @@
-"""Loading time and memory on the CPU, of a process of its own per implementation."""
+"""Figures of processes of their own, one per implementation: of DeepSeek-VL-Hybrid loading time and memory."""
 
 import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,23 @@ def measure(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
         folder: a checkpoint in the transformers layout, which both read.
         repeats: processes per implementation, started in turn.
     """
+    return in_turn(lambda implementation: ["-c", PROGRAM, implementation, str(folder)], repeats)
+
+
+def in_turn(arguments: Callable[[str], list[str]], repeats: int) -> dict[str, dict[str, float]]:
+    """Medians, by figure and implementation, of what Python processes print as JSON in their last line.
+
+    Args:
+        arguments: of Python, for the name of an implementation.
+        repeats: processes per implementation, started in turn.
+    """
     found: dict[str, list[dict[str, Any]]] = {OURS: [], PORT: []}
     for _ in range(repeats):
         for implementation, runs in found.items():
-            command = [sys.executable, "-c", PROGRAM, implementation, str(folder)]
-            result = subprocess.run(command, check=True, capture_output=True, text=True)
+            command = [sys.executable, *arguments(implementation)]
+            result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             runs.append(json.loads(result.stdout.splitlines()[-1]))
     return {
         name: {implementation: statistics.median(run[name] for run in runs) for implementation, runs in found.items()}
-        for name in ("load_seconds", "encoding_bytes")
+        for name in found[OURS][0]
     }

@@ -1,7 +1,7 @@
-"""What is timed of DeepSeek-VL-Hybrid, stage by stage, as pairs of calls for the same.
+"""What is timed stage by stage, as pairs of calls for the same; towers and pixels are those of DeepSeek-VL-Hybrid.
 
-Only the pixels of preprocessing differ between the two: transformers reduces 8-bit pictures where the original, and we,
-reduce floats.
+Only the pixels of its preprocessing differ between the two: transformers reduces 8-bit pictures where the original, and
+we, reduce floats.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ Pair = dict[str, Implementation]
 Runs = dict[str, Run]
 
 
-def picture() -> Image.Image:
-    """A large picture; what it shows makes no difference to any stage."""
-    noise = np.random.default_rng(0).integers(0, 256, (PICTURE_SIZE[1], PICTURE_SIZE[0], 3), np.uint8)
+def picture(size: tuple[int, int] = PICTURE_SIZE) -> Image.Image:
+    """A picture of this width and height; what it shows makes no difference to any stage."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     return Image.fromarray(noise)
 
 
@@ -76,15 +76,20 @@ def images(pair: Pair, pictures: int = 1) -> Runs:
     return each(pair, lambda one: lambda: one.model.model.get_image_features(**values, return_dict=True))
 
 
+def prompt(tokens: int) -> torch.Tensor:
+    """Random ids [1, tokens]: a token that only repeats itself would ask the same experts for the whole prompt."""
+    return torch.randint(10, 1000, (1, tokens), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+
 def prefill(pair: Pair, tokens: int = PROMPT_TOKENS) -> Runs:
     """A prompt of text, up to the logits of its last token."""
-    ids = torch.full((1, tokens), 5, device=DEVICE)
+    ids = prompt(tokens)
     return each(pair, lambda one: lambda: one.model(input_ids=ids, use_cache=True, logits_to_keep=1))
 
 
-def decode(pair: Pair) -> Runs:
+def decode(pair: Pair, tokens: int = PROMPT_TOKENS) -> Runs:
     """One token behind the cache that `generate` makes of a prompt, and which grows with each call as in an answer."""
-    ids = torch.full((1, PROMPT_TOKENS), 5, device=DEVICE)
+    ids = prompt(tokens)
 
     def make(one: Implementation) -> Run:
         cache = one.model.generate(
@@ -96,10 +101,10 @@ def decode(pair: Pair) -> Runs:
     return each(pair, make)
 
 
-def first_token(pair: Pair) -> Runs:
+def first_token(pair: Pair, size: tuple[int, int] = PICTURE_SIZE) -> Runs:
     """From a picture in memory and a question to the first token of the answer."""
     conversation: list[dict[str, Any]] = [
-        {"role": "user", "content": [{"type": "image", "image": picture()}, {"type": "text", "text": QUESTION}]}
+        {"role": "user", "content": [{"type": "image", "image": picture(size)}, {"type": "text", "text": QUESTION}]}
     ]
 
     def make(one: Implementation) -> Run:
