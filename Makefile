@@ -11,7 +11,7 @@
 #   make compatibility  the parity tests on every transformers release that the package admits, for docs/compatibility.md
 #   make lint           linters and type checker alone
 #   make docs-tables    write the tables of the README and of docs/ anew from their files
-#   make bench          time every stage against transformers' own classes (a quarter of an hour on two cores; 14 GB of memory)
+#   make bench          time every stage against transformers' own classes (half an hour on two cores; 14 GB of memory)
 #   make clean          remove environments and build products
 
 PYTHON ?= python3
@@ -120,6 +120,7 @@ compatibility: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed_vl2.py
 	$(BIN)/python benchmarks/chart.py
 	$(BIN)/python benchmarks/readme_tables.py --write
 

@@ -11,7 +11,6 @@ from typing import Any
 import compatibility_tables
 import int4_tables
 import robustness_tables
-from number_types_tables import number_types_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -305,7 +304,7 @@ PAGES = {
     "docs/chat.md": {"chat": chat_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
     "docs/robustness.md": {"robustness": robustness_tables.cases_table},
-    "docs/speed.md": {"decoding": decoding_table, "number types": number_types_table, "startup": startup_table},
+    "docs/speed.md": {"decoding": decoding_table, "startup": startup_table},
 }
 
 
