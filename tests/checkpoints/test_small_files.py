@@ -39,7 +39,7 @@ DAMAGED = {
     "two tokens with one id": (
         "tokenizer.json",
         lambda path: edit(path, two_tokens_with_one_id),
-        r"gives the id 2 to .*'\*'.*tokenizer.json is damaged",
+        r"gives the id \d+ to '.*', '.*'\. tokenizer.json is damaged",
     ),
     "tokenizer settings cut": ("tokenizer_config.json", text("{"), "tokenizer_config.json is not valid JSON"),
     "class that is a number": ("tokenizer_config.json", fields(tokenizer_class=2), "tokenizer_class 2; expected the n"),
