@@ -126,7 +126,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast",
         action="store_true",
-        help="pack the weights for this machine's processor \nfirst; up to two minutes for 7 billion of them",
+        help="pack the weights for this machine's processor\nfirst; up to two minutes for 7 billion of them",
     )
     parser.add_argument("--device", type=values.device, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     parser.add_argument(

@@ -17,7 +17,7 @@ LAUNCHER = Path(deepseek_vl_command.__file__).parent
 
 # Lower layers first; a module may import modules of its own layer or of lower ones.
 LAYERS = (
-    ("version", "devices", "hf"),
+    ("version", "devices", "kinds", "hf"),
     ("cpu.dtypes", "nano", "conversation.chat_templates", "models.deepseek_vl2.grounding"),
     ("pictures", "models.deepseek_vl2.tiling"),
     (

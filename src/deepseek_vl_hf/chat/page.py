@@ -102,6 +102,58 @@ class Visits:
         return self.shown_to(visitor), gr.skip(), *nothing_yet()
 
 
+class Handlers:
+    """What the page calls; a visitor is known by the hash of the session.
+
+    Args:
+        make: makes a new conversation.
+        uploads: the folder of uploaded files.
+    """
+
+    def __init__(self, make: Callable[[], Chat], uploads: Path) -> None:
+        self._visits, self._shares, self._uploads = Visits(make), Shares(), uploads
+
+    def admit(self, message: dict[str, Any], request: gr.Request) -> Any:
+        """Called when a question comes, before it waits for its turn."""
+        return gr.validate(self._shares.take(str(request.session_hash)), TOO_MANY_QUESTIONS)
+
+    def ask(self, message: dict[str, Any] | None, request: gr.Request) -> Iterator[Any]:
+        """Answers a question whose turn it is, unless it went with its conversation."""
+        visitor = str(request.session_hash)
+        try:
+            if self._shares.begin(visitor):
+                yield from self._visits.answer(visitor, message or {}, self._uploads)
+            else:
+                yield self._visits.nothing_to_answer(visitor)
+        finally:
+            self._shares.give_back(visitor)
+
+    def stop(self, request: gr.Request) -> None:
+        """Ends the answer that is being given."""
+        self._visits.of(str(request.session_hash)).chat.stop()
+
+    def take_back(self, request: gr.Request) -> Any:
+        """See `Visit.take_back`."""
+        return self._visits.of(str(request.session_hash)).take_back()
+
+    def begin_anew(self, request: gr.Request) -> tuple[Messages, str, Any]:
+        """Ends the conversation, and what waits with it."""
+        self._shares.withdraw(str(request.session_hash))
+        self._visits.end(str(request.session_hash))
+        return [], *nothing_yet()
+
+    def settle(self, request: gr.Request) -> tuple[Any, ...]:
+        """Called once no answer of the visitor's is under way: its last pieces may have come after the click."""
+        self._shares.settle(str(request.session_hash))
+        shown = self._visits.shown_to(str(request.session_hash))
+        return shown, *((gr.skip(), gr.skip()) if shown else nothing_yet())
+
+    def leave(self, request: gr.Request) -> None:
+        """The visitor closed the page."""
+        self._visits.end(str(request.session_hash))
+        self._shares.forget(str(request.session_hash))
+
+
 def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
     """The page; `launch` it.
 
@@ -109,7 +161,6 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
         make: makes a conversation of a model that is loaded already.
         title: what is shown above it.
     """
-    visits, shares = Visits(make), Shares()
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=UPLOADS_ARE_KEPT) as page:
         gr.Markdown(f"# {title}")
         with gr.Row(equal_height=False):
@@ -125,53 +176,16 @@ def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
                 seen = gr.Gallery(label="What the model saw and named", elem_id="seen", visible=False, columns=1)
                 with gr.Accordion("Model", open=False):
                     gr.Markdown(facts_of(make()), elem_id="facts")
-
-        def admit(message: dict[str, Any], request: gr.Request) -> Any:
-            """Called when a question comes, before it waits for its turn."""
-            return gr.validate(shares.take(str(request.session_hash)), TOO_MANY_QUESTIONS)
-
-        def ask(message: dict[str, Any] | None, request: gr.Request) -> Iterator[Any]:
-            visitor = str(request.session_hash)
-            try:
-                if shares.begin(visitor):
-                    yield from visits.answer(visitor, message or {}, Path(question.GRADIO_CACHE))
-                else:
-                    yield visits.nothing_to_answer(visitor)
-            finally:
-                shares.give_back(visitor)
-
-        def stop_answer(request: gr.Request) -> None:
-            visits.of(str(request.session_hash)).chat.stop()
-
-        def take_back(request: gr.Request) -> Any:
-            return visits.of(str(request.session_hash)).take_back()
-
-        def begin_anew(request: gr.Request) -> tuple[Messages, str, Any]:
-            shares.withdraw(str(request.session_hash))
-            visits.end(str(request.session_hash))
-            return [], *nothing_yet()
-
-        def settle(request: gr.Request) -> tuple[Any, ...]:
-            """Called once no answer of the visitor's is under way: its last pieces may have come after the click."""
-            shares.settle(str(request.session_hash))
-            shown = visits.shown_to(str(request.session_hash))
-            return shown, *((gr.skip(), gr.skip()) if shown else nothing_yet())
-
-        def leave(request: gr.Request) -> None:
-            visits.end(str(request.session_hash))
-            shares.forget(str(request.session_hash))
-
-        whole = [messages, figures, seen]
-        question.submit(
-            ask, question, [messages, question, figures, seen], api_name="ask", validator=admit, concurrency_id=ANSWERS
-        )
-        stop.click(stop_answer, queue=False, api_name=False)
-        for clicked in (
-            undo.click(take_back, None, messages, queue=False, api_name=False),
-            *(event(begin_anew, None, whole, queue=False, api_name=False) for event in (new.click, messages.clear)),
-        ):
-            clicked.then(settle, None, whole, api_name=False, show_progress="hidden", concurrency_id=ANSWERS)
-        page.unload(leave)
+        call, whole = Handlers(make, Path(question.GRADIO_CACHE)), [messages, figures, seen]
+        answered = [messages, question, figures, seen]
+        question.submit(call.ask, question, answered, api_name="ask", validator=call.admit, concurrency_id=ANSWERS)
+        stop.click(call.stop, queue=False, api_name=False)
+        at_once: dict[str, Any] = {"queue": False, "api_name": False}
+        clicks = [undo.click(call.take_back, None, messages, **at_once)]
+        clicks += [event(call.begin_anew, None, whole, **at_once) for event in (new.click, messages.clear)]
+        for clicked in clicks:
+            clicked.then(call.settle, None, whole, api_name=False, show_progress="hidden", concurrency_id=ANSWERS)
+        page.unload(call.leave)
     return page
 
 

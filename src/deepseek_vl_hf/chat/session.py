@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.utils import logging
 
 from ..checkpoints.layouts.files import local_folder
@@ -160,10 +160,12 @@ class Chat:
         folder = local_folder(name_or_path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         check_device(device)
-        check_family(folder)
+        config = config_of(folder)
         read_generation_file(folder)
         loading = {"quantization_config": int4_config(device=device)} if int4 else {}
-        dtype = dtype or (torch.bfloat16 if int4 or is_quantized(folder) else dtype_that_fits(folder, device))
+        if dtype is None:
+            quantized = int4 or hasattr(config, "quantization_config")  # most kinds want bfloat16 around them
+            dtype = torch.bfloat16 if quantized else dtype_that_fits(folder, device)
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map=device, **loading)
         return cls(model, open_processor(folder), **options)
 
@@ -342,14 +344,14 @@ class Chat:
         return options
 
 
-def is_quantized(folder: Path) -> bool:
-    """Whether a checkpoint's weights are quantized; most kinds want bfloat16 around them."""
-    return hasattr(AutoConfig.from_pretrained(folder), "quantization_config")
+def config_of(folder: Path) -> PreTrainedConfig:
+    """A checkpoint's config.
 
-
-def check_family(folder: Path) -> None:
-    """Raises ValueError if a checkpoint is not one of this package's families."""
-    model_type = AutoConfig.from_pretrained(folder).model_type
+    Raises:
+        ValueError: it is not one of this package's families.
+    """
+    config = AutoConfig.from_pretrained(folder)
     known = [family.config.model_type for family in FAMILIES]
-    if model_type not in known:
-        raise ValueError(f"{folder} is a {model_type}; expected one of {', '.join(known)}.")
+    if config.model_type not in known:
+        raise ValueError(f"{folder} is a {config.model_type}; expected one of {', '.join(known)}.")
+    return config

@@ -76,7 +76,7 @@ class PrepackedExperts(Packed):
     """The experts of a layer of DeepSeek-VL2, each of its matrices packed by itself.
 
     Args:
-        experts: what to take the place of, on the CPU. Its weights are given up one by one while they are packed.
+        experts: what to take the place of, on the CPU.
         dtype: in which the model computes.
     """
 

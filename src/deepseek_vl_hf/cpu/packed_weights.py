@@ -78,14 +78,12 @@ def prepack_weights(model: nn.Module, progress: PackingProgress = no_progress) -
     if isinstance(model, nn.Linear):
         raise ValueError("Found a single linear layer, which cannot be replaced in place; expected a model with some.")
     places = _places(model)
-    for layer, names in places.items():
-        for weight in _weights(layer):
-            _check(names[0], weight)
+    _check(places)
     dtype = _one_dtype(model, places)
-    total, done = sum(weight.numel() for layer in places for weight in _weights(layer)), 0
+    total, done = sum(map(_number, places)), 0
     while places:
         layer, names = places.popitem()
-        number = sum(weight.numel() for weight in _weights(layer))
+        number = _number(layer)
         packed = PrepackedLinear(layer, dtype) if isinstance(layer, nn.Linear) else PrepackedExperts(layer, dtype)
         _put(model, names, packed)
         done += number
@@ -133,12 +131,18 @@ def _weights(layer: Any) -> list[torch.Tensor]:
     return [layer.weight] if isinstance(layer, nn.Linear) else [layer.gate_up_proj, layer.down_proj]
 
 
-def _check(name: str, weight: torch.Tensor) -> None:
-    if weight.device.type != "cpu" or weight.dtype not in DTYPES:
-        raise ValueError(
-            f"{name} has weights on {weight.device} in {weight.dtype}; prepacked weights are for a CPU, in "
-            f"{' or '.join(map(str, DTYPES))}. Load the model there with one of these as dtype."
-        )
+def _number(layer: Any) -> int:
+    return sum(weight.numel() for weight in _weights(layer))
+
+
+def _check(places: dict[Any, list[str]]) -> None:
+    for layer, names in places.items():
+        for weight in _weights(layer):
+            if weight.device.type != "cpu" or weight.dtype not in DTYPES:
+                raise ValueError(
+                    f"{names[0]} has weights on {weight.device} in {weight.dtype}; prepacked weights are for a CPU, in "
+                    f"{' or '.join(map(str, DTYPES))}. Load the model there with one of these as dtype."
+                )
 
 
 def _one_dtype(model: nn.Module, places: dict[Any, list[str]]) -> torch.dtype:
@@ -182,4 +186,4 @@ def _report(name: str, layer: nn.Module) -> LayerPacking | None:
     if type(layer) not in KINDS:
         return None
     num_bytes = sum(weight.numel() * weight.element_size() for weight in _weights(layer))
-    return LayerPacking(name, AS_IT_WAS, num_bytes, _why_not(name, layer) or "it was not there yet")
+    return LayerPacking(name, AS_IT_WAS, num_bytes, _why_not(name, layer) or "it was not packed")

@@ -78,7 +78,7 @@ def way_for(weight: torch.Tensor) -> tuple[str, str]:
         return BLOCKS, ""
     if not has_fbgemm():
         return BLOCKS, "this build of torch has no fbgemm, so the weight takes 4 bytes a number"
-    largest = float(weight.detach().abs().max())
+    largest = max(abs(float(value)) for value in weight.detach().aminmax())
     if not largest <= LARGEST_FLOAT16:
         return BLOCKS, f"it holds {largest:g}, beyond what float16 holds, so it takes 4 bytes a number"
     return FLOAT16, ""

@@ -1,12 +1,13 @@
 """Checks of a model's config file, and how the configs of its parts are built."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
+
+from ..kinds import is_number, is_whole
 
 # SigLIP-L/16 at 384 pixels. The tower's GELU is the exact one (transformers' default for SigLIP is the tanh
 # approximation), and its pooling head is never used.
@@ -61,7 +62,7 @@ def check_sizes(name: str, config: PreTrainedConfig) -> None:
         size = getattr(config, field, None)
         if size is None:
             continue
-        if not isinstance(size, int) or isinstance(size, bool) or not smallest <= size <= largest:
+        if not is_whole(size, smallest, largest):
             raise ValueError(
                 f"{name} has {field} {size!r}; expected a whole number from {smallest} to {largest}. config.json is "
                 "damaged or mistyped; download it again."
@@ -73,16 +74,12 @@ def check_rope(name: str, config: PreTrainedConfig) -> None:
     for field, value in (getattr(config, "rope_parameters", None) or {}).items():
         # Factors of some kinds are one for each frequency.
         numbers = value if isinstance(value, list) and field.endswith("_factor") else [value]
-        if value is None or field in ROPE_WORDS or all(map(_is_finite, numbers)):
+        if value is None or field in ROPE_WORDS or all(map(is_number, numbers)):
             continue
         raise ValueError(
             f"{name} has {field} {value!r} in its rope_parameters; expected a number. config.json is damaged or "
             "mistyped; download it again."
         )
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @contextmanager

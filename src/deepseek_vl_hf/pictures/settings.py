@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from ..kinds import is_number, is_switch, is_whole
 
 CHANNELS = 3
 SWITCHES = ("do_resize", "do_pad", "do_rescale", "do_normalize")
@@ -30,7 +30,7 @@ def check_image_settings(settings: Mapping[str, Any], place: str = "the image pr
 def _needs(name: str) -> tuple[Any, str]:
     """What a setting of that name has to be, as a function and in words."""
     for ending, fits, expected in (
-        *((switch, _is_switch, "true or false") for switch in SWITCHES),
+        *((switch, is_switch, "true or false") for switch in SWITCHES),
         ("rescale_factor", _is_positive, "a positive number"),
         ("min_size", _is_side, f"a whole number from 1 to {LARGEST_SIDE}, in pixels"),
         ("image_mean", _is_per_channel, f"a number, or {CHANNELS} of them"),
@@ -40,20 +40,6 @@ def _needs(name: str) -> tuple[Any, str]:
         if name.endswith(ending):
             return fits, expected
     return None, ""
-
-
-def _is_switch(value: Any) -> bool:
-    return isinstance(value, (bool, np.bool_))
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a real, finite number; true and false are none."""
-    return isinstance(value, (int, float, np.number)) and not _is_switch(value) and bool(np.isfinite(value))
-
-
-def is_whole(value: Any, smallest: int, largest: int) -> bool:
-    """Whether a value is a whole number between two others, which belong to them."""
-    return isinstance(value, (int, np.integer)) and not _is_switch(value) and smallest <= int(value) <= largest
 
 
 def _is_positive(value: Any) -> bool:

@@ -5,7 +5,8 @@ It is the original's, to the pixel: sizes are truncated, never rounded.
 
 from transformers.image_utils import SizeDict
 
-from .settings import LARGEST_SIDE, is_whole
+from ..kinds import is_whole
+from .settings import LARGEST_SIDE
 
 
 def num_grid_tokens(image_size: int, patch_size: int) -> int:

@@ -12,18 +12,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, Process
 
 from ...models.families import FAMILIES
 from ..layouts.config_fields import naming_bad_values
-from ..layouts.files import (
-    CONFIG,
-    IMAGES,
-    PROCESSOR,
-    SPECIAL_TOKENS,
-    TEMPLATE,
-    TOKENIZER,
-    VOCABULARY,
-    in_folder,
-    read_json,
-    require,
-)
+from ..layouts.files import CONFIG, OF_PROCESSORS, PROCESSOR, TEMPLATE, in_folder, read_json, require
 from ..layouts.formats import OriginalFormat
 from ..layouts.generation_file import GENERATION, read_generation_file
 from ..layouts.original import FORMATS, MODEL_TYPES, read_original
@@ -35,7 +24,7 @@ from ..tensors.source import PICKLES, SAFETENSORS, StoredTensor, find_shards, op
 TRANSFORMERS, ORIGINAL = "transformers", "original"
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # What is read beside the weights.
-SMALL_FILES = (CONFIG, IMAGES, PROCESSOR, TOKENIZER, GENERATION, SPECIAL_TOKENS, VOCABULARY)
+SMALL_FILES = (CONFIG, GENERATION, *OF_PROCESSORS)
 
 
 class NothingToConvertError(ValueError):

@@ -65,13 +65,7 @@ def quantize_checkpoint(
         raise ValueError(f"{source} has quantized weights already. Name the checkpoint that it was made from.")
     config = int4_config(group_size, device)
     check_device(config.device)
-    with naming_damage(source):
-        processor = open_processor(source)
-        with open_tensors(source) as tensors:
-            report_not_finite(not_finite_of(tensors.values()), report, refuse=False)
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, device_map=config.device, quantization_config=config
-        )
+    processor, model = _load(source, dtype, config, report)
     layers = quantization_report(model)
     report(str(layers))
     check_space(destination, layers.num_bytes)
@@ -83,6 +77,18 @@ def quantize_checkpoint(
             shutil.copymode(folder / "config.json", file)  # transformers makes weight files private
     report(f"Wrote {destination}")
     return layers
+
+
+def _load(source: Path, dtype: torch.dtype, config: Any, report: Report) -> tuple[Any, Any]:
+    """Processor and quantized model; values that are not finite are reported."""
+    with naming_damage(source):
+        processor = open_processor(source)
+        with open_tensors(source) as tensors:
+            report_not_finite(not_finite_of(tensors.values()), report, refuse=False)
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, device_map=config.device, quantization_config=config
+        )
+    return processor, model
 
 
 def _write_card(folder: Path, config: Any, source: Path, layers: QuantizationReport, base_model: str | None) -> None:

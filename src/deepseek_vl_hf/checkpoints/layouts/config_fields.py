@@ -9,6 +9,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, PreTrainedConfig
 
+from ...kinds import is_number
+
 MODEL_TYPE = "multi_modality"
 
 # Keys of the published files that say nothing about what this model computes, with the reason.
@@ -145,7 +147,7 @@ def pixel_statistics(part: dict[str, Any], place: str) -> tuple[list[float], lis
     """
     mean, std = section(part, "pixel_mean"), section(part, "pixel_std")
     for name, values in (("pixel_mean", mean), ("pixel_std", std)):
-        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
+        if not isinstance(values, list) or len(values) != 3 or not all(map(is_number, values)):
             raise ValueError(f"{place}.{name} is {values!r}; expected three numbers.")
     if min(std) <= 0:
         raise ValueError(f"{place}.pixel_std is {std}; expected positive numbers.")

@@ -6,13 +6,13 @@ from typing import Any
 from transformers import PreTrainedConfig, ProcessorMixin
 
 from ...conversation.chat_templates import DEEPSEEK_VL2_TEMPLATE, VL2_IMAGE_TOKEN
+from ...kinds import is_number
 from ...models.deepseek_moe.configuration_deepseek_moe import AUX_LOSS_COEFFICIENTS, DeepseekMoeConfig
 from ...models.deepseek_moe.expert_weights import stored_shapes
 from ...models.deepseek_vl2.configuration_deepseek_vl2 import SIGLIP_SO400M_PATCH14_384, DeepseekVL2Config
 from ...models.deepseek_vl2.image_processing_deepseek_vl2 import DeepseekVL2ImageProcessor
 from ...models.deepseek_vl2.tiling import check_candidates
 from ...models.families import DEEPSEEK_VL2
-from ...pictures.settings import is_number
 from .config_fields import check_values, checked_dtype, section
 from .files import PROCESSOR
 from .formats import OriginalFormat, PromptFormat

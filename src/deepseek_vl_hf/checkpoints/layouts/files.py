@@ -33,6 +33,7 @@ HUB_ARGUMENTS = (
 CONFIG, IMAGES = "config.json", "preprocessor_config.json"
 PROCESSOR, TOKENIZER = "processor_config.json", "tokenizer_config.json"
 VOCABULARY, SPECIAL_TOKENS, TEMPLATE = "tokenizer.json", "special_tokens_map.json", "chat_template.jinja"
+OF_PROCESSORS = (PROCESSOR, IMAGES, TOKENIZER, SPECIAL_TOKENS, VOCABULARY)
 
 FileFinder = Callable[[str], Path | None]
 

@@ -1,9 +1,9 @@
 """generation_config.json of a checkpoint. transformers takes any value, and fails where it is used."""
 
-import math
 from pathlib import Path
 from typing import Any
 
+from ...kinds import is_number, is_switch, is_whole
 from .files import read_json
 
 GENERATION = "generation_config.json"
@@ -31,11 +31,11 @@ def read_generation_file(folder: Path) -> dict[str, Any]:
         return {}
     content = read_json(path)
     for names, fits, expected in (
-        (WHOLE_NUMBERS, _is_whole, "a whole number"),
-        (NUMBERS, _is_number, "a number"),
+        (WHOLE_NUMBERS, is_whole, "a whole number"),
+        (NUMBERS, is_number, "a number"),
         (ID, _is_id, "the number of a token"),
         (IDS, _is_ids, "the number of a token, or a list of them"),
-        (SWITCHES, lambda value: isinstance(value, bool), "true or false"),
+        (SWITCHES, is_switch, "true or false"),
     ):
         for name in names:
             if content.get(name) is not None and not fits(content[name]):
@@ -46,16 +46,8 @@ def read_generation_file(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
-
-
 def _is_id(value: Any) -> bool:
-    return _is_whole(value) and abs(value) < 2**31
+    return is_whole(value, -(2**31) + 1, 2**31 - 1)
 
 
 def _is_ids(value: Any) -> bool:

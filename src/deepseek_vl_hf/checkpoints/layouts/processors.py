@@ -13,6 +13,7 @@ from ...pictures.sizes import num_grid_tokens
 from .config_fields import check_values
 from .files import IMAGES, PROCESSOR, FileFinder, optional_json, require
 from .formats import JsonObject, PromptFormat
+from .small_files import read_vocabulary
 
 PROMPTS = PromptFormat(
     chat_template=DEEPSEEK_VL_TEMPLATE,
@@ -55,10 +56,7 @@ def load_original_tokenizer(
     path = require(find, "tokenizer.json")
     check_values(config, {"add_eos_token": False}, "tokenizer_config.json")
     tokens = {**_special_tokens(config, find), "image_token": image_token}
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more special
-        raise ValueError(f"{path} cannot be read as a tokenizer ({error}). Download the file again.") from error
+    backend = read_vocabulary(path)
     _add_tokens(backend, config.get("added_tokens_decoder", {}))
     for token in (image_token, *prompts.added_tokens.values()):
         if backend.token_to_id(token) is None:  # the original's processor adds them as well
@@ -154,9 +152,7 @@ def image_settings(stored: dict[str, Any], image_size: int, background_color: st
         )
     names = {"min_size": "min_size", "rescale_factor": "rescale_factor", "background_color": background_color}
     settings = {argument: stored[key] for key, argument in names.items() if key in stored}
-    check_image_settings(settings, IMAGES)
-    if stored.get("image_mean") is not None:
-        check_image_settings({"image_mean": stored["image_mean"]}, IMAGES)
+    check_image_settings({**settings, "image_mean": stored.get("image_mean")}, IMAGES)
     if background_color not in settings and stored.get("image_mean") is not None:
         settings[background_color] = padding_color(stored["image_mean"])  # as the original derives it
     return settings

@@ -10,18 +10,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoProcessor, ProcessorMixin
 
-from .files import (
-    IMAGES,
-    PROCESSOR,
-    SPECIAL_TOKENS,
-    TEMPLATE,
-    TOKENIZER,
-    VOCABULARY,
-    FileFinder,
-    in_folder,
-    optional_json,
-    read_json,
-)
+from ...kinds import is_number, is_switch
+from .files import OF_PROCESSORS, PROCESSOR, TEMPLATE, TOKENIZER, VOCABULARY, FileFinder, in_folder, optional_json
 
 SIDES = ("left", "right")
 SWITCHES = ("add_bos_token", "add_eos_token", "clean_up_tokenization_spaces")
@@ -59,7 +49,7 @@ def check_tokenizer_config(find: FileFinder) -> None:
         (("tokenizer_class",), lambda value: isinstance(value, str), "the name of a class"),
         (("model_max_length",), _is_length, "a positive number of tokens"),
         (("padding_side", "truncation_side"), lambda value: value in SIDES, "'left' or 'right'"),
-        (SWITCHES, lambda value: isinstance(value, bool), "true or false"),
+        (SWITCHES, is_switch, "true or false"),
         (TOKENS, _is_token, "a token's text, or an object with its content"),
         (("added_tokens_decoder",), _are_tokens_by_id, "tokens by their numbers"),
     ):
@@ -76,7 +66,7 @@ def _check(content: dict[str, Any], names: tuple[str, ...], fits: Callable[[Any]
 
 
 def _is_length(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    return is_number(value) and value > 0
 
 
 def _is_token(value: Any) -> bool:
@@ -101,19 +91,33 @@ def explain_failure(find: FileFinder, error: Exception) -> None:
     Raises:
         ValueError: a file is damaged, or holds a value of another kind than its name needs.
     """
-    if isinstance(error, OSError):
-        return  # a file that is absent or cannot be read, which they name
-    for name in (PROCESSOR, IMAGES, TOKENIZER, SPECIAL_TOKENS, VOCABULARY):
+    if isinstance(error, (ImportError, MemoryError, OSError)):
+        return  # not a file's fault, or one that is absent or cannot be read, which they name
+    there = [name for name in OF_PROCESSORS if find(name) is not None]
+    for name in there:
         optional_json(find, name)
     _check_template(find)
-    _check_vocabulary(find)
-    if isinstance(error, ValueError) or "trust_remote_code" in str(error):
+    vocabulary = find(VOCABULARY)
+    if vocabulary is not None:
+        read_vocabulary(vocabulary)
+    if isinstance(error, ValueError):
         return
-    files = ", ".join(name for name in (PROCESSOR, IMAGES, TOKENIZER, VOCABULARY) if find(name) is not None)
     raise ValueError(
-        f"The checkpoint's small files cannot be read ({type(error).__name__}: {error}). One of {files} holds a value "
-        "of another kind than its name needs; download them again, or mend the value."
+        f"The checkpoint's small files cannot be read ({type(error).__name__}: {error}). One of {', '.join(there)} "
+        "holds a value of another kind than its name needs; download them again, or mend the value."
     ) from error
+
+
+def read_vocabulary(path: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"{path} cannot be read as a tokenizer ({error}). Download the file again.") from error
 
 
 def _check_template(find: FileFinder) -> None:
@@ -124,14 +128,3 @@ def _check_template(find: FileFinder) -> None:
         path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8, or download it again.") from error
-
-
-def _check_vocabulary(find: FileFinder) -> None:
-    path = find(VOCABULARY)
-    if path is None:
-        return
-    read_json(path)
-    try:
-        Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more special
-        raise ValueError(f"{path} cannot be read as a tokenizer ({error}). Download the file again.") from error

@@ -6,7 +6,8 @@ tiles. Resolutions are (width, height) in pixels, grids are (columns, rows).
 
 from collections.abc import Sequence
 
-from ...pictures.settings import LARGEST_SIDE, is_whole
+from ...kinds import is_whole
+from ...pictures.settings import LARGEST_SIDE
 
 Pair = tuple[int, int]
 
