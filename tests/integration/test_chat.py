@@ -12,7 +12,6 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from deepseek_vl_hf import Chat
-from deepseek_vl_hf.chat.history import Turn, fit
 from deepseek_vl_hf.chat.streaming import AnswerText
 from family import CONTRACT_FAMILIES, IMAGES, VL2_FAMILIES
 
@@ -347,29 +346,6 @@ def test_figures_are_of_what_was_read(chat):
     assert chat.figures.new_tokens < 6
     chat.ask("b")
     check(chat)
-
-
-class Letters:
-    """A processor whose tokens are the letters of a conversation."""
-
-    def encode_conversation(self, messages, lengths):
-        return "".join(part["text"] for message in messages for part in message["content"])
-
-
-@pytest.mark.parametrize(
-    ("lengths", "dropped"),
-    [
-        ([10, 10, 10], 0),
-        ([40, 30, 30], 1),  # 60 and the answer's 10 leave a quarter free
-        ([10, 10, 10, 70], 1),  # nothing does, so as few as it takes
-        ([50, 95], 1),  # not even the room for an answer is to be had
-    ],
-)
-def test_how_many_turns_are_dropped(lengths, dropped):
-    turns = [Turn(["x" * length]) for length in lengths]
-    ids, found = fit(Letters(), None, turns, 100, 10)
-    assert found == dropped
-    assert len(ids) == sum(lengths[dropped:])
 
 
 def test_a_stream_that_is_never_read_to_its_end(vl):

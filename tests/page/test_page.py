@@ -14,7 +14,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="Gradio is not installed (pip install -e '.[demo]')")
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -22,8 +21,7 @@ api = pytest.importorskip("playwright.sync_api", reason="playwright is not insta
 import gradio_client
 
 from deepseek_vl_hf import Chat
-from deepseek_vl_hf.chat import limits
-from deepseek_vl_hf.chat.page import MOST_CONVERSATIONS, Visit, Visits, answer, build_page, launch, what_was_seen
+from deepseek_vl_hf.chat.page import Visits, build_page, launch
 from family import IMAGES
 
 SHAPES, WORDS = Path("examples/pictures/shapes.png").resolve(), Path("examples/pictures/words.png").resolve()
@@ -88,6 +86,17 @@ def ask(page, text, *files):
         api.expect(page.locator("#question .thumbnail-item, #question img").first).to_be_visible()
     page.locator("#question textarea").fill(text)
     page.locator("#question textarea").press("Enter")
+
+
+def begin(page, address):
+    """A question whose answer is under way."""
+    page.goto(address)
+    ask(page, "one")
+    api.expect(answers(page)).to_have_count(1, timeout=30000)
+
+
+def expect_stopped(page):
+    api.expect(page.locator("#figures")).to_contain_text("stopped", timeout=20000)
 
 
 def answers(page):
@@ -159,7 +168,7 @@ class TestInABrowser:
             page.wait_for_timeout(1000)
         assert lengths[1] > lengths[0]
         page.locator("#stop").click()
-        api.expect(page.locator("#figures")).to_contain_text("stopped", timeout=20000)
+        expect_stopped(page)
         length = len(answers(page).first.inner_text())
         page.wait_for_timeout(1000)
         assert len(answers(page).first.inner_text()) == length
@@ -169,9 +178,7 @@ class TestInABrowser:
 
     def test_buttons_while_an_answer_streams(self, page, endless_address):
         """A new conversation stays empty, though the old answer was under way; "Take back" stops first."""
-        page.goto(endless_address)
-        ask(page, "one")
-        api.expect(answers(page)).to_have_count(1, timeout=30000)
+        begin(page, endless_address)
         page.locator("#new").click()
         api.expect(answers(page)).to_have_count(0)
         page.wait_for_timeout(2000)
@@ -179,7 +186,7 @@ class TestInABrowser:
         ask(page, "two")
         api.expect(answers(page)).to_have_count(1, timeout=30000)
         page.locator("#undo").click()
-        api.expect(page.locator("#figures")).to_contain_text("stopped", timeout=20000)
+        expect_stopped(page)
         page.locator("#undo").click()
         api.expect(answers(page)).to_have_count(0)
         ask(page, "<b>three</b>")
@@ -195,11 +202,9 @@ class TestInABrowser:
             ended.wait(20)
 
         monkeypatch.setattr(Visits, "answer", slow_to_end)
-        page.goto(endless_address)
-        ask(page, "one")
-        api.expect(answers(page)).to_have_count(1, timeout=30000)
+        begin(page, endless_address)
         page.locator("#stop").click()
-        api.expect(page.locator("#figures")).to_contain_text("stopped", timeout=20000)
+        expect_stopped(page)
         page.locator("#new").click()
         api.expect(answers(page)).to_have_count(0)
         ended.set()
@@ -223,20 +228,6 @@ class TestInABrowser:
         api.expect(answers(page)).to_have_count(1, timeout=30000)
         api.expect(page.locator("#conversation [data-testid=user]")).to_have_text(re.compile("two"))
         page.locator("#stop").click()
-
-
-def test_boxes_are_drawn(vl2):
-    chat = Chat(vl2.model, vl2.processor, max_new_tokens=2)
-    assert what_was_seen(chat) == []
-    picture = FIRST
-    chat.ask("Where is it?", [str(picture)])
-    assert next(label for _, label in what_was_seen(chat)).startswith("the whole and")
-    chat.turns[-1].answer = "<|ref|>the thing<|/ref|><|det|>[[10, 10, 500, 500]]<|/det|>"
-    (drawn, label), _ = what_was_seen(chat)
-    assert label == "the thing"
-    with Image.open(picture) as original:
-        assert drawn.size == original.size
-        assert drawn.tobytes() != original.convert("RGB").tobytes()
 
 
 @pytest.fixture
@@ -322,96 +313,6 @@ def test_what_the_page_says_of_the_conversation_is_not_read(client):
     """A page that has been tampered with could name files of the server in it."""
     (endpoint,) = client.view_api(return_format="dict")["named_endpoints"].values()
     assert [parameter["component"].lower() for parameter in endpoint["parameters"]] == ["multimodaltextbox"]
-
-
-@pytest.fixture
-def visit(vl2):
-    chat = Chat(vl2.model, vl2.processor, do_sample=False, repetition_penalty=1.0, max_new_tokens=6)
-    return Visit(chat)
-
-
-def test_stopped_before_the_answer(visit):
-    """The question goes back into its field, and the turns before stay."""
-    list(answer(visit, {"text": "one", "files": [str(FIRST)]}, IMAGES))
-    before = list(visit.shown)
-    visit.chat.progress = lambda what, done, total: visit.chat.stop()
-    *_, (shown, question, figures, _) = answer(visit, {"text": "x" * 800, "files": [str(FIRST)]}, IMAGES)
-    assert shown == before
-    assert question.value["text"] == "x" * 800
-    assert figures.startswith("Stopped before the answer began")
-    assert [turn.text for turn in visit.chat.turns] == ["one"]
-
-
-def test_an_error_in_the_middle_of_an_answer(visit, monkeypatch):
-    """Page and conversation agree that there was no such turn."""
-    list(answer(visit, {"text": "one", "files": []}, IMAGES))
-    before, calls = list(visit.shown), []
-    forward = visit.chat.model.lm_head.forward
-
-    def fail_at_the_third(*args):
-        calls.append(1)
-        if len(calls) == 3:
-            raise RuntimeError("out of <memory>")
-        return forward(*args)
-
-    monkeypatch.setattr(visit.chat.model.lm_head, "forward", fail_at_the_third)
-    *_, (shown, question, figures, _) = answer(visit, {"text": "two", "files": []}, IMAGES)
-    assert shown == visit.shown == before
-    assert question.value["text"] == "two"
-    assert "out of &lt;memory>" in figures
-    assert [turn.text for turn in visit.chat.turns] == ["one"]
-
-
-@pytest.mark.parametrize(
-    ("message", "reason"),
-    [
-        ({"text": "x" * 8001}, "The text has 8001 characters; at most 8000 fit"),
-        ({"files": [str(FIRST)] * 9}, "The message has 9 pictures; at most 8 fit"),
-        ({"files": ["/etc/hostname"]}, "was not uploaded"),
-        ({"files": ["file:///etc/hostname"]}, "was not uploaded"),
-        ({"files": [f"file://{FIRST}"]}, "was not uploaded"),
-        ({"files": ["http://127.0.0.1:9/a.png"]}, "was not uploaded"),
-        ({"files": [f"{IMAGES}/../../conftest.py"]}, "was not uploaded"),
-        ({"files": [FIRST.name]}, "was not uploaded"),
-    ],
-    ids=["text", "pictures", "path", "file", "file-of-an-upload", "link", "way-out", "relative"],
-)
-def test_messages_that_are_refused(visit, monkeypatch, message, reason):
-    """No picture is opened, the question stays, and no file of the server stands in its field."""
-    monkeypatch.setattr(visit.chat, "stream", None)
-    ((shown, question, figures, _),) = answer(visit, message, IMAGES)
-    assert shown == []
-    assert reason in figures
-    assert question.value["text"] == message.get("text", "")
-    shown_again = [Path(file["path"]).name for file in question.value["files"]]
-    assert shown_again == ([] if "uploaded" in reason else [FIRST.name for _ in message.get("files", ())])
-
-
-def test_what_a_conversation_keeps(visit, monkeypatch):
-    list(answer(visit, {"text": "one", "files": [str(FIRST)]}, IMAGES))
-    for name, value, reason in (
-        ("MOST_PICTURES_KEPT", 1, "would have 2 pictures; at most 1 are kept"),
-        ("MOST_PIXELS_KEPT", 1000, "million pixels; at most"),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(limits, name, value)
-            ((_, _, figures, _),) = answer(visit, {"text": "two", "files": [str(FIRST)]}, IMAGES)
-        assert reason in figures
-    assert [turn.text for turn in visit.chat.turns] == ["one"]
-
-
-def test_visits_are_apart_and_few(visit):
-    visits = Visits(lambda: Chat(visit.chat.model, visit.chat.processor))
-    first = visits.of("a")
-    assert visits.of("a") is first
-    assert visits.of("b") is not first
-    for number in range(MOST_CONVERSATIONS):
-        visits.of(str(number))
-    assert not visits.holds("a", first)
-    second = visits.of("b")
-    visits.end("b")
-    assert not visits.holds("b", second)
-    assert visits.of("b") is not second
 
 
 def test_the_command():
