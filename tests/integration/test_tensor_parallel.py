@@ -1,5 +1,6 @@
-"""Two processes on the CPU share a model's tensors, or its experts (gloo), and give the logits of one."""
+"""Two processes on the CPU share a model's tensors, its experts or (FSDP) their rows, and give the logits of one."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -7,10 +8,12 @@ import sys
 
 import pytest
 import torch
+from transformers.distributed import DistributedConfig
 from transformers.integrations.tensor_parallel import ALL_PARALLEL_STYLES
 
 from family import VL_FAMILIES
 
+LOADS_FOR_FSDP = "fsdp_size" in inspect.signature(DistributedConfig).parameters
 PROGRAM = """
 import json, sys, torch
 import deepseek_vl_hf
@@ -20,7 +23,10 @@ if how == "tensors":
     settings = {"tp_plan": "auto"}
 else:
     from transformers.distributed import DistributedConfig
-    settings = {"distributed_config": DistributedConfig(tp_size=2, ep_size=2)}
+    sizes = {"experts": {"tp_size": 2, "ep_size": 2}, "rows": {"fsdp_size": 2}}[how]
+    settings = {"distributed_config": DistributedConfig(**sizes)}
+    if how == "rows":
+        torch.distributed.init_process_group("gloo")
 model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, **settings).eval()
 inputs = torch.load(inputs, weights_only=True)
 with torch.no_grad():
@@ -81,4 +87,15 @@ def test_two_processes_with_half_the_experts_each(families, name, tmp_path, rela
     report, results = in_two_processes(family, tmp_path, "experts")
     experts, width, _ = family.model.model.language_model.layers[-1].mlp.experts.gate_up_proj.shape
     assert report["experts"] == [experts // 2, width]
+    assert_equal_to_one_process(family, results, relative)
+
+
+@pytest.mark.skipif(not LOADS_FOR_FSDP, reason="this transformers does not load for FSDP by itself")
+def test_two_processes_with_half_the_rows_each(families, tmp_path, relative):
+    """Loading for FSDP passes the check of missing weights, and experts are gathered as any other tensor."""
+    family = families["vl2_mha"]
+    report, results = in_two_processes(family, tmp_path, "rows")
+    layer = family.model.model.language_model.layers[-1]
+    experts, width, _ = layer.mlp.experts.gate_up_proj.shape
+    assert report == {"world": 2, "q_proj": layer.self_attn.q_proj.out_features // 2, "experts": [experts // 2, width]}
     assert_equal_to_one_process(family, results, relative)
