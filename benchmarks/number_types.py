@@ -87,7 +87,7 @@ def of_experts() -> dict[str, dict[str, float]]:
         runs = {"float32": plain_run(plain, states), "bfloat16": plain_run(lower, states.bfloat16())}
         runs |= {name: packed_run(experts, states.to(experts.packed_dtype)) for name, experts in packed.items()}
         repeats = TOKEN_REPEATS if tokens == 1 else REPEATS
-        found[f"experts of a layer of VL2 tiny, {tokens} tokens"] = medians(runs, repeats)
+        found[f"experts of a layer of VL2 tiny, {tokens} token" + "s" * (tokens > 1)] = medians(runs, repeats)
     return found
 
 

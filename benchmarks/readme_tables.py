@@ -11,6 +11,8 @@ from typing import Any
 import compatibility_tables
 import int4_tables
 import robustness_tables
+import speed_tables
+from speed_tables import amount
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,29 +108,6 @@ def full_size_table() -> str:
         "machine",
     ]
     return table(head, rows)
-
-
-def amount(value: float, unit: str) -> str:
-    """Seconds or bytes, with the digits that matter."""
-    if unit == "bytes":
-        return f"{value / 1e9:.2f} GB"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.{0 if value >= 0.1 else 1}f} ms"
-
-
-def speed_table() -> str:
-    """Stages timed against transformers' own classes, from benchmarks/results/speed.json."""
-    figures = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text(encoding="utf-8"))
-    rows = [
-        [
-            row["stage"],
-            row["dtype"],
-            amount(row["deepseek_vl_hf"], row["unit"]),
-            amount(row["transformers"], row["unit"]),
-            f"{row['ratio']:.2f}",
-        ]
-        for row in figures["rows"]
-    ]
-    return table(["DeepSeek-VL-Hybrid", "type", "deepseek_vl_hf", "transformers", "ratio"], rows)
 
 
 FOUR_BITS = 0.5 + 4 / 128  # bytes per weight: the weight, and for 128 of them a bfloat16 scale and zero
@@ -286,7 +265,7 @@ README = {
     "checkpoints": checkpoints_table,
     "parity": parity_table,
     "conversion": conversion_table,
-    "speed": speed_table,
+    "speed": speed_tables.speed_table,
     "chat": chat_table,
     "int4": int4_tables.speed_table,
     "full size": full_size_table,
@@ -304,7 +283,12 @@ PAGES = {
     "docs/chat.md": {"chat": chat_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
     "docs/robustness.md": {"robustness": robustness_tables.cases_table},
-    "docs/speed.md": {"decoding": decoding_table, "startup": startup_table},
+    "docs/speed.md": {
+        "speed vl2": speed_tables.speed_vl2_table,
+        "decoding": decoding_table,
+        "number types": speed_tables.number_types_table,
+        "startup": startup_table,
+    },
 }
 
 

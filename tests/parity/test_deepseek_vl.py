@@ -13,6 +13,7 @@ import hashlib
 import pytest
 import torch
 
+from deepseek_vl_hf import prepack_weights
 from family import VL_FAMILIES
 
 TOLERANCE = 1e-5
@@ -108,10 +109,13 @@ def check_logits(logits, family, case, relative, tolerance):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logits(family, inputs, relative, attention):
+@pytest.mark.parametrize("way", ["sdpa", "eager", "prepacked"])
+def test_logits(family, inputs, relative, way):
     model = family.load()
-    model.set_attn_implementation(attention)
+    if way == "prepacked":
+        prepack_weights(model)
+    else:
+        model.set_attn_implementation(way)
     for case in filter(family.has_the_fixtures_pixels, CASES):
         logits = model(**inputs[case]).logits[0]
         check_logits(logits, family, case, relative, TOLERANCE)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from deepseek_vl_hf import prepack_weights
 from family import VL2_FAMILIES
 
 TOLERANCE = 1e-5
@@ -88,10 +89,23 @@ def test_tower_projector_and_embeddings(opened, inputs, vl2, relative, case):
 @pytest.mark.parametrize("case", CASES)
 def test_logits(opened, inputs, vl2, relative, case):
     vl2.skip_other_pixels(case)
-    logits = opened[1](**inputs[case]).logits[0]
+    check_logits(opened[1](**inputs[case]).logits[0], vl2, case, relative)
+
+
+def check_logits(logits, vl2, case, relative):
+    """Last four rows, and for every position the most likely token and the normaliser, which covers the whole row."""
     assert relative(logits[-4:], vl2.expected[f"case{case}.last_logits"]) <= TOLERANCE
     assert torch.equal(logits.argmax(-1).int(), vl2.expected[f"case{case}.argmax"])
     assert relative(logits.logsumexp(-1), vl2.expected[f"case{case}.logsumexp"]) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_logits_of_packed_weights(vl2, relative):
+    model = AutoModelForImageTextToText.from_pretrained(vl2.converted, dtype=torch.float32).eval()
+    prepack_weights(model)
+    for case in filter(vl2.has_the_fixtures_pixels, CASES):
+        inputs = vl2.inputs(case)
+        check_logits(model(**inputs).logits[0], vl2, case, relative)
 
 
 @pytest.mark.parametrize("case", CASES)
