@@ -2,6 +2,7 @@
 
 import argparse
 import runpy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from . import values
 
 # What the help shows of the package is settled there; tests/unit/test_command.py compares, nothing is imported here.
 NANO = "nano"
+ENGINES = ("auto", "transformers", "vllm")
 SAMPLING: dict[str, Any] = {"max_new_tokens": 512, "temperature": 0.2, "top_p": 0.95, "repetition_penalty": 1.1}
 TRANSFORMERS, ORIGINAL = "transformers", "original"
 SHARD_SIZE = "5GB"
@@ -55,10 +57,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         )
         command.add_arguments(parsers[name])
         add_debug(parsers[name], default=argparse.SUPPRESS)  # it may stand before the command as well
-    parsed = parser.parse_args(arguments)
+    words, for_engine = _split(sys.argv[1:] if arguments is None else arguments)
+    parsed = parser.parse_args(words)
+    if parsed.command == "serve":
+        parsed.engine_arguments = for_engine
+    elif for_engine:
+        parser.error(f"unrecognized arguments: {' '.join(for_engine)}")
     if parsed.command == "convert" and parsed.destination is None and not parsed.dry_run:
         parsers["convert"].error("DST is missing. Name the folder to create, or pass --dry-run.")
     return parsed
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before and behind the first `--`; behind it are an engine's own arguments."""
+    place = words.index("--") if "--" in words else len(words)
+    return [*words[:place]], [*words[place + 1 :]]
 
 
 def add_debug(parser: argparse.ArgumentParser, default: Any = False) -> None:
@@ -73,9 +86,7 @@ def _version() -> str:
 
 
 def _chat(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", nargs="?", type=values.name, default=NANO, help="(default: %(default)s)"
-    )
+    _add_model(parser)
     parser.add_argument(
         "--image", metavar="FILE", action="append", default=[], help="picture of the first message; may be repeated"
     )
@@ -96,17 +107,41 @@ def _describe(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_address(parser, 7860)
+    _add_model_arguments(parser)
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", type=values.name, default=NANO, help="(default: %(default)s)"
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="auto takes vLLM where it is installed and can serve\nthe model (default: %(default)s)",
     )
+    _add_address(parser, 8000)
+    parser.add_argument("--name", type=values.name, help="of the model, for clients (default: MODEL as it stands here)")
+    parser.add_argument(
+        "--api-key",
+        type=values.name,
+        metavar="KEY",
+        help="that clients must send (default:\n$DEEPSEEK_VL_API_KEY, or none)",
+    )
+    parser.add_argument(
+        "--max-images", type=values.count, metavar="N", default=16, help="in one request (default: %(default)s)"
+    )
+    _add_loading(parser)
+
+
+def _add_address(parser: argparse.ArgumentParser, port: int) -> None:
     parser.add_argument(
         "--host",
         type=values.name,
         default="127.0.0.1",
         help="address to listen on (default: %(default)s, this machine alone;\n0.0.0.0 is open to the network)",
     )
-    parser.add_argument("--port", type=values.port, default=7860, metavar="N", help="(default: %(default)s)")
-    _add_model_arguments(parser)
+    parser.add_argument("--port", type=values.port, default=port, metavar="N", help="(default: %(default)s)")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +151,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, in what form, and how it answers. What is not given is the checkpoint's, so it has no default."""
+    """In what form a model is loaded, and how it answers. What is not given is the checkpoint's, without a default."""
+    _add_loading(parser)
+    _add_answering(parser)
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--int4", action="store_true", help="give the language model 4-bit weights")
     parser.add_argument(
         "--dtype",
@@ -129,6 +169,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="pack the weights for this machine's processor\nfirst; up to two minutes for 7 billion of them",
     )
     parser.add_argument("--device", type=values.device, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+
+
+def _add_answering(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system", type=values.text, metavar="TEXT", help='system prompt; "" for none (default: the model\'s own)'
     )
@@ -231,6 +274,16 @@ pip install 'deepseek-vl-hf[demo]'
 
 {KNOWS_SCENES}""",
         _demo,
+    ),
+    "serve": Command(
+        "answer OpenAI clients",
+        f"""A server with OpenAI's protocol, run by transformers or by vLLM; which one, and why, is printed. It needs
+pip install 'deepseek-vl-hf[serving]', or vLLM. What stands behind -- goes to vLLM:
+
+  deepseek-vl serve path/to/model --engine vllm -- --tensor-parallel-size 4
+
+{KNOWS_SCENES}""",
+        _serve,
     ),
     "convert": Command(
         "convert a checkpoint to the transformers layout, or back",

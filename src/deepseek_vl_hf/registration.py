@@ -13,6 +13,7 @@ from .hf.attention import SDPA_BY_DEVICE, sdpa_by_device
 from .hf.loading import LoadingTable
 from .hf.originals import add_opener
 from .hf.register import Registrations
+from .hf.serving import register_for_serving
 from .models.deepseek_moe.experts import BY_DEVICE, experts_by_device
 from .models.families import FAMILIES, Family
 from .quantization import QUANT_METHOD, Int4Config, Int4Quantizer
@@ -64,6 +65,7 @@ def _register_family(family: Family) -> None:
         AutoModelForMultimodalLM: family.generation_model,
     }
     tables.register_models(family.config, auto_models, _registrations)
+    register_for_serving(family.config.model_type, family.generation_model, _registrations)
     tables.register_processor(family.config, family.processor, _registrations)
     tables.register_image_processor(family.config, family.image_processor, _registrations)
     # Originals are opened as the family's, and the tokenizer class that their files name is wrong.

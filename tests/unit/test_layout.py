@@ -55,6 +55,7 @@ LAYERS = (
     ("checkpoints.loading", "checkpoints.conversion"),
     ("checkpoints",),
     ("registration",),
+    ("serving",),
     ("cli",),
 )
 # Modules that need an optional package, and are imported only when it is: never at the top of others.
@@ -63,6 +64,7 @@ NEEDING = {
     "quantization.tensors": {"torchao"},
     "quantization.operations": {"torchao"},
     "chat.page": {"gradio"},
+    "serving.door": {"starlette"},
 }
 MODULES = [path for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
 

@@ -44,7 +44,7 @@ def load_chat(arguments: argparse.Namespace) -> Chat:
             dtype=arguments.dtype or ("auto" if _keeps_16_bits(arguments) else None),
             device="cpu" if arguments.fast else arguments.device,
             int4=arguments.int4,
-            system=arguments.system,
+            system=getattr(arguments, "system", None),
             progress=ProgressLine(),
             **sampling,
         )

@@ -72,6 +72,13 @@ TOUCHES: dict[str, dict[str, str]] = {
         "transformers.conversion_mapping.USER_REGISTERED_MAPPINGS": "undo",
         "transformers.pipelines.PIPELINE_REGISTRY": "its `register_pipeline` warns, and marks a class as custom code",
     },
+    "serving": {
+        "transformers.cli.serve.Serve": "the server of `transformers serve`; a command, not a documented class",
+        "transformers.cli.serving.model_manager.TimedModel": "as the server keeps it",
+        "transformers.models.auto.modeling_auto": "tables of names, by which the server tells what takes pictures",
+        "transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES": "model types that transformers has itself",
+        "transformers.utils.import_utils.is_serve_available": "what the server needs",
+    },
     "pipelines": {
         "transformers.ImageTextToTextPipeline._forward": "the documented hook of pipelines",
         "transformers.AnyToAnyPipeline._forward": "the same",

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, ProcessorMixin
 from transformers.utils import logging
 
 from ..hf.attention import SDPA_BY_DEVICE, attention_of
@@ -49,7 +49,9 @@ class MultimodalGenerationMixin(HfGenerationMixin):
                 setattr(self.generation_config, name, getattr(self.config.text_config, name))
 
     def generate(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """See transformers' `GenerationMixin.generate`; the cache may come as `cache` or as `past_key_values`.
+        """See transformers' `GenerationMixin.generate`.
+
+        The cache may come as `cache` or as `past_key_values`, and a processor as `tokenizer`.
 
         Raises:
             ValueError: the prompt has image places, but its image inputs are missing or incomplete; the images would
@@ -57,6 +59,9 @@ class MultimodalGenerationMixin(HfGenerationMixin):
                 or the logits of the prompt hold NaN or infinity.
         """
         kwargs = one_cache(kwargs)
+        for name in ("tokenizer", "assistant_tokenizer"):  # texts to stop at are looked up in a tokenizer's own call
+            if isinstance(kwargs.get(name), ProcessorMixin):
+                kwargs[name] = kwargs[name].tokenizer
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         asked = partial(self._asked, args, kwargs)
         images = self.check_image_inputs(input_ids, kwargs)

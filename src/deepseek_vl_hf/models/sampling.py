@@ -36,9 +36,10 @@ class Range:
         """Whether a value is in it."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        number = float(value)
+        # Whole numbers of any size are finite, and too large for a float to ask it.
+        number = int(value) if isinstance(value, Integral) else float(value)
         within = self.lowest < number if self.above else self.lowest <= number
-        return within and number <= self.highest and math.isfinite(number)
+        return within and number <= self.highest and (isinstance(number, int) or math.isfinite(number))
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a finite number"
