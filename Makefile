@@ -75,7 +75,8 @@ test: lint
 test-oldest: $(OLDEST_VENV)/.installed
 	$(call PYTEST,$(OLDEST_VENV)) tests/unit tests/parity tests/checkpoints \
 		tests/integration/test_usage.py tests/integration/test_interpreters.py tests/integration/test_pipelines.py \
-		tests/integration/test_tensor_parallel.py tests/integration/test_chat.py tests/integration/test_chat_input.py
+		tests/integration/test_tensor_parallel.py tests/integration/test_chat.py tests/integration/test_chat_input.py \
+		tests/integration/test_serving.py
 
 test-page: $(PAGE_VENV)/.installed
 	$(PAGE_VENV)/bin/python -m pytest tests/page
