@@ -132,6 +132,21 @@ def test_sampling_and_stops(families):
     assert several.usage.completion_tokens == 2 * NEW_TOKENS
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_names_places_in_a_picture_is_part_of_the_answer(families, stream):
+    family = families["vl2_mha"]
+    token = family.processor.tokenizer.convert_tokens_to_ids("<|ref|>")
+    with served(family.load(), family.processor, "vl2") as client:
+        found = client.chat.completions.create(
+            model="vl2", messages=CONVERSATIONS["text"], max_tokens=3, logit_bias={str(token): 100}, stream=stream
+        )
+        if stream:
+            text_of = "".join(chunk.choices[0].delta.content or "" for chunk in found)
+        else:
+            text_of = found.choices[0].message.content
+    assert text_of == "<|ref|>" * 3
+
+
 def test_generate_takes_a_processor_as_tokenizer(families):
     """Texts to stop at are looked up in a tokenizer; a processor is what people have at hand, and the server passes."""
     family = families["vl"]

@@ -74,6 +74,7 @@ TOUCHES: dict[str, dict[str, str]] = {
     },
     "serving": {
         "transformers.cli.serve.Serve": "the server of `transformers serve`; a command, not a documented class",
+        "transformers.PreTrainedTokenizerFast._tokenizer": "the server decodes with it",
         "transformers.cli.serving.model_manager.TimedModel": "as the server keeps it",
         "transformers.models.auto.modeling_auto": "tables of names, by which the server tells what takes pictures",
         "transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES": "model types that transformers has itself",

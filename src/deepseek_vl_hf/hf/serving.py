@@ -1,9 +1,12 @@
 """transformers' server, with a model that is loaded already and another application in front of its own."""
 
-from collections.abc import Callable
+import copy
+import json
+from collections.abc import Callable, Collection
 from typing import Any
 
 import transformers
+from tokenizers import Tokenizer
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils.import_utils import is_serve_available
@@ -40,6 +43,19 @@ def check_installed() -> None:
     """Raises ImportError where what the server needs is not installed."""
     if not is_serve_available():
         raise ImportError("Serving needs FastAPI and uvicorn: pip install 'deepseek-vl-hf[serving]'")
+
+
+def showing(processor: Any, tokens: Collection[str]) -> Any:
+    """A processor that prepares the same, and in whose answers some control tokens stay when others are dropped."""
+    if not tokens:
+        return processor
+    content = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    for token in content["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in tokens
+    shown = copy.copy(processor)
+    shown.tokenizer = copy.deepcopy(processor.tokenizer)
+    shown.tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+    return shown
 
 
 def server_of(model: Any, processor: Any, address: tuple[str, int], in_front: Callable[[Any], Any]) -> Any:

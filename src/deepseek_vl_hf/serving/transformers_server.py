@@ -38,4 +38,6 @@ def server_of(
         door = Door(engine, reader, name, serving.NAME, api_key)
         return door.app(lifespan=lambda _: engine.router.lifespan_context(engine))
 
-    return serving.server_of(model, processor, address, in_front)
+    # As in `Chat`: what names places in a picture is a part of the answer.
+    shown = serving.showing(processor, processor.typed_controls)
+    return serving.server_of(model, shown, address, in_front)
