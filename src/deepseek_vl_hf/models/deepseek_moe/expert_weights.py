@@ -1,6 +1,7 @@
 """Experts in memory and in files: one tensor per layer here, one per expert there, as published."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -23,6 +24,33 @@ def expert_converters() -> list[WeightConverter]:
             operations=[MergeModulelist(dim=0)],
         ),
     ]
+
+
+def fuse_experts(experts: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Lets `load_state_dict` of a layer's experts read tensors per expert, as `save_pretrained` writes them.
+
+    `from_pretrained` needs no such help, but whoever resumes training reads the files as they are, transformers'
+    `Trainer` without asking whether anything fits. A file may hold some of the experts, and another one the others, so
+    those that are not there keep their values.
+
+    Args:
+        experts: the layer's, with `gate_up_proj` and `down_proj`.
+        state_dict: what is being loaded; it is changed in place.
+        prefix: of the layer's names in it.
+    """
+    for name, parts in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
+        parameter = getattr(experts, name)
+        stored = [
+            (expert, number, f"{prefix}{expert}.{part}.weight")
+            for expert in range(len(parameter))
+            for number, part in enumerate(parts)
+        ]
+        found = [(expert, number, state_dict.pop(key)) for expert, number, key in stored if key in state_dict]
+        if found:
+            fused = parameter.detach().clone()
+            for expert, number, tensor in found:
+                fused[expert].chunk(len(parts))[number].copy_(tensor)
+            state_dict[f"{prefix}{name}"] = fused
 
 
 def stored_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from transformers.activations import ACT2FN
 
 from ...hf.experts import experts_function, use_experts_implementation
 from .configuration_deepseek_moe import DeepseekMoeConfig
+from .expert_weights import fuse_experts
 
 # With more, a loop that adds up expert by expert reads less memory than grouped products do (2 CPU cores, bfloat16).
 FEW_TOKENS = 128
@@ -99,6 +100,7 @@ class DeepseekMoeExperts(nn.Module):
         )
         self.down_proj = nn.Parameter(torch.empty(self.num_experts, config.hidden_size, config.moe_intermediate_size))
         self.act_fn = ACT2FN[config.hidden_act]
+        self.register_load_state_dict_pre_hook(fuse_experts)
 
     def forward(self, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """One expert after the other, each on its tokens; the sum is formed in float32, as in the original.
@@ -182,18 +184,23 @@ class DeepseekMoeBlock(nn.Module):
 
 
 def balance_loss(
-    router: DeepseekMoeRouter, logits: torch.Tensor, mask: torch.Tensor | None, shape: tuple[int, int]
+    router: DeepseekMoeRouter,
+    logits: torch.Tensor,
+    mask: torch.Tensor | None,
+    shape: tuple[int, int],
+    sequence_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """How unevenly one layer's tokens choose experts: 1 where all are chosen alike (arXiv 2401.06066, section 3.3).
 
     Per sequence the sum over experts of the share of choices that fall on an expert, times the number of experts, times
-    the mean score of that expert; the mean over sequences. Without its coefficient.
+    the mean score of that expert; the weighted sum over sequences. Without its coefficient.
 
     Args:
         router: of the layer.
         logits: [batch * sequence, experts].
         mask: [batch, sequence], 0 at padding, which does not count.
         shape: batch and sequence.
+        sequence_weights: [batch]; None for their mean.
     """
     scores = router.scores(logits)
     scores = (scores / scores.sum(-1, keepdim=True)).unflatten(0, shape)
@@ -202,4 +209,5 @@ def balance_loss(
     kept = torch.ones(shape, device=logits.device) if mask is None else mask.to(logits.device, torch.float32)
     share = kept / kept.sum(-1, keepdim=True).clamp(min=1)
     frequencies = (chosen * share[..., None]).sum(1) * (logits.shape[-1] / experts.shape[-1])
-    return (frequencies * (scores * share[..., None]).sum(1)).sum(-1).mean()
+    losses = (frequencies * (scores * share[..., None]).sum(1)).sum(-1)
+    return losses.mean() if sequence_weights is None else losses @ sequence_weights.to(losses)

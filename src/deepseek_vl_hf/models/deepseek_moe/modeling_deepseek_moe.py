@@ -35,6 +35,9 @@ from .configuration_deepseek_moe import DeepseekMoeConfig
 from .experts import BY_DEVICE, DeepseekMoeBlock, DeepseekMoeExperts, DeepseekMoeMLP, DeepseekMoeRouter, balance_loss
 from .latent_attention import DeepseekMoeLatentAttention
 
+# As of torch's cross entropy.
+IGNORED_LABEL = -100
+
 
 class DeepseekMoeDecoderLayer(GradientCheckpointingLayer):
     """Attention, then one MLP or experts; both behind an RMSNorm and beside a residual."""
@@ -95,14 +98,21 @@ class DeepseekMoeModel(HfModel):
         return super().get_correct_experts_implementation(requested_experts)
 
     def balance_loss(
-        self, router_logits: Any, shape: tuple[int, int], attention_mask: torch.Tensor | None
+        self,
+        router_logits: Any,
+        labels: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """The sum of all layers' balance losses, each times `router_aux_loss_coef`, as the original adds them.
 
         Args:
             router_logits: per layer with experts, [batch * sequence, experts].
-            shape: batch and sequence.
+            labels: [batch, sequence].
             attention_mask: [batch, past + sequence], 0 at padding, which does not count; any other mask is not read.
+            num_items_in_batch: labels of all that the optimizer sees at once, of which this may be a part. Sequences
+                then count by their labels, so that the parts add up to the same, however they are cut. None for the
+                mean over sequences.
 
         Raises:
             ValueError: the routers are to learn, but their logits were recorded without a graph.
@@ -114,8 +124,10 @@ class DeepseekMoeModel(HfModel):
                 "Found gradient checkpointing that records the routers' logits without a graph, so that the auxiliary "
                 'loss would teach nothing; expected gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
+        shape = (labels.shape[0], labels.shape[1])
         mask = attention_mask[:, -shape[1] :] if attention_mask is not None and attention_mask.ndim == 2 else None
-        losses = [balance_loss(*pair, mask, shape) for pair in zip(routers, router_logits, strict=True)]
+        weights = None if num_items_in_batch is None else (labels[:, 1:] != IGNORED_LABEL).sum(-1) / num_items_in_batch
+        losses = [balance_loss(*pair, mask, shape, weights) for pair in zip(routers, router_logits, strict=True)]
         return self.config.router_aux_loss_coef * torch.stack([loss.to(losses[0].device) for loss in losses]).sum()
 
     @cache_under_both_names

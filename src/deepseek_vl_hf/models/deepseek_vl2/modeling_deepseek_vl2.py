@@ -308,8 +308,9 @@ class DeepseekVL2ForConditionalGeneration(MultimodalGenerationMixin, DeepseekVL2
         )
         output = head_output(self, outputs, labels, logits_to_keep, kwargs)
         if output.router_logits is not None and labels is not None and output.loss is not None:
-            shape = (labels.shape[0], labels.shape[1])
-            output.aux_loss = self.model.language_model.balance_loss(output.router_logits, shape, attention_mask)
+            output.aux_loss = self.model.language_model.balance_loss(
+                output.router_logits, labels, attention_mask, kwargs.get("num_items_in_batch")
+            )
             output.loss = output.loss + output.aux_loss.to(output.loss.device)
         return output
 
