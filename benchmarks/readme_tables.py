@@ -11,6 +11,7 @@ from typing import Any
 import compatibility_tables
 import int4_tables
 import robustness_tables
+import serving_tables
 import speed_tables
 from speed_tables import amount
 
@@ -282,6 +283,7 @@ PAGES = {
     "docs/quantization.md": QUANTIZATION,
     "docs/chat.md": {"chat": chat_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
+    "docs/serving.md": {"serving": serving_tables.serving_table},
     "docs/robustness.md": {"robustness": robustness_tables.cases_table},
     "docs/speed.md": {
         "speed vl2": speed_tables.speed_vl2_table,

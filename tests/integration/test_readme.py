@@ -97,7 +97,8 @@ def commands_of(text):
 
 def test_commands_run(original, tmp_path, run_command):
     places = {f"path/to/{name}": str(tmp_path / name) for name in ("model", "int4")}
-    chat, describe, convert, quantize = commands_of(README)
+    chat, describe, serve, convert, quantize = commands_of(README)
+    assert serve == "deepseek-vl serve path/to/model"  # tests/integration/test_serving.py runs such
     assert run_command(chat, {}) == ""  # nobody asks anything
     assert run_command(describe, {}) == "OPEN\n"
     run_command(convert, {**places, "path/to/original": str(original)})

@@ -32,6 +32,7 @@ from family import FAMILIES, IMAGES, VL2_FAMILIES
 pytestmark = pytest.mark.server
 
 NEW_TOKENS = 12
+ROOT = Path(__file__).parents[2]
 
 
 def free_port():
@@ -182,6 +183,22 @@ def nano_client(nano):
 
 
 QUESTIONS = ("What color is the circle?", "How many shapes are there?", "Describe the picture.", "Read the text.")
+
+
+def test_the_example_of_the_page(nano_client, capsys):
+    (snippet,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    for name, value in (
+        ("http://127.0.0.1:8000/v1", str(nano_client.base_url)),
+        ("path/to/model", "nano"),
+        ("https://example.com/picture.png", uri(ROOT / "examples" / "pictures" / "shapes.png")),
+        ("What is in the picture?", "How many shapes are there?"),
+    ):
+        assert name in snippet
+        snippet = snippet.replace(name, value)
+    exec(snippet, {})
+    assert capsys.readouterr().out.splitlines()[-1] == "4"
 
 
 def test_fifty_at_once(nano, nano_client):
