@@ -10,6 +10,7 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,6 +25,8 @@ from .stops import StreamCutter, cut
 
 # A request's body: pictures take a third more as text than as files.
 MOST_BYTES = 2**28
+# So many requests can wait for pictures behind slow links before others have to wait for them.
+READERS = 32
 CHAT = "/v1/chat/completions"
 
 
@@ -45,6 +48,7 @@ class Door:
         self._name, self._name_in_engine = name, name_in_engine
         self._api_key = api_key
         self._created = int(time.time())
+        self._readers = ThreadPoolExecutor(READERS, "request")
 
     def app(self, lifespan: Any = None) -> Starlette:
         """As ASGI servers take it."""
@@ -84,7 +88,7 @@ class Door:
         body = await _body(request)
         if isinstance(body, dict):
             self._check_name(body.get("model"))
-        wanted = await asyncio.to_thread(self._reader.read, body)
+        wanted = await asyncio.get_running_loop().run_in_executor(self._readers, self._reader.read, body)
         wanted.body["model"] = self._name_in_engine
         if not wanted.stream:
             return JSONResponse(await self._whole(request, wanted))
