@@ -193,7 +193,13 @@ class ChatProcessor(HfProcessor):
         return data
 
     def encode_conversation(
-        self, conversation: Any, image_lengths: Sequence[int], *, add_generation_prompt: bool = True
+        self,
+        conversation: Any,
+        image_lengths: Sequence[int] | None,
+        chat_template: str | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        **kwargs: Any,
     ) -> list[int]:
         """Token ids of a conversation whose pictures were processed before, whatever its length.
 
@@ -201,22 +207,30 @@ class ChatProcessor(HfProcessor):
 
         Args:
             conversation: see `apply_chat_template`; one.
-            image_lengths: places that each picture takes, in the order of the pictures.
+            image_lengths: places that each picture takes, in the order of the pictures; None for one place each, which
+                serving engines replace by as many as a picture needs.
+            chat_template: another template than the processor's.
             add_generation_prompt: whether the head of an answer follows.
+            **kwargs: see `apply_chat_template`; what is for the template.
 
         Raises:
-            ValueError, TypeError: a message that is not understood, or other numbers of pictures than of lengths.
+            ValueError, TypeError: a message that is not understood, other numbers of pictures than of lengths, or an
+                argument that the template does not read.
         """
-        (messages,) = normalize_conversations([conversation], self.image_token, self._keys_read_by(None))
+        kwargs = self._sorted_template_arguments(chat_template, kwargs)
+        (messages,) = normalize_conversations([conversation], self.image_token, self._keys_read_by(chat_template))
         marked, mark = self._mark([messages])
         with naming_the_line():
-            prompt = super().apply_chat_template(marked[0], add_generation_prompt=add_generation_prompt)
+            prompt = super().apply_chat_template(
+                marked[0], chat_template, add_generation_prompt=add_generation_prompt, **kwargs
+            )
         places = prompt.count(self.image_token)
-        if places != len(image_lengths):
-            raise ValueError(f"The conversation has {places} pictures, but {len(image_lengths)} lengths were given.")
+        lengths = [1] * places if image_lengths is None else list(image_lengths)
+        if places != len(lengths):
+            raise ValueError(f"The conversation has {places} pictures, but {len(lengths)} lengths were given.")
         token = _typed_text_mark.set(mark)
         try:
-            encoded = self._encode([prompt], list(image_lengths), {"return_attention_mask": False}, warn=False)
+            encoded = self._encode([prompt], lengths, {"return_attention_mask": False}, warn=False)
         finally:
             _typed_text_mark.reset(token)
         return encoded["input_ids"][0]

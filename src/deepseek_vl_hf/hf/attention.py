@@ -9,6 +9,8 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 SDPA_BY_DEVICE = "sdpa_by_device"
+# The names under which engines register attention that keeps keys and values by itself, in pages, without a mask.
+OF_ENGINES = ("vllm", "vllm_mla")
 
 
 def sdpa_by_device(

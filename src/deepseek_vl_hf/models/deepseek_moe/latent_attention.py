@@ -101,7 +101,7 @@ class DeepseekMoeLatentAttention(nn.Module):
             (self.config.kv_lora_rank, self.config.qk_rope_head_dim), dim=-1
         )
         latents = self.kv_a_layernorm(latents)
-        rotary, keys = apply_rotary_pos_emb(_halves(rotary), _halves(keys), *position_embeddings)
+        rotary, keys = apply_rotary_pos_emb(rotary_halves(rotary), rotary_halves(keys), *position_embeddings)
         if cache is not None:
             latents, keys = cache.update(latents, keys, self.layer_idx)
         attend = self._absorbed if self._absorbs(plain, attention_mask) else self._expanded
@@ -125,19 +125,32 @@ class DeepseekMoeLatentAttention(nn.Module):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Keys and values of every head; returns [batch, sequence, heads, value]."""
-        expanded = self.kv_b_proj(latents[:, 0])
-        expanded = expanded.unflatten(-1, (-1, self.widths[0] + self.config.v_head_dim)).transpose(1, 2)
-        plain_keys, values = expanded.split((self.widths[0], self.config.v_head_dim), dim=-1)
+        all_keys, values = self.expand(latents, keys)
         return attention_function(self.config, eager_attention_forward)(
             self,
             torch.cat([plain, rotary], -1),
-            torch.cat([plain_keys, keys.expand(-1, plain_keys.shape[1], -1, -1)], -1),
+            all_keys,
             values,
             mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
         )
+
+    def expand(self, latents: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of every head.
+
+        Args:
+            latents: [batch, 1, sequence, latent].
+            keys: the rotary ones, [batch, 1, sequence, rotary].
+
+        Returns:
+            [batch, heads, sequence, without position + rotary], and [batch, heads, sequence, value].
+        """
+        expanded = self.kv_b_proj(latents[:, 0])
+        expanded = expanded.unflatten(-1, (-1, self.widths[0] + self.config.v_head_dim)).transpose(1, 2)
+        plain_keys, values = expanded.split((self.widths[0], self.config.v_head_dim), dim=-1)
+        return torch.cat([plain_keys, keys.expand(-1, plain_keys.shape[1], -1, -1)], -1), values
 
     def _absorbed(
         self,
@@ -163,7 +176,7 @@ class DeepseekMoeLatentAttention(nn.Module):
         return self.kv_b_proj(sums, absorb="values").transpose(1, 2), weights
 
 
-def _halves(pairs: torch.Tensor) -> torch.Tensor:
+def rotary_halves(pairs: torch.Tensor) -> torch.Tensor:
     """From numbers that are rotated in neighbouring pairs to those whose halves are: all first ones, then all second.
 
     Queries and keys are reordered alike, so their products stay.

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import Cache, DynamicCache
 
+from ...hf.attention import OF_ENGINES, attention_of
 from ...hf.experts import is_registered
 from ...hf.layers import (
     GradientCheckpointingLayer,
@@ -33,6 +34,7 @@ from ...hf.outputs import LanguageModelOutput
 from ...hf.versions import cache_under_both_names, with_cache
 from .configuration_deepseek_moe import DeepseekMoeConfig
 from .experts import BY_DEVICE, DeepseekMoeBlock, DeepseekMoeExperts, DeepseekMoeMLP, DeepseekMoeRouter, balance_loss
+from .engine_attention import DeepseekMoeEngineAttention
 from .latent_attention import DeepseekMoeLatentAttention
 
 # As of torch's cross entropy.
@@ -45,7 +47,7 @@ class DeepseekMoeDecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: DeepseekMoeConfig, layer_idx: int) -> None:
         super().__init__()
         dense = layer_idx < config.first_k_dense_replace
-        self.self_attn = (DeepseekMoeLatentAttention if config.use_mla else LlamaAttention)(config, layer_idx)
+        self.self_attn = _attention_class(config)(config, layer_idx)
         self.mlp = DeepseekMoeMLP(config, config.intermediate_size) if dense else DeepseekMoeBlock(config)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -55,6 +57,12 @@ class DeepseekMoeDecoderLayer(GradientCheckpointingLayer):
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+def _attention_class(config: DeepseekMoeConfig) -> type[nn.Module]:
+    if not config.use_mla:
+        return LlamaAttention
+    return DeepseekMoeEngineAttention if attention_of(config) in OF_ENGINES else DeepseekMoeLatentAttention
 
 
 class DeepseekMoeModel(HfModel):

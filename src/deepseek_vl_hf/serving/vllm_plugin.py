@@ -1,0 +1,58 @@
+"""The package as a plugin of vLLM, which calls `register` in each of its processes, as pyproject.toml tells it to.
+
+vLLM's Transformers backend runs a model's own code with the engine's layers in the places of attention, linear layers and
+experts. Our models have the form that it expects, so there is no second implementation of any of them. What is ours here:
+
+* the architectures' names lead to that backend, with `--model-impl transformers` and without (`vllm_models`), because
+  transformers itself knows no class for one of them and others of its own for the rest;
+* a look at the checkpoint before anything is loaded (`vllm_checkpoints`);
+* prompts become ids by our processor, which keeps typed text apart from control tokens (`vllm_renderer`).
+
+Latent attention: models made with an engine's attention get the module `models/deepseek_moe/engine_attention.py`, whose
+source is written in the form by which the backend knows it. On a GPU vLLM then caches latents. On a CPU its kernel for
+that is a reference for tests that switches prefix caching off, so keys and values of all heads are cached there;
+VLLM_MLA_DISABLE=0 asks for the kernel all the same, and VLLM_MLA_DISABLE=1 does without on a GPU. A thin model on top of
+vLLM's own DeepSeek-V2 layers would be a second implementation, to be held equal to ours.
+
+Written for vLLM 0.32; `vllm_models` and `vllm_renderer` are the only other modules that know its insides.
+"""
+
+import os
+
+from ..models.families import DEEPSEEK_VL2, FAMILIES
+
+# The name under which vLLM knows how we make ids of messages.
+MODE = "deepseek_vl_hf"
+_HERE = __package__
+
+
+def register() -> None:
+    """Makes vLLM serve the families' converted checkpoints; a second call changes nothing."""
+    from vllm import ModelRegistry  # noqa: PLC0415
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP  # noqa: PLC0415
+    from vllm.model_executor.models.registry import _TRANSFORMERS_BACKEND_MODELS  # noqa: PLC0415
+    from vllm.renderers.registry import RENDERER_REGISTRY  # noqa: PLC0415
+    from vllm.tokenizers.registry import TokenizerRegistry  # noqa: PLC0415
+
+    from .vllm_settings import FamilySettings  # noqa: PLC0415
+
+    # vLLM calls plugins in every process, and in one that makes several engines more than once.
+    if MODE in RENDERER_REGISTRY.renderers:
+        return
+    for family in FAMILIES:
+        name = family.generation_model.__name__
+        place = "vllm.model_executor.models.transformers:TransformersMultiModalForCausalLM"
+        if family is DEEPSEEK_VL2:
+            place = f"{_HERE}.vllm_models:TransformersMultiModalMoEForCausalLM"
+        # By its place, because importing the module would set up a GPU too early.
+        ModelRegistry.register_model(name, place)
+        # Asked for --model-impl transformers, vLLM takes the names in this table as they are.
+        _TRANSFORMERS_BACKEND_MODELS[name] = ("transformers", place.rpartition(":")[2])
+        MODELS_CONFIG_MAP[name] = FamilySettings
+    TokenizerRegistry.register(MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
+    RENDERER_REGISTRY.register(MODE, f"{_HERE}.vllm_renderer", "FamilyRenderer")
+
+
+def expand_latents_on_cpu() -> None:
+    """Has vLLM cache keys and values of latent attention, unless the environment says what it is to do."""
+    os.environ.setdefault("VLLM_MLA_DISABLE", "1")
