@@ -33,8 +33,9 @@ def register() -> None:
     from vllm.model_executor.models.registry import _TRANSFORMERS_BACKEND_MODELS  # noqa: PLC0415
     from vllm.renderers.registry import RENDERER_REGISTRY  # noqa: PLC0415
     from vllm.tokenizers.registry import TokenizerRegistry  # noqa: PLC0415
+    from vllm.transformers_utils.model_arch_config_convertor import MODEL_ARCH_CONFIG_CONVERTORS  # noqa: PLC0415
 
-    from .vllm_settings import FamilySettings  # noqa: PLC0415
+    from .vllm_settings import FamilySettings, LatentArchitecture  # noqa: PLC0415
 
     # vLLM calls plugins in every process, and in one that makes several engines more than once.
     if MODE in RENDERER_REGISTRY.renderers:
@@ -49,6 +50,7 @@ def register() -> None:
         # Asked for --model-impl transformers, vLLM takes the names in this table as they are.
         _TRANSFORMERS_BACKEND_MODELS[name] = ("transformers", place.rpartition(":")[2])
         MODELS_CONFIG_MAP[name] = FamilySettings
+    MODEL_ARCH_CONFIG_CONVERTORS[DEEPSEEK_VL2.config.model_type] = LatentArchitecture
     TokenizerRegistry.register(MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
     RENDERER_REGISTRY.register(MODE, f"{_HERE}.vllm_renderer", "FamilyRenderer")
 

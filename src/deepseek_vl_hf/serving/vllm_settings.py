@@ -4,6 +4,7 @@ from typing import Any
 
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.platforms import current_platform
+from vllm.transformers_utils.model_arch_config_convertor import ModelArchConfigConvertorBase
 
 from ..checkpoints.layouts.files import CONFIG, in_repository, read_json, require
 from .vllm_checkpoints import refusal
@@ -27,5 +28,14 @@ class FamilySettings(VerifyAndUpdateConfig):
             raise ValueError(reason)
         if on_cpu:
             expand_latents_on_cpu()
+            model_config.model_arch_config = model_config.get_model_arch_config()  # which goes by that
         if model_config.tokenizer_mode == "auto":
             model_config.tokenizer_mode = MODE
+
+
+class LatentArchitecture(ModelArchConfigConvertorBase):
+    """What vLLM reads from a DeepSeek-VL2 config: whether attention is latent, and how wide what is cached is."""
+
+    def is_deepseek_mla(self) -> bool:
+        """vLLM knows that of a list of model types."""
+        return self.hf_text_config.kv_lora_rank is not None

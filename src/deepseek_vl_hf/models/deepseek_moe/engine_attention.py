@@ -3,7 +3,8 @@
 vLLM's Transformers backend reads the source of `forward`. Where it finds the attention interface called once, by the name
 that the interface has in transformers, it puts its own attention there. Where it also finds a method that turns latents
 and rotary keys into keys and values, it may leave that method out and cache latents. So both stand here in the form that
-it looks for, without a cache, and without absorption, which is the engine's part.
+it looks for, without a cache, and without absorption, which is the engine's part. Projections of the same input that
+`forward` calls itself are made one, which is cut among several GPUs; latents must not be cut, so `queries` is a method.
 """
 
 from typing import Any
@@ -26,8 +27,7 @@ class DeepseekMoeEngineAttention(DeepseekMoeLatentAttention):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[batch, sequence, hidden] -> the same, and None; arguments as of `DeepseekMoeLatentAttention.forward`."""
-        queries = self.q_proj(hidden_states).unflatten(-1, (-1, sum(self.widths))).transpose(1, 2)
-        plain, rotary = queries.split(self.widths, dim=-1)
+        plain, rotary = self.queries(hidden_states)
         compressed = self.kv_a_proj_with_mqa(hidden_states)
         latents, keys = compressed.split((self.config.kv_lora_rank, self.config.qk_rope_head_dim), dim=-1)
         latents = self.kv_a_layernorm(latents)[:, None]

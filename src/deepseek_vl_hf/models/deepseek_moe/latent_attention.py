@@ -95,8 +95,7 @@ class DeepseekMoeLatentAttention(nn.Module):
                 [batch, 1, sequence, 64].
             **kwargs: for the attention interface.
         """
-        queries = self.q_proj(hidden_states).unflatten(-1, (-1, sum(self.widths))).transpose(1, 2)
-        plain, rotary = queries.split(self.widths, dim=-1)
+        plain, rotary = self.queries(hidden_states)
         latents, keys = self.kv_a_proj_with_mqa(hidden_states)[:, None].split(
             (self.config.kv_lora_rank, self.config.qk_rope_head_dim), dim=-1
         )
@@ -107,6 +106,19 @@ class DeepseekMoeLatentAttention(nn.Module):
         attend = self._absorbed if self._absorbs(plain, attention_mask) else self._expanded
         output, weights = attend(plain, rotary, latents, keys, attention_mask, **kwargs)
         return self.o_proj(output.flatten(2)), weights
+
+    def queries(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two parts of every head's queries.
+
+        Args:
+            hidden_states: [batch, sequence, hidden].
+
+        Returns:
+            [batch, heads, sequence, without position], and [batch, heads, sequence, rotary].
+        """
+        queries = self.q_proj(hidden_states).unflatten(-1, (-1, sum(self.widths))).transpose(1, 2)
+        plain, rotary = queries.split(self.widths, dim=-1)
+        return plain, rotary
 
     def _absorbs(self, queries: torch.Tensor, mask: Any) -> bool:
         """Whether a few queries see a plain mask, and the weight of kv_b_proj is one whose halves can be taken."""
