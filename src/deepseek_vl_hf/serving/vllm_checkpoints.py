@@ -1,30 +1,14 @@
 """Which checkpoints vLLM can take, from their config.json alone; nothing here needs vLLM."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ..checkpoints.layouts.files import CONFIG, in_folder, read_json, require
 from ..checkpoints.layouts.original import MODEL_TYPES, is_another_model, is_janus
 from ..models.families import FAMILIES
 
 # Widths of a head for which vLLM's attention on a CPU is compiled (0.32).
 CPU_HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _FAMILIES = {family.config.model_type: family for family in FAMILIES}
-
-
-def can_serve(folder: str | Path, on_cpu: bool) -> str | None:
-    """Why vLLM cannot take a checkpoint, as a sentence that says what to do; None if it can.
-
-    Args:
-        folder: of the checkpoint.
-        on_cpu: whether vLLM would compute on a CPU.
-
-    Raises:
-        FileNotFoundError: there is no config.json.
-        ValueError: it is damaged.
-    """
-    return refusal(read_json(require(in_folder(Path(folder)), CONFIG)), str(folder), on_cpu)
 
 
 def refusal(config: Mapping[str, Any], name: str, on_cpu: bool) -> str | None:
