@@ -23,6 +23,8 @@ from ..models.families import DEEPSEEK_VL2, FAMILIES
 
 # The name under which vLLM knows how we make ids of messages.
 MODE = "deepseek_vl_hf"
+# The class that vLLM takes originals of DeepSeek-VL2 for.
+ORIGINAL_VL2 = "DeepseekVLV2ForCausalLM"
 _HERE = __package__
 
 
@@ -35,7 +37,7 @@ def register() -> None:
     from vllm.tokenizers.registry import TokenizerRegistry  # noqa: PLC0415
     from vllm.transformers_utils.model_arch_config_convertor import MODEL_ARCH_CONFIG_CONVERTORS  # noqa: PLC0415
 
-    from .vllm_settings import FamilySettings, LatentArchitecture  # noqa: PLC0415
+    from .vllm_settings import FamilySettings, LatentArchitecture, OriginalSettings  # noqa: PLC0415
 
     # vLLM calls plugins in every process, and in one that makes several engines more than once.
     if MODE in RENDERER_REGISTRY.renderers:
@@ -50,6 +52,9 @@ def register() -> None:
         # Asked for --model-impl transformers, vLLM takes the names in this table as they are.
         _TRANSFORMERS_BACKEND_MODELS[name] = ("transformers", place.rpartition(":")[2])
         MODELS_CONFIG_MAP[name] = FamilySettings
+    # Originals of DeepSeek-VL2 are vLLM's own; --model-impl transformers gets as far as the refusal.
+    _TRANSFORMERS_BACKEND_MODELS[ORIGINAL_VL2] = ("transformers", ORIGINAL_VL2)
+    MODELS_CONFIG_MAP[ORIGINAL_VL2] = OriginalSettings
     MODEL_ARCH_CONFIG_CONVERTORS[DEEPSEEK_VL2.config.model_type] = LatentArchitecture
     TokenizerRegistry.register(MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
     RENDERER_REGISTRY.register(MODE, f"{_HERE}.vllm_renderer", "FamilyRenderer")

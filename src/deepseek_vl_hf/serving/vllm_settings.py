@@ -1,5 +1,6 @@
 """What vLLM is told about a family's checkpoint before it loads it; only vLLM's plugin imports this."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
@@ -21,16 +22,33 @@ class FamilySettings(VerifyAndUpdateConfig):
         Raises:
             ValueError: vLLM cannot take the checkpoint; the sentence says what to do.
         """
-        on_cpu = current_platform.is_cpu()
-        file = require(in_repository(model_config.model, revision=model_config.revision), CONFIG)
-        reason = refusal(read_json(file), model_config.model, on_cpu)
-        if reason:
-            raise ValueError(reason)
-        if on_cpu:
+        _refuse(model_config)
+        if current_platform.is_cpu():
             expand_latents_on_cpu()
             model_config.model_arch_config = model_config.get_model_arch_config()  # which goes by that
         if model_config.tokenizer_mode == "auto":
             model_config.tokenizer_mode = MODE
+
+
+class OriginalSettings(VerifyAndUpdateConfig):
+    """For originals of DeepSeek-VL2, of which vLLM has a model of its own that leans on timm."""
+
+    @staticmethod
+    def verify_and_update_model_config(model_config: Any) -> None:
+        """Called when vLLM has read config.json.
+
+        Raises:
+            ValueError: vLLM's own model is not wanted, or timm is not there; the sentence says what to do.
+        """
+        if model_config.model_impl == "transformers" or find_spec("timm") is None:
+            _refuse(model_config)
+
+
+def _refuse(model_config: Any) -> None:
+    file = require(in_repository(model_config.model, revision=model_config.revision), CONFIG)
+    reason = refusal(read_json(file), model_config.model, current_platform.is_cpu())
+    if reason:
+        raise ValueError(reason)
 
 
 class LatentArchitecture(ModelArchConfigConvertorBase):

@@ -30,8 +30,8 @@ from ...hf.offload import resident
 from ...hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
 from ...hf.versions import CACHE, cache_under_both_names, with_cache
 from ..checks import check_none_missing, check_not_encoded_twice, check_pixels
+from ..deepseek_moe.engine_model import language_model
 from ..deepseek_moe.expert_weights import expert_converters
-from ..deepseek_moe.modeling_deepseek_moe import DeepseekMoeModel
 from ..encoding import encode_distinct, in_chunks
 from ..fusion import images_per_prompt
 from ..generation import MultimodalGenerationMixin
@@ -94,7 +94,7 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
         self.projector = DeepseekVL2Projector(config)
         self.image_newline = nn.Parameter(torch.empty(config.text_config.hidden_size))
         self.view_separator = nn.Parameter(torch.empty(config.text_config.hidden_size))
-        self.language_model = DeepseekMoeModel(config.text_config)
+        self.language_model = language_model(config.text_config)
         self.post_init()
 
     @can_return_tuple
