@@ -25,7 +25,7 @@ def write_small_model(family: FamilyFixture, folder: Path) -> None:
     config = config.__class__(**{**config.to_dict(), "text_config": text})
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=1.5 * parameter.shape[-1] ** -0.5)
     for name, buffer in model.named_buffers():

@@ -65,6 +65,9 @@ NEEDING = {
     "quantization.operations": {"torchao"},
     "chat.page": {"gradio"},
     "serving.door": {"starlette"},
+    "serving.vllm_settings": {"vllm"},
+    "serving.vllm_models": {"vllm"},
+    "serving.vllm_renderer": {"vllm"},
 }
 MODULES = [path for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
 

@@ -1,18 +1,18 @@
 """The package as a plugin of vLLM, which calls `register` in each of its processes, as pyproject.toml tells it to.
 
-vLLM's Transformers backend runs a model's own code with the engine's layers in the places of attention, linear layers and
-experts. Our models have the form that it expects, so there is no second implementation of any of them. What is ours here:
+vLLM's Transformers backend runs a model's own code with the engine's layers in the places of attention, linear layers
+and experts. Our models have the form that it expects, so there is no second implementation of any. What is added here:
 
-* the architectures' names lead to that backend, with `--model-impl transformers` and without (`vllm_models`), because
-  transformers itself knows no class for one of them and others of its own for the rest;
-* a look at the checkpoint before anything is loaded (`vllm_checkpoints`);
+* the architectures' names lead to that backend, with `--model-impl transformers` and without (`vllm_models`): of one of
+  them transformers knows no class, of the others classes of its own;
+* a look at the checkpoint before anything is loaded (`vllm_settings`, `vllm_checkpoints`);
 * prompts become ids by our processor, which keeps typed text apart from control tokens (`vllm_renderer`).
 
-Latent attention: models made with an engine's attention get the module `models/deepseek_moe/engine_attention.py`, whose
-source is written in the form by which the backend knows it. On a GPU vLLM then caches latents. On a CPU its kernel for
-that is a reference for tests that switches prefix caching off, so keys and values of all heads are cached there;
-VLLM_MLA_DISABLE=0 asks for the kernel all the same, and VLLM_MLA_DISABLE=1 does without on a GPU. A thin model on top of
-vLLM's own DeepSeek-V2 layers would be a second implementation, to be held equal to ours.
+Latent attention: a model that is made with an engine's attention gets `models/deepseek_moe/engine_attention.py`, whose
+source is in the form by which the backend knows it. On a GPU vLLM then caches latents. On a CPU its kernel for them is a
+slow reference without prefix caching, so there keys and values of all heads are cached. VLLM_MLA_DISABLE=0 asks for the
+kernel all the same, VLLM_MLA_DISABLE=1 does without latents on a GPU. A thin model on top of vLLM's own DeepSeek-V2
+layers would have been a second implementation, to be held equal to ours.
 
 Written for vLLM 0.32; `vllm_models` and `vllm_renderer` are the only other modules that know its insides.
 """

@@ -55,5 +55,5 @@ class LatentArchitecture(ModelArchConfigConvertorBase):
     """What vLLM reads from a DeepSeek-VL2 config: whether attention is latent, and how wide what is cached is."""
 
     def is_deepseek_mla(self) -> bool:
-        """vLLM knows that of a list of model types."""
+        """Whether it is; vLLM itself knows a list of model types."""
         return self.hf_text_config.kv_lora_rank is not None

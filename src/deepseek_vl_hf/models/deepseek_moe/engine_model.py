@@ -22,7 +22,7 @@ def language_model(config: DeepseekMoeConfig) -> DeepseekMoeModel:
 class DeepseekMoeEngineModel(DeepseekMoeModel):
     """`DeepseekMoeModel` for a model that is made with the attention of an engine."""
 
-    def forward(  # type: ignore[override] # masks and caches are the engine's
+    def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
