@@ -1,10 +1,13 @@
 """Conversations for engines, and what our own `generate` makes of them."""
 
 import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from family import IMAGES
@@ -14,7 +17,20 @@ MOST_TOKENS = 12
 
 def picture(name: str) -> dict[str, Any]:
     """A part with a picture of the fixtures, in the form that servers take, too."""
-    content = base64.b64encode((IMAGES / name).read_bytes()).decode()
+    return part((IMAGES / name).read_bytes())
+
+
+def deep_picture() -> dict[str, Any]:
+    """A part with a picture of 16 bits, of which few fit into 8."""
+    gray = np.asarray(Image.open(IMAGES / "square.png").convert("L")).astype(np.uint16) * 257
+    file = io.BytesIO()
+    Image.fromarray(gray).save(file, "PNG")
+    return part(file.getvalue())
+
+
+def part(png: bytes) -> dict[str, Any]:
+    """A part of a message with a picture."""
+    content = base64.b64encode(png).decode()
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{content}"}}
 
 
@@ -34,6 +50,7 @@ def conversations() -> dict[str, list[dict[str, Any]]]:
         "two pictures": [user(square, "and", tall, "Compare them.")],
         "three pictures": [user(square, tall, wide, "Compare them.")],
         "second turn": [first, {"role": "assistant", "content": "A shape."}, user("Which color has it?")],
+        "16 bits": [user(deep_picture(), "What is in the picture?")],
         "typed places": [user(square, "What do <image_placeholder> and <image> mean?")],
     }
 

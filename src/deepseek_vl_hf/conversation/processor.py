@@ -217,13 +217,14 @@ class ChatProcessor(HfProcessor):
             ValueError, TypeError: a message that is not understood, other numbers of pictures than of lengths, or an
                 argument that the template does not read.
         """
-        kwargs = self._sorted_template_arguments(chat_template, kwargs)
+        kwargs = self._sorted_template_arguments(
+            chat_template, {**kwargs, "add_generation_prompt": add_generation_prompt}
+        )
         (messages,) = normalize_conversations([conversation], self.image_token, self._keys_read_by(chat_template))
+        kwargs = _with_open_answers(kwargs, [messages])
         marked, mark = self._mark([messages])
         with naming_the_line():
-            prompt = super().apply_chat_template(
-                marked[0], chat_template, add_generation_prompt=add_generation_prompt, **kwargs
-            )
+            prompt = super().apply_chat_template(marked[0], chat_template, **kwargs)
         places = prompt.count(self.image_token)
         lengths = [1] * places if image_lengths is None else list(image_lengths)
         if places != len(lengths):
@@ -276,9 +277,7 @@ class ChatProcessor(HfProcessor):
         images = kwargs["processor_kwargs"].pop("images", None)
         if images is not None:
             conversations = _with_images_beside(conversations, images if batched else [images])
-        if kwargs.get("continue_final_message") and all(turns[-1]["content"] == "" for turns in conversations):
-            # An empty answer at the end, as the original writes it, is an open one: there is nothing to continue.
-            kwargs.update(continue_final_message=False, add_generation_prompt=True)
+        kwargs = _with_open_answers(kwargs, conversations)
         mark = None
         if tokenize:
             conversations, mark = self._mark(conversations)
@@ -338,6 +337,13 @@ class ChatProcessor(HfProcessor):
                 f"Found {', '.join(f'{name}=...' for name in unknown)}, which neither the tokenizer nor the image "
                 "processor reads. Leave it out, or look for a spelling mistake."
             )
+
+
+def _with_open_answers(arguments: dict[str, Any], conversations: list[Conversation]) -> dict[str, Any]:
+    """The template's arguments; an empty answer at the end, as the original writes it, has nothing to continue."""
+    if arguments.get("continue_final_message") and all(turns[-1]["content"] == "" for turns in conversations):
+        return {**arguments, "continue_final_message": False, "add_generation_prompt": True}
+    return arguments
 
 
 def _with_images_beside(conversations: list[Conversation], images: Any) -> list[Conversation]:

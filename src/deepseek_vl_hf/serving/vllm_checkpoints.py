@@ -32,8 +32,8 @@ def refusal(config: Mapping[str, Any], name: str, on_cpu: bool) -> str | None:
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         return (
-            f"{name} holds weights that are quantized by {method!r}, which vLLM has no layers for in this model. Name a "
-            "checkpoint with plain weights."
+            f"{name} holds weights that are quantized by {method!r}, for which vLLM has no layers in this model. Name "
+            "a checkpoint with plain weights."
         )
     width = head_width(family.config(**config).get_text_config())
     if on_cpu and width not in CPU_HEAD_WIDTHS:

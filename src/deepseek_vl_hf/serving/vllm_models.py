@@ -1,8 +1,10 @@
-"""DeepSeek-VL2 in vLLM's Transformers backend; only vLLM's plugin imports this.
+"""The families in vLLM's Transformers backend; only vLLM's plugin imports this.
 
-A picture has as many rows of pixels as its grid asks for, and `tile_grids` has one row per picture. vLLM keeps processed
-pictures in a cache, one by one, and hands on whatever pictures a batch of requests brings together, so it has to know how
-rows are told apart, and a picture must not look different because of its neighbors.
+What is added are processors. Pictures become 8-bit RGB by our rules: vLLM's own make what has 16 bits white.
+
+A picture of DeepSeek-VL2 has as many rows of pixels as its grid asks for, and `tile_grids` has one row per picture.
+vLLM keeps processed pictures in a cache, one by one, and hands on those that a batch of requests brings together. So it
+has to know how rows are told apart, and a picture must not look different because of its neighbors.
 """
 
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 from vllm.model_executor.models import transformers as backend
 from vllm.model_executor.models.transformers.multimodal import (
     MultiModalDummyInputsBuilder,
@@ -20,6 +23,20 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 
 from ..models.deepseek_vl2.tiling import MOST_TILED_IMAGES, num_tiles
+from ..pictures.opening import to_rgb
+
+
+class OwnColors(MultiModalProcessingInfo):
+    """What the backend knows of a model's inputs, with pictures in our colors."""
+
+    def parse_mm_data(self, mm_data: Mapping[str, Any], *, validate: bool = True) -> Any:
+        """See vLLM's `BaseProcessingInfo.parse_mm_data`, which would convert pictures that are not RGB yet."""
+        given = mm_data.get("image")
+        if isinstance(given, Image.Image):
+            mm_data = {**mm_data, "image": to_rgb(given)}
+        elif isinstance(given, (list, tuple)):
+            mm_data = {**mm_data, "image": [to_rgb(e) if isinstance(e, Image.Image) else e for e in given]}
+        return super().parse_mm_data(mm_data, validate=validate)
 
 
 class TiledPictures(MultiModalProcessor):
@@ -29,7 +46,7 @@ class TiledPictures(MultiModalProcessor):
         """See vLLM's `BaseMultiModalProcessor.apply`; here "auto" becomes True or False for the whole request.
 
         The setting is part of a picture's name in the cache. So a picture that was cut for a request of its own is
-        processed again for a request with more pictures than are cut, as in the published models' rule.
+        processed again for one with more pictures than are cut by the published models' rule.
 
         Raises:
             ValueError: a setting for each picture; cached pictures are not there to be counted.
@@ -57,9 +74,12 @@ class TiledPictures(MultiModalProcessor):
         return fields
 
 
-# By the name of its class vLLM tells that its Transformers backend runs, and whether latents are cached follows from that.
-@MULTIMODAL_REGISTRY.register_processor(
-    TiledPictures, info=MultiModalProcessingInfo, dummy_inputs=MultiModalDummyInputsBuilder
-)
+# By the names of these classes vLLM tells that its Transformers backend runs, and from that whether latents are cached.
+@MULTIMODAL_REGISTRY.register_processor(MultiModalProcessor, info=OwnColors, dummy_inputs=MultiModalDummyInputsBuilder)
+class TransformersMultiModalForCausalLM(backend.TransformersMultiModalForCausalLM):
+    """The backend's model with pictures."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(TiledPictures, info=OwnColors, dummy_inputs=MultiModalDummyInputsBuilder)
 class TransformersMultiModalMoEForCausalLM(backend.TransformersMultiModalMoEForCausalLM):
-    """The backend's model with experts and pictures, with the processor above."""
+    """The backend's model with pictures and experts."""

@@ -6,12 +6,13 @@ and experts. Our models have the form that it expects, so there is no second imp
 * the architectures' names lead to that backend, with `--model-impl transformers` and without (`vllm_models`): of one of
   them transformers knows no class, of the others classes of its own;
 * a look at the checkpoint before anything is loaded (`vllm_settings`, `vllm_checkpoints`);
-* prompts become ids by our processor, which keeps typed text apart from control tokens (`vllm_renderer`).
+* prompts become ids by our processor, which keeps typed text apart from control tokens (`vllm_renderer`), and pictures
+  pixels: with 16 bits, too, and cut into tiles by the published rule (`vllm_models`).
 
 Latent attention: a model that is made with an engine's attention gets `models/deepseek_moe/engine_attention.py`, whose
-source is in the form by which the backend knows it. On a GPU vLLM then caches latents. On a CPU its kernel for them is a
-slow reference without prefix caching, so there keys and values of all heads are cached. VLLM_MLA_DISABLE=0 asks for the
-kernel all the same, VLLM_MLA_DISABLE=1 does without latents on a GPU. A thin model on top of vLLM's own DeepSeek-V2
+source is in the form by which the backend knows it. On a GPU vLLM then caches latents. On a CPU its kernel for that is
+a slow reference without prefix caching, so there keys and values of all heads are cached. VLLM_MLA_DISABLE=0 asks for
+the kernel all the same, VLLM_MLA_DISABLE=1 does without latents on a GPU. A thin model on top of vLLM's own DeepSeek-V2
 layers would have been a second implementation, to be held equal to ours.
 
 Written for vLLM 0.32; `vllm_models` and `vllm_renderer` are the only other modules that know its insides.
@@ -44,9 +45,8 @@ def register() -> None:
         return
     for family in FAMILIES:
         name = family.generation_model.__name__
-        place = "vllm.model_executor.models.transformers:TransformersMultiModalForCausalLM"
-        if family is DEEPSEEK_VL2:
-            place = f"{_HERE}.vllm_models:TransformersMultiModalMoEForCausalLM"
+        kind = "MultiModalMoE" if family is DEEPSEEK_VL2 else "MultiModal"
+        place = f"{_HERE}.vllm_models:Transformers{kind}ForCausalLM"
         # By its place, because importing the module would set up a GPU too early.
         ModelRegistry.register_model(name, place)
         # Asked for --model-impl transformers, vLLM takes the names in this table as they are.

@@ -34,8 +34,13 @@ class FamilyRenderer(HfRenderer):
 
 
 def _with_parts(params: Any) -> Any:
-    """The same settings, with pictures as parts of a message; as text they could not be told from typed text."""
-    return replace(params, chat_template_content_format="openai")
+    """The same settings, with pictures as parts of a message and in their own colors.
+
+    As text, places could not be told from typed text. How colors become RGB is up to `vllm_models`.
+    """
+    of_pictures = (params.media_io_kwargs or {}).get("image", {})
+    media = {**(params.media_io_kwargs or {}), "image": {"image_mode": None, **of_pictures}}
+    return replace(params, chat_template_content_format="openai", media_io_kwargs=media)
 
 
 def _ids(processor: ChatProcessor, conversation: Any, **kwargs: Any) -> list[int]:

@@ -1,10 +1,12 @@
 """Latent attention in an engine that keeps keys and values by itself, such as vLLM.
 
-vLLM's Transformers backend reads the source of `forward`. Where it finds the attention interface called once, by the name
-that the interface has in transformers, it puts its own attention there. Where it also finds a method that turns latents
-and rotary keys into keys and values, it may leave that method out and cache latents. So both stand here in the form that
-it looks for, without a cache, and without absorption, which is the engine's part. Projections of the same input that
-`forward` calls itself are made one, which is cut among several GPUs; latents must not be cut, so `queries` is a method.
+vLLM's Transformers backend reads the source of `forward`. Where it finds the attention interface called once, by the
+name that the interface has in transformers, it puts its own attention there. Where it also finds a method that turns
+latents and rotary keys into keys and values, it may leave that method out and cache latents. So both stand here in the
+form that it looks for, without a cache, and without absorption, which is the engine's part.
+
+Projections of one input that `forward` itself calls are made one, which is cut among several GPUs. Latents must not be
+cut, so `queries` is a method.
 """
 
 from typing import Any

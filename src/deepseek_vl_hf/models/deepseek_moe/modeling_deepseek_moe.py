@@ -33,8 +33,8 @@ from ...hf.model import HfModel
 from ...hf.outputs import LanguageModelOutput
 from ...hf.versions import cache_under_both_names, with_cache
 from .configuration_deepseek_moe import DeepseekMoeConfig
-from .experts import BY_DEVICE, DeepseekMoeBlock, DeepseekMoeExperts, DeepseekMoeMLP, DeepseekMoeRouter, balance_loss
 from .engine_attention import DeepseekMoeEngineAttention
+from .experts import BY_DEVICE, DeepseekMoeBlock, DeepseekMoeExperts, DeepseekMoeMLP, DeepseekMoeRouter, balance_loss
 from .latent_attention import DeepseekMoeLatentAttention
 
 # As of torch's cross entropy.
