@@ -115,6 +115,12 @@ def test_signals_are_passed_on(tmp_path, handler, status):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_the_plugin_does_not_end_a_vllm_that_it_does_not_know(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    vllm_plugin.register()
+    assert "deepseek_vl_hf knows 0.32, and DeepSeek-VL models will not work here" in caplog.text
+
+
 def test_the_entry_point_names_the_plugin():
     """Read from the source, because an environment's metadata may be older."""
     declared = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")

@@ -15,10 +15,12 @@ a slow reference without prefix caching, so there keys and values of all heads a
 the kernel all the same, VLLM_MLA_DISABLE=1 does without latents on a GPU. A thin model on top of vLLM's own DeepSeek-V2
 layers would have been a second implementation, to be held equal to ours.
 
-Written for vLLM 0.32; `vllm_models` and `vllm_renderer` are the only other modules that know its insides.
+Written for vLLM 0.32, whose insides only `vllm_settings`, `vllm_models` and `vllm_renderer` know beside this module.
 """
 
+import logging
 import os
+from importlib.metadata import PackageNotFoundError, version
 
 from ..models.families import DEEPSEEK_VL2, FAMILIES
 
@@ -27,10 +29,28 @@ MODE = "deepseek_vl_hf"
 # The class that vLLM takes originals of DeepSeek-VL2 for.
 ORIGINAL_VL2 = "DeepseekVLV2ForCausalLM"
 _HERE = __package__
+logger = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Makes vLLM serve the families' converted checkpoints; a second call changes nothing."""
+    """Makes vLLM serve the families' converted checkpoints; a second call changes nothing.
+
+    In a vLLM that lacks what is needed nothing is raised, because vLLM would end, whatever model it was to serve.
+    """
+    try:
+        _register()
+    except (ImportError, AttributeError) as error:
+        try:
+            found = f"vLLM {version('vllm')}"
+        except PackageNotFoundError:
+            found = "no vLLM"
+        logger.warning(
+            f"Found {found}; deepseek_vl_hf knows 0.32, and DeepSeek-VL models will not work here ({error}). For them "
+            "install vllm==0.32.*, or serve them with: deepseek-vl serve MODEL --engine transformers"
+        )
+
+
+def _register() -> None:
     from vllm import ModelRegistry  # noqa: PLC0415
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP  # noqa: PLC0415
     from vllm.model_executor.models.registry import _TRANSFORMERS_BACKEND_MODELS  # noqa: PLC0415
