@@ -16,10 +16,26 @@ def test_without_vllm_it_is_transformers(monkeypatch):
     assert choose(monkeypatch, "--engine", "transformers", installed=True) == ("transformers", "It was asked for.")
 
 
-@pytest.mark.parametrize("option", ["--int4", "--fast"])
-def test_what_vllm_does_not_know_goes_to_transformers(monkeypatch, option):
-    engine, reason = choose(monkeypatch, option, installed=True)
-    assert (engine, option in reason) == ("transformers", True)
+@pytest.mark.parametrize("options", [["--int4"], ["--fast"], ["--device", "cpu"]])
+def test_what_vllm_does_not_know_goes_to_transformers(monkeypatch, options):
+    engine, reason = choose(monkeypatch, *options, installed=True)
+    assert (engine, options[0] in reason) == ("transformers", True)
+
+
+def test_what_vllm_can_serve_it_does(monkeypatch, vl, tmp_path):
+    """The fixtures' heads are too narrow for vLLM on a CPU; the packaged model is converted for it."""
+
+    def of(folder):
+        monkeypatch.setattr(engines, "find_spec", lambda name: object())
+        return engines.choose(arguments.parse(["serve", str(folder)]))
+
+    assert of("nano") == ("vllm", "It is installed, and can serve the model.")
+    engine, reason = of(vl.original)
+    assert (engine, "deepseek-vl convert" in reason) == ("transformers", True)
+    engine, reason = of(vl.converted)
+    assert (engine, "has heads of width" in reason) == ("transformers", True)
+    with pytest.raises(OSError, match="missing"):
+        of(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +43,7 @@ def test_what_vllm_does_not_know_goes_to_transformers(monkeypatch, option):
     [
         (["--engine", "vllm"], False, ImportError, "vLLM is not installed. pip install vllm"),
         (["--engine", "vllm", "--int4"], True, ValueError, "Found --int4 with --engine vllm"),
+        (["--engine", "vllm", "--device", "cuda:1"], True, ValueError, "Found --device with --engine vllm"),
         (["--", "--max-num-seqs", "4"], False, ValueError, "Found --max-num-seqs 4 behind --, which is for vLLM"),
         (["--engine", "transformers", "--", "-x"], True, ValueError, "Found -x behind --, which is for vLLM"),
     ],

@@ -50,7 +50,7 @@ def test_the_packaged_model_can_be_served_because_it_is_converted(families):
 
 @pytest.fixture
 def arguments():
-    return argparse.Namespace(model="nano", dtype=None, device=None, max_images=3, engine_arguments=["--dtype", "half"])
+    return argparse.Namespace(model="nano", dtype=None, max_images=3, engine_arguments=["--dtype", "half"])
 
 
 def test_the_users_arguments_stand_last_and_win(arguments, tmp_path, monkeypatch):
@@ -68,12 +68,6 @@ def test_the_users_arguments_stand_last_and_win(arguments, tmp_path, monkeypatch
     }
     arguments.dtype, arguments.engine_arguments = "bfloat16", []
     assert vllm_server.command(arguments, tmp_path, "small", ("127.0.0.1", 8000))[-2:] == ["--dtype", "bfloat16"]
-
-
-def test_a_device_is_refused(arguments):
-    arguments.device = "cuda:1"
-    with pytest.raises(ValueError, match="Found --device cuda:1 with --engine vllm"):
-        vllm_server.run(arguments, "small", ("127.0.0.1", 8000), None)
 
 
 def test_the_packaged_model_is_converted_and_the_key_is_a_variable(arguments, monkeypatch):

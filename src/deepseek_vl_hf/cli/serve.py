@@ -4,7 +4,7 @@ import argparse
 import os
 
 from ..hf.serving import check_installed
-from ..serving import transformers_server
+from ..serving import transformers_server, vllm_server
 from ..serving.engines import VLLM, choose
 from .address import check_address
 from .models import load_chat
@@ -24,8 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"Engine: {engine}. {reason}", flush=True)
     address = arguments.host, arguments.port
     if engine == VLLM:
-        from ..serving import vllm_server  # noqa: PLC0415
-
         return vllm_server.run(arguments, name, address, key)
     check_installed()
     chat = load_chat(arguments)

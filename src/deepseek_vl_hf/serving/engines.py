@@ -3,6 +3,9 @@
 import argparse
 from importlib.util import find_spec
 
+from ..checkpoints.layouts.files import local_folder
+from .vllm_server import can_serve
+
 TRANSFORMERS, VLLM = "transformers", "vllm"
 
 
@@ -14,6 +17,7 @@ def choose(arguments: argparse.Namespace) -> tuple[str, str]:
 
     Raises:
         ImportError: vLLM is asked for and not installed.
+        OSError: there is no such model.
         ValueError: an argument is not for the engine that is asked for.
     """
     refused = [option for name, option in _NOT_FOR_VLLM.items() if getattr(arguments, name)]
@@ -36,7 +40,8 @@ def choose(arguments: argparse.Namespace) -> tuple[str, str]:
         return TRANSFORMERS, "vLLM is not installed."
     if refused:
         return TRANSFORMERS, f"vLLM does not know {', '.join(refused)}."
-    return VLLM, "It is installed."
+    reason = can_serve(local_folder(arguments.model))
+    return (TRANSFORMERS, reason) if reason else (VLLM, "It is installed, and can serve the model.")
 
 
-_NOT_FOR_VLLM = {"int4": "--int4", "fast": "--fast"}
+_NOT_FOR_VLLM = {"int4": "--int4", "fast": "--fast", "device": "--device"}

@@ -50,20 +50,15 @@ def run(
     """Runs vLLM's server until it ends or is stopped; returns its exit status, or 128 + the signal that ended it.
 
     Args:
-        arguments: of the command: `model`, `dtype`, `device`, `max_images` and `engine_arguments`.
+        arguments: of the command: `model`, `dtype`, `max_images` and `engine_arguments`.
         name: of the model, for clients.
         address: host and port.
         key: that clients have to send; None for none.
         report: receives a line about what is done first.
 
     Raises:
-        OSError, ValueError: the checkpoint cannot be read or served, or `device` is given.
+        OSError, ValueError: the checkpoint cannot be read or served.
     """
-    if arguments.device is not None:
-        raise ValueError(
-            f"Found --device {arguments.device} with --engine vllm, which computes on the kind of device that it was "
-            "built for. Leave it out; CUDA_VISIBLE_DEVICES chooses among GPUs."
-        )
     folder = local_folder(arguments.model)
     reason = can_serve(folder)
     if reason:
