@@ -283,7 +283,7 @@ PAGES = {
     "docs/quantization.md": QUANTIZATION,
     "docs/chat.md": {"chat": chat_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
-    "docs/serving.md": {"serving": serving_tables.serving_table},
+    "docs/serving.md": {"serving": serving_tables.serving_table, "serving memory": serving_tables.memory_table},
     "docs/robustness.md": {"robustness": robustness_tables.cases_table},
     "docs/speed.md": {
         "speed vl2": speed_tables.speed_vl2_table,
