@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,7 +113,13 @@ def test_signals_are_passed_on(tmp_path, handler, status):
 def test_the_plugin_does_not_end_a_vllm_that_it_does_not_know(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "vllm", None)
     vllm_plugin.register()
-    assert "deepseek_vl_hf knows 0.32, and DeepSeek-VL models will not work here" in caplog.text
+    assert "deepseek_vl_hf knows 0.32 and 0.33, and DeepSeek-VL models will not work here" in caplog.text
+
+
+def test_the_plugin_says_that_a_vllm_is_too_old(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="0.31.0"))
+    vllm_plugin.register()
+    assert "will not work here (it is older)" in caplog.text
 
 
 def test_the_entry_point_names_the_plugin():

@@ -15,17 +15,18 @@ a slow reference without prefix caching, so there keys and values of all heads a
 the kernel all the same, VLLM_MLA_DISABLE=1 does without latents on a GPU. A thin model on top of vLLM's own DeepSeek-V2
 layers would have been a second implementation, to be held equal to ours.
 
-Written for vLLM 0.32, whose insides only `vllm_settings`, `vllm_models` and `vllm_renderer` know beside this module.
+Written for vLLM 0.32, whose insides only `vllm_settings`, `vllm_models` and `vllm_renderer` know beside this module; of
+0.33 only the names were compared.
 """
 
 import logging
-import os
 from importlib.metadata import PackageNotFoundError, version
+
+from packaging.version import Version
 
 from ..models.families import DEEPSEEK_VL2, FAMILIES
 
-# The name under which vLLM knows how we make ids of messages.
-MODE = "deepseek_vl_hf"
+OLDEST = (0, 32)
 # The class that vLLM takes originals of DeepSeek-VL2 for.
 ORIGINAL_VL2 = "DeepseekVLV2ForCausalLM"
 _HERE = __package__
@@ -45,20 +46,23 @@ def register() -> None:
         except PackageNotFoundError:
             found = "no vLLM"
         logger.warning(
-            f"Found {found}; deepseek_vl_hf knows 0.32, and DeepSeek-VL models will not work here ({error}). For them "
-            "install vllm==0.32.*, or serve them with: deepseek-vl serve MODEL --engine transformers"
+            f"Found {found}; deepseek_vl_hf knows 0.32 and 0.33, and DeepSeek-VL models will not work here ({error}). "
+            "For them install vllm==0.32.*, or serve them with: deepseek-vl serve MODEL --engine transformers"
         )
 
 
 def _register() -> None:
-    from vllm import ModelRegistry  # noqa: PLC0415
+    import vllm  # noqa: PLC0415
+
+    if Version(vllm.__version__).release < OLDEST:
+        raise ImportError("it is older")  # its backend has other classes, which are imported with a model only
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP  # noqa: PLC0415
     from vllm.model_executor.models.registry import _TRANSFORMERS_BACKEND_MODELS  # noqa: PLC0415
     from vllm.renderers.registry import RENDERER_REGISTRY  # noqa: PLC0415
     from vllm.tokenizers.registry import TokenizerRegistry  # noqa: PLC0415
     from vllm.transformers_utils.model_arch_config_convertor import MODEL_ARCH_CONFIG_CONVERTORS  # noqa: PLC0415
 
-    from .vllm_settings import FamilySettings, LatentArchitecture, OriginalSettings  # noqa: PLC0415
+    from .vllm_settings import MODE, FamilySettings, LatentArchitecture, OriginalSettings  # noqa: PLC0415
 
     # vLLM calls plugins in every process, and in one that makes several engines more than once.
     if MODE in RENDERER_REGISTRY.renderers:
@@ -68,7 +72,7 @@ def _register() -> None:
         kind = "MultiModalMoE" if family is DEEPSEEK_VL2 else "MultiModal"
         place = f"{_HERE}.vllm_models:Transformers{kind}ForCausalLM"
         # By its place, because importing the module would set up a GPU too early.
-        ModelRegistry.register_model(name, place)
+        vllm.ModelRegistry.register_model(name, place)
         # Asked for --model-impl transformers, vLLM takes the names in this table as they are.
         _TRANSFORMERS_BACKEND_MODELS[name] = ("transformers", place.rpartition(":")[2])
         MODELS_CONFIG_MAP[name] = FamilySettings
@@ -78,8 +82,3 @@ def _register() -> None:
     MODEL_ARCH_CONFIG_CONVERTORS[DEEPSEEK_VL2.config.model_type] = LatentArchitecture
     TokenizerRegistry.register(MODE, "vllm.tokenizers.hf", "CachedHfTokenizer")
     RENDERER_REGISTRY.register(MODE, f"{_HERE}.vllm_renderer", "FamilyRenderer")
-
-
-def expand_latents_on_cpu() -> None:
-    """Has vLLM cache keys and values of latent attention, unless the environment says what it is to do."""
-    os.environ.setdefault("VLLM_MLA_DISABLE", "1")

@@ -1,5 +1,6 @@
 """What vLLM is told about a family's checkpoint before it loads it; only vLLM's plugin imports this."""
 
+import os
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,7 +10,9 @@ from vllm.transformers_utils.model_arch_config_convertor import ModelArchConfigC
 
 from ..checkpoints.layouts.files import CONFIG, in_repository, read_json, require
 from .vllm_checkpoints import refusal
-from .vllm_plugin import MODE, expand_latents_on_cpu
+
+# The name under which vLLM knows how we make ids of messages.
+MODE = "deepseek_vl_hf"
 
 
 class FamilySettings(VerifyAndUpdateConfig):
@@ -24,7 +27,8 @@ class FamilySettings(VerifyAndUpdateConfig):
         """
         _refuse(model_config)
         if current_platform.is_cpu():
-            expand_latents_on_cpu()
+            # Keys and values of latent attention are cached, unless the environment says what vLLM is to do.
+            os.environ.setdefault("VLLM_MLA_DISABLE", "1")
             model_config.model_arch_config = model_config.get_model_arch_config()  # which goes by that
         if model_config.tokenizer_mode == "auto":
             model_config.tokenizer_mode = MODE
