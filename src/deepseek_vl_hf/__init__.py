@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .chat import Chat
     from .training.collator import ConversationCollator
     from .training.files import load_conversations
+    from .training.lora import lora_config
 
 __all__ = [
     "Chat",
@@ -56,6 +57,7 @@ __all__ = [
     "fast_dtype",
     "int4_config",
     "load_conversations",
+    "lora_config",
     "nano_path",
     "packing_report",
     "prepack_weights",
@@ -69,6 +71,7 @@ _ON_DEMAND = {
     "Chat": "chat",
     "ConversationCollator": "training.collator",
     "load_conversations": "training.files",
+    "lora_config": "training.lora",
 }
 
 

@@ -173,8 +173,9 @@ def test_the_chart_shows_the_measured_ratios():
 
 def test_the_page_on_training_runs(converted, tmp_path):
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    snippet, adapters = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert float(run_program(snippet.replace("build/flags", str(tmp_path / "flags"))).split()[-1]) > 0
+    assert "trainable params" in run_program(adapters.replace("path/to/model", str(converted)))
     rows = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     (tmp_path / "rows.jsonl").write_text("".join(rows), encoding="utf-8")
     shutil.copy(ROOT / "examples" / "pictures" / "shapes.png", tmp_path / "cat.jpg")

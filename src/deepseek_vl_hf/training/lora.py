@@ -1,0 +1,65 @@
+"""Which layers get adapters (LoRA, arXiv 2106.09685) where nothing else is asked for."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+from ..models.deepseek_moe.experts import DeepseekMoeExperts
+
+# In the names of modules; peft's own settings name them so.
+LAYERS = r".*language_model\.layers\."
+
+
+def lora_config(model: Any, rank: int = 16, *, experts: bool = False, **options: Any) -> Any:
+    """Settings for peft: adapters on attention and MLPs of the language model, for any of the families.
+
+    Towers and aligner are left alone, as is the router of DeepSeek-VL2, whose choices adapters would change at once.
+
+    Args:
+        model: one of this package's models, its language model also with 4-bit weights.
+        rank: of the adapters.
+        experts: whether DeepSeek-VL2's routed experts get adapters too, all of a layer by one pair of matrices each.
+        **options: of `peft.LoraConfig`, such as `lora_alpha` (by default twice the rank), `lora_dropout`, or
+            `target_modules` in place of these.
+
+    Returns:
+        A `peft.LoraConfig`, for `peft.get_peft_model` or a trainer.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError: the model has no language model with layers, or no experts that adapters can be added to.
+    """
+    try:
+        from peft import LoraConfig  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError("Adapters need peft: pip install 'deepseek-vl-hf[train]'") from error
+    settings = {"r": rank, "lora_alpha": 2 * rank, "target_modules": _linear_layers(model)}
+    if experts:
+        settings["target_parameters"] = _experts(model)
+    return LoraConfig(**{**settings, **options})
+
+
+def _linear_layers(model: nn.Module) -> str:
+    """A pattern for all linear layers of the language model, but those that it makes of others' weights."""
+    names = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.match(LAYERS, name)
+    }
+    if not names:
+        raise ValueError(
+            f"Found a {type(model).__name__} without linear layers in a language model; expected a DeepSeek-VL model, "
+            "before adapters are added and its weights are packed."
+        )
+    return rf"{LAYERS}.*\.({'|'.join(sorted(names))})"
+
+
+def _experts(model: nn.Module) -> list[str]:
+    """The parameters of all routed experts, by the end of their names."""
+    found = [module for module in model.modules() if isinstance(module, DeepseekMoeExperts)]
+    plain = all(type(parameter) is nn.Parameter for module in found for parameter in module.parameters())
+    if not found or not plain:
+        what = "4-bit experts" if found else "no experts"
+        raise ValueError(f"Found {what} in {type(model).__name__}; leave experts=True out.")
+    return ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
