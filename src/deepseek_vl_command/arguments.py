@@ -57,20 +57,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         )
         command.add_arguments(parsers[name])
         add_debug(parsers[name], default=argparse.SUPPRESS)  # it may stand before the command as well
-    words, for_engine = _split(sys.argv[1:] if arguments is None else arguments)
+    words, for_engine = _without_engine_arguments(sys.argv[1:] if arguments is None else arguments)
     parsed = parser.parse_args(words)
     if parsed.command == "serve":
         parsed.engine_arguments = for_engine
-    elif for_engine:
-        parser.error(f"unrecognized arguments: {' '.join(for_engine)}")
     if parsed.command == "convert" and parsed.destination is None and not parsed.dry_run:
         parsers["convert"].error("DST is missing. Name the folder to create, or pass --dry-run.")
     return parsed
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before and behind the first `--`; behind it are an engine's own arguments."""
-    place = words.index("--") if "--" in words else len(words)
+def _without_engine_arguments(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words, and what `serve` is given behind `--`: an engine's own arguments.
+
+    To argparse, and so to the other commands, what stands there is no option although it may begin with a dash.
+    """
+    command = next((word for word in words if not word.startswith("-")), None)
+    place = words.index("--") if command == "serve" and "--" in words else len(words)
     return [*words[:place]], [*words[place + 1 :]]
 
 

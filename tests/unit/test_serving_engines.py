@@ -60,10 +60,10 @@ def test_what_stands_behind_two_dashes_is_the_engines():
     assert parsed.engine_arguments == ["--tensor-parallel-size", "4", "--", "x"]
 
 
-def test_other_commands_have_no_engine(capsys):
-    with pytest.raises(SystemExit):
-        arguments.parse(["chat", "--", "nano"])
-    assert "unrecognized arguments: nano" in capsys.readouterr().err
+def test_for_other_commands_two_dashes_are_those_of_argparse():
+    """What stands behind them is no option, whatever it begins with."""
+    assert arguments.parse(["--debug", "describe", "--json", "--", "-odd.png"]).pictures == ["-odd.png"]
+    assert arguments.parse(["chat", "--", "serve"]).model == "serve"
 
 
 def test_an_engine_that_is_missing_is_one_line(monkeypatch, capsys):
