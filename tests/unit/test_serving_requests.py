@@ -98,6 +98,15 @@ def test_a_link_is_fetched_before_the_engine_is_asked(reader, monkeypatch):
     assert base64.b64decode(data) == file.getvalue()
 
 
+def test_a_link_that_fails_without_words_is_named(reader, monkeypatch):
+    def fail(url, private):
+        raise TimeoutError
+
+    monkeypatch.setattr(requests, "fetch", fail)
+    with pytest.raises(RequestError, match=r"a\.png', cannot be had: TimeoutError"):
+        reader.read({"messages": ask("Hi", "https://example.com/a.png")})
+
+
 BAD = {
     "no object": ([], "is a JSON list; expected an object"),
     "no messages": ({}, "no messages"),
@@ -124,6 +133,7 @@ BAD = {
     "n": ({"messages": ask(), "n": 17}, "n is 17; expected a whole number from 1 to 16"),
     "a length": ({"messages": ask(), "max_tokens": 0}, "max_tokens is 0; expected a whole number from 1 up"),
     "a stop": ({"messages": ask(), "stop": ["a", ""]}, "stop is ['a', '']; expected"),
+    "a bias of thousands of digits": ({"messages": ask(), "logit_bias": {"9" * 5000: 1}}, "logit_bias holds '999"),
     "a bias": ({"messages": ask(), "logit_bias": {"-1": 1}}, "logit_bias holds '-1': 1; expected"),
     "stream": ({"messages": ask(), "stream": "yes"}, "stream is 'yes'; expected true or false"),
     "penalties": (

@@ -19,9 +19,9 @@ _UNDERSTOOD = {
     *("temperature", "top_p", "seed", "frequency_penalty", "repetition_penalty", "logit_bias"),
 }
 # Says nothing about the answer.
-_WITHOUT_EFFECT = {
-    *("metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"),
-}
+_WITHOUT_EFFECT = frozenset(
+    ("metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user")
+)
 # What clients send where they ask for nothing.
 _NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {}, ["text"], {"type": "text"}, "none", "auto")
 MOST_CHOICES = 16
@@ -155,7 +155,8 @@ class RequestReader:
         try:
             return fetch(url.strip(), private=False)
         except Exception as error:  # what networks and servers do is never a fault of this server
-            raise RequestError(f"{place}, {url[:60]!r}, cannot be had: {error or type(error).__name__}.") from error
+            reason = str(error) or type(error).__name__
+            raise RequestError(f"{place}, {url[:60]!r}, cannot be had: {reason}.") from error
 
     def _sampling(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """How to choose tokens: a temperature always, because 0 is how an engine is told to take the likeliest."""
@@ -253,7 +254,8 @@ def _logit_bias(bias: Any, vocabulary: int) -> dict[str, float] | None:
     if not isinstance(bias, Mapping):
         raise RequestError(f"logit_bias is {bias!r}; expected {expected}.")
     for token, value in bias.items():
-        known = token.isascii() and token.isdigit() and int(token) < vocabulary
+        # Python reads numbers of a few thousand digits alone.
+        known = token.isascii() and token.isdigit() and len(token) < 20 and int(token) < vocabulary
         if not (known and is_number(value) and -100 <= value <= 100):
             raise RequestError(f"logit_bias holds {token!r}: {value!r}; expected {expected}.")
     return {token: float(value) for token, value in bias.items()}
