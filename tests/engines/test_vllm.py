@@ -6,7 +6,6 @@ Each engine runs in a process of its own, as users start it, so the plugin is fo
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from addresses import free_port
 from asking import MOST_TOKENS, conversations, picture, user
 from deepseek_vl_hf.nano.folder import nano_path
 from family import FIXTURES, VL2_FAMILIES, VL_FAMILIES
@@ -118,12 +118,6 @@ def test_originals_are_refused_early(ask, folder, implementation):
 def test_narrow_heads_are_refused_early_on_a_cpu(ask, families):
     found = ask(families["vl"].converted, [])
     assert "has heads of width 16; vLLM's attention on a CPU has 32, 64" in found["error"]
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Server:

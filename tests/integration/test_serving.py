@@ -24,6 +24,7 @@ pytest.importorskip("fastapi", reason="needs what a server needs: pip install 'd
 openai = pytest.importorskip("openai", reason="needs OpenAI's client: pip install 'deepseek-vl-hf[serving]'")
 
 import deepseek_vl_hf
+from addresses import free_port
 from deepseek_vl_hf import Chat
 from deepseek_vl_hf.registration import register, unregister
 from deepseek_vl_hf.serving import transformers_server
@@ -33,12 +34,6 @@ pytestmark = pytest.mark.server
 
 NEW_TOKENS = 12
 ROOT = Path(__file__).parents[2]
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def uri(path):
@@ -231,10 +226,9 @@ def test_a_client_that_leaves_ends_its_answer(nano, nano_client):
             break
     stream.close()
     time.sleep(1)
-    assert len(steps) < 400  # it would go on to 1500
     done = len(steps)
     time.sleep(0.5)
-    assert len(steps) == done
+    assert len(steps) == done  # to the end it would take seven seconds at least
     hook.remove()
     assert answer(nano_client, "nano", CONVERSATIONS["one picture"])
 
@@ -276,9 +270,12 @@ def wait_for(port):
 
 
 def test_the_command():
-    """Says what runs and where, asks for a key, is there again when it was killed, and ends when it is told to."""
-    for last in (False, True):
-        with command("--name", "tiny", DEEPSEEK_VL_API_KEY="secret") as (process, port):
+    """Says what runs and where, asks for a key, is there again when it was killed, and ends when it is told to.
+
+    First with packed weights, then with weights of 4 bits.
+    """
+    for last, option in ((False, "--fast"), (True, "--int4")):
+        with command("--name", "tiny", option, DEEPSEEK_VL_API_KEY="secret") as (process, port):
             assert wait_for(port) == {"status": "ok"}
             client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret", max_retries=0)
             assert [model.id for model in client.models.list()] == ["tiny"]

@@ -21,6 +21,8 @@ from deepseek_vl_hf.checkpoints.conversion.jobs import ORIGINAL, TRANSFORMERS
 from deepseek_vl_hf.models import sampling
 from deepseek_vl_hf.nano.folder import NANO
 from deepseek_vl_hf.quantization.packing import GROUP_SIZES
+from deepseek_vl_hf.serving import engines
+from deepseek_vl_hf.serving.requests import MOST_PICTURES
 
 # In an interpreter of its own: the exit status, and the packages that were imported beside the standard library.
 PROGRAM = """
@@ -118,6 +120,8 @@ def test_the_help_says_what_the_package_does():
     assert (arguments.TRANSFORMERS, arguments.ORIGINAL) == (TRANSFORMERS, ORIGINAL)
     assert set(arguments.GROUP_SIZES) == set(GROUP_SIZES)
     assert arguments.SAMPLING.items() <= SAMPLING.items()
+    assert set(arguments.ENGINES) == {"auto", engines.TRANSFORMERS, engines.VLLM}
+    assert arguments.parse(["serve"]).max_images == MOST_PICTURES
     for name in ("COLDEST", "HOTTEST", "LEAST_PENALTY", "LARGEST_PENALTY"):
         assert getattr(values, name) == getattr(sampling, name)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 
 from ..hf.serving import check_installed
 from ..serving import transformers_server, vllm_server
@@ -24,10 +25,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"Engine: {engine}. {reason}", flush=True)
     address = arguments.host, arguments.port
     if engine == VLLM:
-        return vllm_server.run(arguments, name, address, key)
+        # Where vLLM writes what it does.
+        return vllm_server.run(arguments, name, address, key, lambda line: print(line, file=sys.stderr))
     check_installed()
     chat = load_chat(arguments)
-    chat.progress = lambda *_: None
     print(f"{name} is served at http://{arguments.host}:{arguments.port}/v1", flush=True)
     transformers_server.server_of(chat.model, chat.processor, name, address, key, arguments.max_images).run()
     return 0

@@ -69,11 +69,7 @@ def server_of(model: Any, processor: Any, address: tuple[str, int], in_front: Ca
 
     Returns:
         A `uvicorn.Server`; `run()` serves until it is stopped.
-
-    Raises:
-        ImportError: what the server needs is not installed.
     """
-    check_installed()
     from transformers.cli.serve import Serve  # noqa: PLC0415 - needs FastAPI, where it is installed
     from transformers.cli.serving.model_manager import TimedModel  # noqa: PLC0415
 

@@ -10,6 +10,9 @@ from ..hf.versions import CACHE
 from .checks import check_exactly_one, warn_of_images_left_out, warn_of_slow_type
 from .fusion import image_token_mask, insert_image_embeds
 
+# Of labels, as of torch's cross entropy.
+IGNORED = -100
+
 
 def embed_inputs(
     model: Any,

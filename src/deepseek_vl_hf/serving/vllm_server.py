@@ -24,10 +24,6 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Report = Callable[[str], object]
 
 
-def _to_log(line: str) -> None:
-    sys.stderr.write(f"{line}\n")  # where vLLM writes what it does
-
-
 def can_serve(folder: str | Path) -> str | None:
     """Why vLLM cannot take a checkpoint, as a sentence that says what to do; None if it can.
 
@@ -44,9 +40,7 @@ def can_serve(folder: str | Path) -> str | None:
     return refusal(config, str(folder), on_cpu=not torch.cuda.is_available())
 
 
-def run(
-    arguments: argparse.Namespace, name: str, address: tuple[str, int], key: str | None, report: Report = _to_log
-) -> int:
+def run(arguments: argparse.Namespace, name: str, address: tuple[str, int], key: str | None, report: Report) -> int:
     """Runs vLLM's server until it ends or is stopped; returns its exit status, or 128 + the signal that ended it.
 
     Args:

@@ -15,10 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
 from ..conversation.messages import IMAGE_KEYS, Conversation, image_parts
+from ..models.steps import IGNORED
 from ..pictures.opening import open_image, to_rgb
 from .rows import conversation_of
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..models.deepseek_moe.experts import DeepseekMoeExperts
 
-# In the names of modules; peft's own settings name them so.
+# Of the language model, as a pattern for names of modules.
 LAYERS = r".*language_model\.layers\."
 
 
@@ -41,7 +41,7 @@ def lora_config(model: Any, rank: int = 16, *, experts: bool = False, **options:
 
 
 def _linear_layers(model: nn.Module) -> str:
-    """A pattern for all linear layers of the language model, but those that it makes of others' weights."""
+    """A pattern for the names of all linear layers of the language model."""
     names = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()

@@ -32,13 +32,11 @@ from ...hf.layers import (
 from ...hf.model import HfModel
 from ...hf.outputs import LanguageModelOutput
 from ...hf.versions import cache_under_both_names, with_cache
+from ..steps import IGNORED
 from .configuration_deepseek_moe import DeepseekMoeConfig
 from .engine_attention import DeepseekMoeEngineAttention
 from .experts import BY_DEVICE, DeepseekMoeBlock, DeepseekMoeExperts, DeepseekMoeMLP, DeepseekMoeRouter, balance_loss
 from .latent_attention import DeepseekMoeLatentAttention
-
-# As of torch's cross entropy.
-IGNORED_LABEL = -100
 
 
 class DeepseekMoeDecoderLayer(GradientCheckpointingLayer):
@@ -134,7 +132,7 @@ class DeepseekMoeModel(HfModel):
             )
         shape = (labels.shape[0], labels.shape[1])
         mask = attention_mask[:, -shape[1] :] if attention_mask is not None and attention_mask.ndim == 2 else None
-        weights = None if num_items_in_batch is None else (labels[:, 1:] != IGNORED_LABEL).sum(-1) / num_items_in_batch
+        weights = None if num_items_in_batch is None else (labels[:, 1:] != IGNORED).sum(-1) / num_items_in_batch
         losses = [balance_loss(*pair, mask, shape, weights) for pair in zip(routers, router_logits, strict=True)]
         return self.config.router_aux_loss_coef * torch.stack([loss.to(losses[0].device) for loss in losses]).sum()
 
