@@ -114,6 +114,53 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_answers(family, collate):
     assert torch.allclose(together, sums / counts, rtol=1e-4)
 
 
+def rows_of_all_kinds(family):
+    """With a picture, with several, with none; one turn and two."""
+    pictures = [Image.new("RGB", (60, 40), color) for color in ("red", "green", "blue")]
+    parts = [{"type": "image", "image": picture} for picture in pictures]
+    return [
+        [turn("user", parts[0], text("Which?")), turn("assistant", text("Red.")), *dialogue("Yes.", images=0)],
+        [turn("user", text("Nothing to see?")), turn("assistant", text("No, nothing at all."))],
+        [turn("user", *parts[1:], text("And these?")), turn("assistant", text("Green and blue."))],
+    ]
+
+
+@pytest.mark.parametrize("settings", [{"packed": True}, {"answers_only": True}, {"packed": True, "answers_only": True}])
+def test_packed_batches_and_answers_alone_give_the_same_loss(family, settings, relative):
+    """And the same gradients, the balance loss included."""
+    rows, model = rows_of_all_kinds(family), family.load().train()
+    asked = {"output_router_logits": True} if family.is_vl2 else {}
+    results = []
+    for collator in (ConversationCollator(family.processor), ConversationCollator(family.processor, **settings)):
+        batch = collator(rows)
+        items = (batch["labels"][:, 1:] != -100).sum()
+        model.zero_grad()
+        output = model(**batch, **asked, num_items_in_batch=items)
+        output.loss.backward()
+        gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+        results.append((items, output, torch.cat(gradients)))
+    (items, output, gradients), (other_items, other, other_gradients) = results
+    assert items == other_items
+    assert other.loss.item() == pytest.approx(output.loss.item(), rel=1e-5)
+    # As one: keys' biases change nothing in attention, so their gradients are rounding alone.
+    assert relative(other_gradients, gradients) < 1e-5
+    if settings.get("answers_only"):
+        assert other.logits.shape == (items, output.logits.shape[-1])
+    if family.is_vl2:
+        assert other.aux_loss.item() == pytest.approx(output.aux_loss.item(), rel=1e-5)
+
+
+def test_packed_lengths_can_be_multiples(processor):
+    rows = [dialogue("Red."), dialogue("Blue, I think.", images=0)]
+    whole = ConversationCollator(processor, packed=True)(rows)
+    padded = ConversationCollator(processor, packed=True, pad_to_multiple_of=64)(rows)
+    length = whole["input_ids"].shape[1]
+    assert padded["input_ids"].shape[1] % 64 == 0
+    assert all(torch.equal(padded[name][:, :length], whole[name]) for name in ("input_ids", "position_ids", "labels"))
+    assert (padded["labels"][:, length:] == -100).all()
+    assert padded["position_ids"][0, length] == 0
+
+
 def test_the_originals_messages(processor, collate, gap):
     row = [
         {"role": "User", "content": f"{processor.image_token}What?", "images": [PICTURE]},

@@ -18,6 +18,7 @@ from deepseek_vl_hf.models.deepseek_moe.experts import (
     DeepseekMoeRouter,
     balance_loss,
     experts_by_device,
+    members_of_sequences,
 )
 from family import VL2_FAMILIES, relative_error
 
@@ -151,18 +152,28 @@ def test_compiled_graphs_take_grouped_products(monkeypatch):
 def test_balance_loss_is_one_where_all_experts_are_chosen_alike():
     module = router()
     even = torch.stack([torch.roll(torch.tensor([9.0, 8, 7, 0, 0, 0, 0, 0]), shift) for shift in range(8)])
-    assert balance_loss(module, even, None, (1, 8)).item() == pytest.approx(1.0)
+    together = torch.ones(1, 8)
+    assert balance_loss(module, even, together).item() == pytest.approx(1.0)
     uneven = even[:1].expand(8, -1)
     probabilities = even[0].softmax(0)
-    assert balance_loss(module, uneven, None, (1, 8)).item() == pytest.approx(8 / 3 * probabilities[:3].sum().item())
+    assert balance_loss(module, uneven, together).item() == pytest.approx(8 / 3 * probabilities[:3].sum().item())
 
 
 def test_balance_loss_leaves_padding_out():
     module, logits = router(**SIGMOID), torch.randn(10, 8)
     mask = torch.ones(2, 5)
     mask[0, :2] = 0
-    alone = [balance_loss(module, part, None, (1, len(part))) for part in (logits[2:5], logits[5:])]
-    assert torch.allclose(balance_loss(module, logits, mask, (2, 5)), torch.stack(alone).mean())
+    members = members_of_sequences(torch.zeros(2, 5), mask, None)
+    assert members.tolist() == [[0, 0, 1, 1, 1, 0, 0, 0, 0, 0], [0] * 5 + [1] * 5]
+    alone = [balance_loss(module, part, torch.ones(1, len(part))) for part in (logits[2:5], logits[5:])]
+    assert torch.allclose(balance_loss(module, logits, members), torch.stack(alone).mean())
+
+
+def test_packed_sequences_are_told_apart_by_their_positions():
+    members = members_of_sequences(torch.zeros(1, 6), None, torch.tensor([[0, 1, 2, 0, 0, 1]]))
+    assert members.tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 1]]
+    rows = members_of_sequences(torch.zeros(2, 2), None, torch.arange(2)[None])
+    assert rows.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
 
 
 @torch.no_grad()
@@ -178,7 +189,7 @@ def test_router_logits_and_the_auxiliary_loss_on_request(vl2):
     assert output.router_logits[0].shape == (labels.numel(), config.n_routed_experts)
     gates = [layer.mlp.gate for layer in model.model.language_model.layers[config.first_k_dense_replace :]]
     pairs = zip(gates, output.router_logits, strict=True)
-    expected = sum(balance_loss(gate, logits, None, labels.shape) for gate, logits in pairs)
+    expected = sum(balance_loss(gate, logits, torch.ones(1, labels.numel())) for gate, logits in pairs)
     assert torch.allclose(output.aux_loss, config.router_aux_loss_coef * expected)
     assert torch.allclose(output.loss, plain.loss + output.aux_loss)
 

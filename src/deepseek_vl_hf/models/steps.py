@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..hf.outputs import MultimodalCausalLMOutputWithPast, MultimodalModelOutputWithPast
@@ -47,6 +48,14 @@ def embed_inputs(
     return insert_image_embeds(embeds, image_features.pooler_output, mask)
 
 
+def with_use_cache(use_cache: bool | None, labels: torch.Tensor | None) -> bool | None:
+    """Whether to return a cache, where nothing is asked for: not beside labels.
+
+    Training has no use for one, and where there is one, transformers' masks let packed sequences see each other.
+    """
+    return False if use_cache is None and labels is not None else use_cache
+
+
 def model_output(outputs: Any, image_features: BaseModelOutputWithPooling | None) -> MultimodalModelOutputWithPast:
     """The language model's output, with the image embeddings beside it."""
     return MultimodalModelOutputWithPast(
@@ -72,11 +81,18 @@ def head_output(
         model: has `lm_head`, `loss_function` and the config.
         outputs: of the model without the head.
         labels: [batch, sequence], not shifted; -100 is left out.
-        logits_to_keep: how many last positions get logits (0: all), or a 1-D tensor of positions.
+        logits_to_keep: how many last positions get logits (0: all), a 1-D tensor of positions, or a mask
+            [batch, sequence], whose positions become one axis: logits are then [positions, vocabulary], and the loss
+            falls on what follows these positions alone.
         kwargs: for the loss, such as `num_items_in_batch`.
     """
-    kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-    logits = model.lm_head(outputs.last_hidden_state[:, kept])
+    kept: Any = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    masked = isinstance(kept, torch.Tensor) and kept.dtype == torch.bool
+    if masked and labels is not None:
+        shifted = kwargs.get("shift_labels")
+        next_labels = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:] if shifted is None else shifted
+        kwargs = {**kwargs, "shift_labels": next_labels[kept]}
+    logits = model.lm_head(outputs.last_hidden_state[kept] if masked else outputs.last_hidden_state[:, kept])
     loss = None
     if labels is not None:
         loss = model.loss_function(logits, labels, vocab_size=model.config.text_config.vocab_size, **kwargs)

@@ -4,6 +4,7 @@ rows: conversations whose last assistant turn is an answer
   --chat template, image processor--> ids, which of them the assistant wrote, pixel tensors
   --cut at max_length, never inside an image-->
   --pad on the right--> input_ids, attention_mask, labels [batch, sequence], pixel tensors, one row per image
+    or, packed, one behind the other--> input_ids, position_ids, labels [1, sequence], the same pixel tensors
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
@@ -46,6 +48,10 @@ class ConversationCollator:
             left out with everything behind it.
         pad_to_multiple_of: pads the batch's length up to a multiple, which compiled models like.
         mask_prompt: whether only answers are learnt.
+        packed: put the conversations one behind the other instead of below each other, so that nothing is padded.
+            Positions begin anew with each, by which attention and the balance loss keep them apart.
+        answers_only: have logits made only where they are learnt from, which saves most of the memory that a large
+            vocabulary takes. The model's `logits` are then [positions, vocabulary].
 
     Raises:
         ValueError: `max_length` or `pad_to_multiple_of` is below 1.
@@ -58,6 +64,8 @@ class ConversationCollator:
         truncation: bool = False,
         pad_to_multiple_of: int | None = None,
         mask_prompt: bool = True,
+        packed: bool = False,
+        answers_only: bool = False,
     ) -> None:
         for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
             if value is not None and value < 1:
@@ -67,6 +75,8 @@ class ConversationCollator:
         self.truncation = truncation
         self.pad_to_multiple_of = pad_to_multiple_of or 1
         self.mask_prompt = mask_prompt
+        self.packed = packed
+        self.answers_only = answers_only
 
     def __call__(self, rows: Sequence[Any]) -> BatchFeature:
         """Makes one batch.
@@ -76,8 +86,10 @@ class ConversationCollator:
                 Pictures stand in the messages or in a column `images` beside them; `rows.conversation_of` says how.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels` [batch, sequence], padded on the right, and the image processor's
-            tensors, one row per picture of the batch in the order of their places; without pictures there are none.
+            `input_ids`, `attention_mask`, `labels` [batch, sequence], padded on the right; packed, `input_ids`,
+            `position_ids`, `labels` [1, sequence]. With `answers_only` a mask `logits_to_keep` of the same shape. And
+            the image processor's tensors, one row per picture of the batch in the order of their places; without
+            pictures there are none.
 
         Raises:
             ValueError, TypeError: no rows; a row that is no conversation, has no assistant answer, holds what nothing
@@ -92,7 +104,10 @@ class ConversationCollator:
             for name in self.processor.image_processor.model_input_names
             if any(name in row.pixels for row in encoded)
         }
-        return BatchFeature({**self._pad(encoded), **pixels})
+        batch = self._pack(encoded) if self.packed else self._pad(encoded)
+        if self.answers_only:
+            batch["logits_to_keep"] = functional.pad(batch["labels"][:, 1:] != IGNORED, (0, 1))
+        return BatchFeature({**batch, **pixels})
 
     def _encode(self, row: Any, place: str) -> _Row:
         # Row by row: cut before they are padded, and with an error that names the row.
@@ -154,18 +169,27 @@ class ConversationCollator:
         return self.max_length, len(image_lengths)
 
     def _pad(self, rows: list[_Row]) -> dict[str, torch.Tensor]:
-        longest = max(len(row.input_ids) for row in rows)
-        length = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
-
-        def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
-            batch = pad_sequence(tensors, batch_first=True, padding_value=value)
-            return torch.nn.functional.pad(batch, (0, length - batch.shape[1]), value=value)
-
         return {
-            "input_ids": padded([row.input_ids for row in rows], self.processor.tokenizer.pad_token_id),
-            "attention_mask": padded([torch.ones_like(row.input_ids) for row in rows], 0),
-            "labels": padded([row.labels for row in rows], IGNORED),
+            "input_ids": self._below_each_other([row.input_ids for row in rows], self.processor.tokenizer.pad_token_id),
+            "attention_mask": self._below_each_other([torch.ones_like(row.input_ids) for row in rows], 0),
+            "labels": self._below_each_other([row.labels for row in rows], IGNORED),
         }
+
+    def _pack(self, rows: list[_Row]) -> dict[str, torch.Tensor]:
+        # What stands before a conversation's first token is another one's end, from which nothing is to be learnt.
+        labels = [functional.pad(row.labels[1:], (1, 0), value=IGNORED) for row in rows]
+        positions = [torch.arange(len(row.input_ids)) for row in rows]
+        missing = -sum(map(len, positions)) % self.pad_to_multiple_of
+        padding = torch.full((missing,), self.processor.tokenizer.pad_token_id)
+        return {
+            "input_ids": torch.cat([*(row.input_ids for row in rows), padding])[None],
+            "position_ids": torch.cat([*positions, torch.arange(missing)])[None],
+            "labels": torch.cat([*labels, torch.full((missing,), IGNORED)])[None],
+        }
+
+    def _below_each_other(self, tensors: list[torch.Tensor], value: int) -> torch.Tensor:
+        batch = pad_sequence(tensors, batch_first=True, padding_value=value)
+        return functional.pad(batch, (0, -batch.shape[1] % self.pad_to_multiple_of), value=value)
 
 
 def _place(row: Any, number: int) -> str:

@@ -186,8 +186,7 @@ class DeepseekMoeBlock(nn.Module):
 def balance_loss(
     router: DeepseekMoeRouter,
     logits: torch.Tensor,
-    mask: torch.Tensor | None,
-    shape: tuple[int, int],
+    members: torch.Tensor,
     sequence_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """How unevenly one layer's tokens choose experts: 1 where all are chosen alike (arXiv 2401.06066, section 3.3).
@@ -197,17 +196,40 @@ def balance_loss(
 
     Args:
         router: of the layer.
-        logits: [batch * sequence, experts].
-        mask: [batch, sequence], 0 at padding, which does not count.
-        shape: batch and sequence.
-        sequence_weights: [batch]; None for their mean.
+        logits: [tokens, experts].
+        members: [sequences, tokens], 1 where a token is one of a sequence's; padding is none's.
+        sequence_weights: [sequences]; None for their mean.
     """
     scores = router.scores(logits)
-    scores = (scores / scores.sum(-1, keepdim=True)).unflatten(0, shape)
+    scores = scores / scores.sum(-1, keepdim=True)
     _, experts = router.choose(logits)
-    chosen = torch.zeros_like(logits).scatter(-1, experts, 1.0).unflatten(0, shape)
-    kept = torch.ones(shape, device=logits.device) if mask is None else mask.to(logits.device, torch.float32)
-    share = kept / kept.sum(-1, keepdim=True).clamp(min=1)
-    frequencies = (chosen * share[..., None]).sum(1) * (logits.shape[-1] / experts.shape[-1])
-    losses = (frequencies * (scores * share[..., None]).sum(1)).sum(-1)
+    chosen = torch.zeros_like(scores).scatter(-1, experts, 1.0)
+    # One matrix for all sequences: sums by index come in no fixed order on a GPU.
+    share = members.to(scores) / members.sum(-1, keepdim=True).clamp(min=1).to(scores)
+    frequencies = (share @ chosen) * (logits.shape[-1] / experts.shape[-1])
+    losses = (frequencies * (share @ scores)).sum(-1)
     return losses.mean() if sequence_weights is None else losses @ sequence_weights.to(losses)
+
+
+def members_of_sequences(
+    labels: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+) -> torch.Tensor:
+    """Which tokens make up each sequence: a row of a batch, or where rows are packed, each part of a row.
+
+    Args:
+        labels: [batch, sequence].
+        attention_mask: [batch, past + sequence], 0 at padding; any other mask is not read.
+        position_ids: [batch, sequence]. Without a mask they tell where a row's next sequence begins, as they do for
+            transformers' attention.
+
+    Returns:
+        [sequences, batch * sequence], 1 or 0.
+    """
+    begins = torch.zeros_like(labels, dtype=torch.bool)
+    if attention_mask is None and position_ids is not None:
+        begins[:, 1:] = position_ids.expand(labels.shape).diff(dim=-1) != 1
+    begins[:, 0] = True
+    members = functional.one_hot(begins.flatten().cumsum(0) - 1).T
+    if attention_mask is not None and attention_mask.ndim == 2:
+        members = members * (attention_mask[:, -labels.shape[1] :] != 0).flatten()
+    return members

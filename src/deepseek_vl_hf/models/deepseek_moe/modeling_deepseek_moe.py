@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import Cache, DynamicCache
 
 from ...hf.attention import OF_ENGINES, attention_of
@@ -35,7 +36,15 @@ from ...hf.versions import cache_under_both_names, with_cache
 from ..steps import IGNORED
 from .configuration_deepseek_moe import DeepseekMoeConfig
 from .engine_attention import DeepseekMoeEngineAttention
-from .experts import BY_DEVICE, DeepseekMoeBlock, DeepseekMoeExperts, DeepseekMoeMLP, DeepseekMoeRouter, balance_loss
+from .experts import (
+    BY_DEVICE,
+    DeepseekMoeBlock,
+    DeepseekMoeExperts,
+    DeepseekMoeMLP,
+    DeepseekMoeRouter,
+    balance_loss,
+    members_of_sequences,
+)
 from .latent_attention import DeepseekMoeLatentAttention
 
 
@@ -108,6 +117,7 @@ class DeepseekMoeModel(HfModel):
         router_logits: Any,
         labels: torch.Tensor,
         attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """The sum of all layers' balance losses, each times `router_aux_loss_coef`, as the original adds them.
@@ -116,6 +126,7 @@ class DeepseekMoeModel(HfModel):
             router_logits: per layer with experts, [batch * sequence, experts].
             labels: [batch, sequence].
             attention_mask: [batch, past + sequence], 0 at padding, which does not count; any other mask is not read.
+            position_ids: [batch, sequence], by which packed sequences are told apart.
             num_items_in_batch: labels of all that the optimizer sees at once, of which this may be a part. Sequences
                 then count by their labels, so that the parts add up to the same, however they are cut. None for the
                 mean over sequences.
@@ -130,10 +141,15 @@ class DeepseekMoeModel(HfModel):
                 "Found gradient checkpointing that records the routers' logits without a graph, so that the auxiliary "
                 'loss would teach nothing; expected gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
-        shape = (labels.shape[0], labels.shape[1])
-        mask = attention_mask[:, -shape[1] :] if attention_mask is not None and attention_mask.ndim == 2 else None
-        weights = None if num_items_in_batch is None else (labels[:, 1:] != IGNORED).sum(-1) / num_items_in_batch
-        losses = [balance_loss(*pair, mask, shape, weights) for pair in zip(routers, router_logits, strict=True)]
+        members = members_of_sequences(labels, attention_mask, position_ids)
+        weights = None
+        if num_items_in_batch is not None:
+            learnt = functional.pad(labels[:, 1:] != IGNORED, (0, 1)).flatten()
+            weights = (members * learnt.to(members)).sum(-1) / num_items_in_batch
+        losses = [
+            balance_loss(router, logits, members.to(logits.device), weights)
+            for router, logits in zip(routers, router_logits, strict=True)
+        ]
         return self.config.router_aux_loss_coef * torch.stack([loss.to(losses[0].device) for loss in losses]).sum()
 
     @cache_under_both_names

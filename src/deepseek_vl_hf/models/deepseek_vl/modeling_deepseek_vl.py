@@ -25,7 +25,7 @@ from ..checks import check_not_encoded_twice, check_pixels
 from ..encoding import in_chunks
 from ..generation import MultimodalGenerationMixin
 from ..pretrained import MultimodalPreTrainedModel
-from ..steps import embed_inputs, head_output, model_output
+from ..steps import embed_inputs, head_output, model_output, with_use_cache
 from .configuration_deepseek_vl import DeepseekVLConfig
 
 
@@ -174,8 +174,9 @@ class DeepseekVLForConditionalGeneration(MultimodalGenerationMixin, DeepseekVLPr
             cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             labels: [batch, sequence], ids of the tokens themselves (they are shifted here); -100 is left out.
-            use_cache: whether to return a cache.
-            logits_to_keep: how many last positions get logits (0: all), or a 1-D tensor of positions.
+            use_cache: whether to return a cache; without labels the config's `use_cache` is the default.
+            logits_to_keep: how many last positions get logits (0: all), a 1-D tensor of positions, or a mask
+                [batch, sequence]: logits are then [positions, vocabulary], which training needs of answers alone.
             mm_encoder_outputs: images that were encoded before, instead of `pixel_values`.
             **kwargs: for the language model and the loss.
         """
@@ -186,7 +187,7 @@ class DeepseekVLForConditionalGeneration(MultimodalGenerationMixin, DeepseekVLPr
             position_ids=position_ids,
             cache=cache,
             inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
+            use_cache=with_use_cache(use_cache, labels),
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
             **kwargs,

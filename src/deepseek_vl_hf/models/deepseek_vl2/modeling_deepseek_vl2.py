@@ -36,7 +36,7 @@ from ..encoding import encode_distinct, in_chunks
 from ..fusion import images_per_prompt
 from ..generation import MultimodalGenerationMixin
 from ..pretrained import MultimodalPreTrainedModel
-from ..steps import embed_inputs, head_output, model_output
+from ..steps import embed_inputs, head_output, model_output, with_use_cache
 from .configuration_deepseek_vl2 import DeepseekVL2Config
 from .tiling import num_image_tokens, num_tiles
 
@@ -288,8 +288,9 @@ class DeepseekVL2ForConditionalGeneration(MultimodalGenerationMixin, DeepseekVL2
             cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             labels: [batch, sequence], ids of the tokens themselves (they are shifted here); -100 is left out.
-            use_cache: whether to return a cache.
-            logits_to_keep: how many last positions get logits (0: all), or a 1-D tensor of positions.
+            use_cache: whether to return a cache; without labels the config's `use_cache` is the default.
+            logits_to_keep: how many last positions get logits (0: all), a 1-D tensor of positions, or a mask
+                [batch, sequence]: logits are then [positions, vocabulary], which training needs of answers alone.
             mm_encoder_outputs: images that were encoded before, instead of pixels.
             **kwargs: for the language model and the loss.
         """
@@ -301,7 +302,7 @@ class DeepseekVL2ForConditionalGeneration(MultimodalGenerationMixin, DeepseekVL2
             position_ids=position_ids,
             cache=cache,
             inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
+            use_cache=with_use_cache(use_cache, labels),
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
             **kwargs,
@@ -309,7 +310,7 @@ class DeepseekVL2ForConditionalGeneration(MultimodalGenerationMixin, DeepseekVL2
         output = head_output(self, outputs, labels, logits_to_keep, kwargs)
         if output.router_logits is not None and labels is not None and output.loss is not None:
             output.aux_loss = self.model.language_model.balance_loss(
-                output.router_logits, labels, attention_mask, kwargs.get("num_items_in_batch")
+                output.router_logits, labels, attention_mask, position_ids, kwargs.get("num_items_in_batch")
             )
             output.loss = output.loss + output.aux_loss.to(output.loss.device)
         return output

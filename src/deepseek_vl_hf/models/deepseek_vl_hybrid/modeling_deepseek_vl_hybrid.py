@@ -35,7 +35,7 @@ from ..encoding import in_chunks
 from ..generation import MultimodalGenerationMixin
 from ..pretrained import MultimodalPreTrainedModel
 from ..sam import SamEncoder, SamNeck
-from ..steps import embed_inputs, head_output, model_output
+from ..steps import embed_inputs, head_output, model_output, with_use_cache
 from .configuration_deepseek_vl_hybrid import DeepseekVLHybridConfig
 
 logger = logging.get_logger(__name__)
@@ -300,8 +300,9 @@ class DeepseekVLHybridForConditionalGeneration(MultimodalGenerationMixin, Deepse
             cache: that of the tokens before these; `past_key_values` is the same argument.
             inputs_embeds: [batch, sequence, hidden], instead of `input_ids`.
             labels: [batch, sequence], ids of the tokens themselves (they are shifted here); -100 is left out.
-            use_cache: whether to return a cache.
-            logits_to_keep: how many last positions get logits (0: all), or a 1-D tensor of positions.
+            use_cache: whether to return a cache; without labels the config's `use_cache` is the default.
+            logits_to_keep: how many last positions get logits (0: all), a 1-D tensor of positions, or a mask
+                [batch, sequence]: logits are then [positions, vocabulary], which training needs of answers alone.
             mm_encoder_outputs: images that were encoded before, instead of pixels.
             **kwargs: for the language model and the loss.
         """
@@ -313,7 +314,7 @@ class DeepseekVLHybridForConditionalGeneration(MultimodalGenerationMixin, Deepse
             position_ids=position_ids,
             cache=cache,
             inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
+            use_cache=with_use_cache(use_cache, labels),
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
             **kwargs,
