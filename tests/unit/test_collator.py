@@ -150,6 +150,28 @@ def test_packed_batches_and_answers_alone_give_the_same_loss(family, settings, r
         assert other.aux_loss.item() == pytest.approx(output.aux_loss.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_batch_without_pictures_can_get_a_blank_one(family, packed):
+    """It runs the towers and teaches nothing."""
+    rows = [dialogue("Nothing.", images=0), dialogue("Nothing at all.", images=0)]
+    model = family.load().train()
+    asked = {"output_router_logits": True} if family.is_vl2 else {}
+    losses = []
+    for blank in (False, True):
+        collator = ConversationCollator(family.processor, packed=packed, picture_in_every_batch=blank)
+        batch = collator(rows)
+        assert ("pixel_values" in batch) == blank
+        model.zero_grad()
+        losses.append(model(**batch, **asked, num_items_in_batch=(batch["labels"][:, 1:] != -100).sum()).loss)
+    losses[-1].backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-6)
+    towers = [weight for name, weight in model.named_parameters() if "language_model" not in name]
+    assert all(weight.grad is not None for weight in towers)
+    assert all((weight.grad == 0).all() for name, weight in model.named_parameters() if "vision_model" in name)
+    with_one = ConversationCollator(family.processor, packed=packed, picture_in_every_batch=True)
+    assert num_images(with_one([dialogue("Red.")])) == 1
+
+
 def test_packed_lengths_can_be_multiples(processor):
     rows = [dialogue("Red."), dialogue("Blue, I think.", images=0)]
     whole = ConversationCollator(processor, packed=True)(rows)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
@@ -52,6 +53,8 @@ class ConversationCollator:
             Positions begin anew with each, by which attention and the balance loss keep them apart.
         answers_only: have logits made only where they are learnt from, which saves most of the memory that a large
             vocabulary takes. The model's `logits` are then [positions, vocabulary].
+        picture_in_every_batch: give a batch without pictures a blank one, from which nothing is learnt. Processes that
+            train together need it: each has to run the towers whenever another one does.
 
     Raises:
         ValueError: `max_length` or `pad_to_multiple_of` is below 1.
@@ -66,6 +69,7 @@ class ConversationCollator:
         mask_prompt: bool = True,
         packed: bool = False,
         answers_only: bool = False,
+        picture_in_every_batch: bool = False,
     ) -> None:
         for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
             if value is not None and value < 1:
@@ -77,6 +81,7 @@ class ConversationCollator:
         self.mask_prompt = mask_prompt
         self.packed = packed
         self.answers_only = answers_only
+        self.picture_in_every_batch = picture_in_every_batch
 
     def __call__(self, rows: Sequence[Any]) -> BatchFeature:
         """Makes one batch.
@@ -99,6 +104,8 @@ class ConversationCollator:
         if not rows:
             raise ValueError("The batch is empty; expected at least one conversation.")
         encoded = [self._encode(row, _place(row, number)) for number, row in enumerate(rows, 1)]
+        if self.picture_in_every_batch and not any(row.pixels for row in encoded):
+            encoded.append(self._blank_row())
         pixels = {
             name: torch.cat([row.pixels[name] for row in encoded if name in row.pixels])
             for name in self.processor.image_processor.model_input_names
@@ -111,20 +118,28 @@ class ConversationCollator:
 
     def _encode(self, row: Any, place: str) -> _Row:
         # Row by row: cut before they are padded, and with an error that names the row.
+        ids, answers, pixels = self._render(self._conversation(row, place))
+        learnt = answers if self.mask_prompt else ids != self.processor.image_token_id
+        learnt[:1] = True
+        return self._cut(_Row(ids, torch.where(learnt, ids, IGNORED), pixels), place)
+
+    def _blank_row(self) -> _Row:
+        picture = Image.new("RGB", (32, 32))
+        ids, _, pixels = self._render([{"role": "user", "content": [{"type": "image", "image": picture}]}])
+        return _Row(ids, torch.full_like(ids, IGNORED), pixels)
+
+    def _render(self, conversation: Conversation) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Ids [sequence], which of them the assistant wrote, and the pictures' pixel tensors."""
         encoded = self.processor.apply_chat_template(
-            self._conversation(row, place),
+            conversation,
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
             return_tensors="pt",
         )
-        ids = encoded["input_ids"].flatten()
         pixels = {name: encoded[name] for name in self.processor.image_processor.model_input_names if name in encoded}
-        learnt = torch.as_tensor(encoded["assistant_masks"], dtype=torch.bool).flatten()
-        if not self.mask_prompt:
-            learnt = ids != self.processor.image_token_id
-        learnt[:1] = True
-        return self._cut(_Row(ids, torch.where(learnt, ids, IGNORED), pixels), place)
+        answers = torch.as_tensor(encoded["assistant_masks"], dtype=torch.bool).flatten()
+        return encoded["input_ids"].flatten(), answers, pixels
 
     def _conversation(self, row: Any, place: str) -> Conversation:
         """The messages of a row, with every picture opened so that a broken one is named with its row."""
