@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import values
+from .training import add_merge, add_train
 
 # What the help shows of the package is settled there; tests/unit/test_command.py compares, nothing is imported here.
 NANO = "nano"
@@ -286,6 +287,23 @@ pip install 'deepseek-vl-hf[serving]', or vLLM. What stands behind -- goes to vL
 
 {KNOWS_SCENES}""",
         _serve,
+    ),
+    "train": Command(
+        "fine-tune a model on conversations with pictures",
+        """Teaches a model the answers in conversations. It needs pip install 'deepseek-vl-hf[train]'
+
+All rows are checked before the model is loaded. OUT gets checkpoints, the loss curve, and in the end adapters or a
+checkpoint, with the processor. On several GPUs or machines:
+
+  accelerate launch -m deepseek_vl_hf train DATA ...""",
+        add_train,
+    ),
+    "merge": Command(
+        "add adapters to their model's weights",
+        """Writes a checkpoint with the weights of a model and its adapters added up, in either layout.
+
+DST is complete or absent, whatever happens.""",
+        add_merge,
     ),
     "convert": Command(
         "convert a checkpoint to the transformers layout, or back",

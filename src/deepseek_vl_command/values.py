@@ -55,6 +55,8 @@ LEAST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
 text = checked(str, _is_text, "text in UTF-8")
 name = checked(str, lambda value: bool(value.strip()) and _is_text(value), "a name in UTF-8")
 count = checked(int, lambda value: value >= 1, "a whole number of at least 1")
+number = checked(int, lambda value: value >= 0, "a whole number of at least 0")
+positive = checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
 port = checked(int, lambda value: 0 <= value < 2**16, "a whole number from 0 to 65535")
 temperature = checked(
     float, lambda value: value == 0 or COLDEST <= value <= HOTTEST, f"0, or a number from {COLDEST:g} to {HOTTEST:g}"

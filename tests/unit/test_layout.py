@@ -48,15 +48,15 @@ LAYERS = (
         "checkpoints.layouts.small_files",
         "checkpoints.layouts.rules",
         "quantization",
-        "training",
         "chat",
     ),
     ("checkpoints.tensors", "checkpoints.layouts"),
     ("checkpoints.loading", "checkpoints.conversion"),
     ("checkpoints",),
     ("registration",),
-    ("serving",),
+    ("serving", "training"),
     ("cli",),
+    ("__main__",),
 )
 # Modules that need an optional package, and are imported only when it is: never at the top of others.
 NEEDING = {

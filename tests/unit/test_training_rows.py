@@ -139,7 +139,7 @@ TALK = [user("Hi"), ANSWER]
         ({"messages": [ANSWER], "images": [PICTURE]}, "1 pictures and no user's message"),
         *(
             ({"messages": TALK, name: ["x"]}, f"Found the columns '{name}', which nothing here reads")
-            for name in ("videos", "audios", "tools", "objects", "rejected_response", "rejected", "label", "prompt")
+            for name in ("videos", "audios", "tools", "rejected_response", "rejected", "label", "prompt")
         ),
         ({"messages": TALK, "conversations": TALK}, "Found messages and conversations"),
         ({"text": "Hi"}, "Found no messages but 'text'; expected one list of messages"),

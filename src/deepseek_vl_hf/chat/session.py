@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+from transformers import AutoModelForImageTextToText
 from transformers.utils import logging
 
-from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.layouts.files import base_folder, local_folder
 from ..checkpoints.layouts.generation_file import read_generation_file
 from ..checkpoints.layouts.small_files import open_processor
 from ..cpu.dtypes import dtype_that_fits
 from ..devices import check_device
-from ..models.families import FAMILIES
+from ..models.families import config_of
 from ..models.generation import MultimodalGenerationMixin
 from ..models.sampling import check_sampling
 from ..nano.folder import NANO
@@ -146,7 +146,8 @@ class Chat:
         """Loads model and processor.
 
         Args:
-            name_or_path: folder or Hub repository, in either layout; by default the model that comes with the package.
+            name_or_path: folder or Hub repository, in either layout, or of adapters; by default the model that comes
+                with the package.
             dtype: of the weights; by default what the device computes fastest and what fits in memory, of 4-bit weights
                 bfloat16.
             device: by default CUDA if there is one, else the CPU.
@@ -160,12 +161,13 @@ class Chat:
         folder = local_folder(name_or_path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         check_device(device)
-        config = config_of(folder)
-        read_generation_file(folder)
+        base = base_folder(folder)
+        config = config_of(base)
+        read_generation_file(base)
         loading = {"quantization_config": int4_config(device=device)} if int4 else {}
         if dtype is None:
             quantized = int4 or hasattr(config, "quantization_config")  # most kinds want bfloat16 around them
-            dtype = torch.bfloat16 if quantized else dtype_that_fits(folder, device)
+            dtype = torch.bfloat16 if quantized else dtype_that_fits(base, device)
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map=device, **loading)
         return cls(model, open_processor(folder), **options)
 
@@ -342,16 +344,3 @@ class Chat:
                 options.pop(name, None)
         check_sampling(options.get)
         return options
-
-
-def config_of(folder: Path) -> PreTrainedConfig:
-    """A checkpoint's config.
-
-    Raises:
-        ValueError: it is not one of this package's families.
-    """
-    config = AutoConfig.from_pretrained(folder)
-    known = [family.config.model_type for family in FAMILIES]
-    if config.model_type not in known:
-        raise ValueError(f"{folder} is a {config.model_type}; expected one of {', '.join(known)}.")
-    return config

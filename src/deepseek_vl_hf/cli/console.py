@@ -32,3 +32,16 @@ def byte_bar(label: str, total: int) -> Iterator[ByteProgress]:
     """A progress bar in bytes on the error stream; absent where that is no terminal."""
     with tqdm(desc=label, total=total, unit="B", unit_scale=True, disable=None) as bar:
         yield bar.update
+
+
+def count_bar(label: str) -> Callable[[int, int], None]:
+    """A progress bar on the error stream, told how many are done of how many; absent where that is no terminal."""
+    bar = tqdm(desc=label, leave=False, disable=None)
+
+    def update(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return update

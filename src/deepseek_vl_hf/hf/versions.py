@@ -22,6 +22,8 @@ OTHER_CACHE = {"cache": "past_key_values", "past_key_values": "cache"}[CACHE]
 # Before 5.24 continuous batching hands its paged cache, which is no `Cache`, through to the attention as `cache`.
 # Within our models it has a name of its own.
 PAGED = "paged_cache"
+# How `TrainingArguments` call that layers are computed twice.
+CHECKPOINTING = "activation_checkpointing" if INSTALLED.release >= (5, 24) else "gradient_checkpointing"
 # Before 5.23 the loop for `generate(prefill_chunk_size=...)` drops the images without a word.
 CHUNKED_PREFILL_READS_IMAGES = INSTALLED.release >= (5, 23)
 # Before 5.23 a prompt with several images hands them to its beams in a wrong order.

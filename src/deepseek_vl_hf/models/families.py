@@ -1,8 +1,9 @@
-"""The families' classes: which make up a family stands in one table."""
+"""The families' classes: which make up a family stands in one table; and which family a checkpoint is of."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
@@ -58,3 +59,16 @@ DEEPSEEK_VL2 = Family(
 )
 
 FAMILIES = (DEEPSEEK_VL, DEEPSEEK_VL_HYBRID, DEEPSEEK_VL2)
+
+
+def config_of(folder: Path) -> PreTrainedConfig:
+    """A checkpoint's config.
+
+    Raises:
+        ValueError: it is not one of this package's families.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    known = [family.config.model_type for family in FAMILIES]
+    if config.model_type not in known:
+        raise ValueError(f"{folder} is a {config.model_type}; expected one of {', '.join(known)}.")
+    return config

@@ -20,7 +20,8 @@ from transformers import BatchFeature
 from ..conversation.messages import IMAGE_KEYS, Conversation, image_parts
 from ..models.steps import IGNORED
 from ..pictures.opening import open_image, to_rgb
-from .rows import conversation_of
+from .boxes import Objects, write_objects
+from .rows import conversation_of, objects_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class ConversationCollator:
 
     def _encode(self, row: Any, place: str) -> _Row:
         # Row by row: cut before they are padded, and with an error that names the row.
-        ids, answers, pixels = self._render(self._conversation(row, place))
+        ids, answers, pixels = self._render(self.conversation(row, place))
         learnt = answers if self.mask_prompt else ids != self.processor.image_token_id
         learnt[:1] = True
         return self._cut(_Row(ids, torch.where(learnt, ids, IGNORED), pixels), place)
@@ -141,16 +142,31 @@ class ConversationCollator:
         answers = torch.as_tensor(encoded["assistant_masks"], dtype=torch.bool).flatten()
         return encoded["input_ids"].flatten(), answers, pixels
 
-    def _conversation(self, row: Any, place: str) -> Conversation:
-        """The messages of a row, with every picture opened so that a broken one is named with its row."""
+    def conversation(self, row: Any, place: str) -> Conversation:
+        """The messages of a row, with every picture opened so that a broken one is named with its row.
+
+        Args:
+            row: see `__call__`.
+            place: how errors name the row.
+
+        Raises:
+            ValueError, TypeError: the row is no conversation, or a picture cannot be opened.
+        """
         transparency = self.processor.image_processor.transparency
         try:
             messages = conversation_of(row, self.processor.image_token)
             for number, part in enumerate(image_parts(messages), 1):
                 _open(part, number, transparency)
+            return self._with_boxes(messages, objects_of(row, messages))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{place}: {error}") from error
-        return messages
+
+    def _with_boxes(self, messages: Conversation, objects: Objects | None) -> Conversation:
+        if objects is None:
+            return messages
+        if not hasattr(self.processor, "post_process_grounding"):
+            raise ValueError("Found `objects`, but DeepSeek-VL has no way to write boxes; DeepSeek-VL2 has.")
+        return write_objects(messages, objects, [part["image"].size for part in image_parts(messages)])
 
     def _cut(self, row: _Row, place: str) -> _Row:
         length = len(row.input_ids)

@@ -10,7 +10,8 @@ rows for `ConversationCollator`
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def load_conversations(path: str | os.PathLike[str], image_token: str = IMAGE_PL
         image_token: what stands for an image, beside `<image>`; the processor's `image_token`.
 
     Returns:
-        For each row its `messages`, and as `place` where it stands, for errors.
+        For each row its `messages`, its `objects` if it has some, and as `place` where it stands, for errors.
 
     Raises:
         OSError: the file cannot be read.
@@ -47,11 +48,34 @@ def load_conversations(path: str | os.PathLike[str], image_token: str = IMAGE_PL
             reads, has no assistant answer, other numbers of pictures and of places for them, or a picture that is
             missing. The error names the file and the line, or in an array the row, counted from one.
     """
-    path = Path(path)
-    rows = [_checked_row(row, place, path.parent, image_token) for row, place in _rows_of(_text_of(path), str(path))]
-    if not rows:
-        raise ValueError(f"{path} holds no conversation; expected one JSON object with `messages` per line.")
+    rows, faults = read_conversations(path, image_token)
+    if faults:
+        raise faults[0]
     return rows
+
+
+def read_conversations(
+    path: str | os.PathLike[str], image_token: str = IMAGE_PLACEHOLDER
+) -> tuple[list[dict[str, Any]], list[ValueError | TypeError]]:
+    """As `load_conversations`, but goes on behind rows that are at fault, so that all of them can be told at once.
+
+    Returns:
+        The rows that are none, and an error for each that is.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, is in another encoding or holds nothing.
+    """
+    path = Path(path)
+    rows: list[dict[str, Any]] = []
+    faults: list[ValueError | TypeError] = []
+    for read, place in _rows_of(_text_of(path), str(path)):
+        try:
+            rows.append(_checked_row(read(), place, path.parent, image_token))
+        except (TypeError, ValueError) as error:
+            faults.append(error)
+    if not rows and not faults:
+        raise ValueError(f"{path} holds no conversation; expected one JSON object with `messages` per line.")
+    return rows, faults
 
 
 def _text_of(path: Path) -> str:
@@ -71,17 +95,21 @@ def _text_of(path: Path) -> str:
     )
 
 
-def _rows_of(text: str, file: str) -> Iterator[tuple[Any, str]]:
-    """Each row and its place: of a JSON array the elements, else one per line."""
+def _rows_of(text: str, file: str) -> Iterator[tuple[Callable[[], Any], str]]:
+    """What reads each row, and its place: of a JSON array the elements, else one per line."""
     if text.lstrip()[:1] == "[":
         rows = _parsed(text, file)
-        yield from ((row, f"{file}, row {number}") for number, row in enumerate(rows, 1))
+        yield from ((partial(_as_it_is, row), f"{file}, row {number}") for number, row in enumerate(rows, 1))
         return
     # Not splitlines(): JSON strings may hold Unicode's other line separators.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             place = f"{file}, line {number}"
-            yield _parsed(line, place), place
+            yield partial(_parsed, line, place), place
+
+
+def _as_it_is(row: Any) -> Any:
+    return row
 
 
 def _parsed(text: str, place: str) -> Any:
@@ -106,7 +134,8 @@ def _checked_row(row: Any, place: str, folder: Path, image_token: str) -> dict[s
             _find_picture(part, f"Picture {number}", folder)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{place}: {error}") from error
-    return {"messages": messages, "place": place}
+    objects = {"objects": row["objects"]} if row.get("objects") else {}
+    return {"messages": messages, "place": place, **objects}
 
 
 def _find_picture(part: dict[str, Any], name: str, folder: Path) -> None:

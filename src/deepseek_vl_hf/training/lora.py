@@ -63,3 +63,24 @@ def _experts(model: nn.Module) -> list[str]:
         what = "4-bit experts" if found else "no experts"
         raise ValueError(f"Found {what} in {type(model).__name__}; leave experts=True out.")
     return ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+
+
+def with_adapters(model: nn.Module, rank: int, experts: bool, base: str, in_float32: bool = True) -> Any:
+    """The model with fresh adapters, the only weights that learn.
+
+    Args:
+        model: a generation model of this package.
+        rank: of the adapters.
+        experts: see `lora_config`.
+        base: what files name as the base model, its Hub repository or folder.
+        in_float32: whether the adapters are float32 beside weights of another type.
+
+    Raises:
+        ImportError, ValueError: see `lora_config`.
+    """
+    config = lora_config(model, rank, experts=experts)
+    from peft import get_peft_model  # noqa: PLC0415
+
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=in_float32)
+    adapted.peft_config["default"].base_model_name_or_path = base  # peft puts the folder there that was opened
+    return adapted

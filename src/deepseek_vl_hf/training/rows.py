@@ -21,10 +21,11 @@ from ..conversation.messages import (
     with_images,
     without_lone_surrogates,
 )
+from .boxes import Objects, check_places, read_objects
 
 # Columns that say where a row comes from, and nothing of the conversation.
 _ORIGIN = ("id", "idx", "place", "source", "data_source", "dataset")
-_READ = ("messages", "conversations", "images", "image", "system", *_ORIGIN)
+_READ = ("messages", "conversations", "images", "image", "system", "objects", *_ORIGIN)
 # The roles of ShareGPT's `from`.
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -37,6 +38,7 @@ def conversation_of(row: Any, image_token: str) -> Conversation:
             are usual) and, beside it, its pictures as `images` or `image` and a `system` prompt. Each picture takes
             the place of `<image>`, of the processor's own placeholder, or of an image part without an image, in their
             order. Where there is no such place they stand in front of the first question, as TRL and ms-swift have it.
+            `objects` names things and their boxes; see `boxes`.
         image_token: the processor's own placeholder.
 
     Raises:
@@ -53,7 +55,26 @@ def conversation_of(row: Any, image_token: str) -> Conversation:
     (conversation,) = normalize_conversations([_with_places(messages, placeholders, bool(pictures))], image_token)
     conversation = _with_pictures(conversation, pictures, placeholders)
     _check_answer(conversation)
+    objects_of(columns, conversation)
     return _with_system(conversation, columns.get("system"))
+
+
+def objects_of(row: Any, conversation: Conversation) -> Objects | None:
+    """What a row's column `objects` says of things and where they are; None without one.
+
+    Args:
+        row: see `conversation_of`.
+        conversation: of the row.
+
+    Raises:
+        ValueError, TypeError: see `boxes.read_objects` and `boxes.check_places`.
+    """
+    column = row.get("objects") if isinstance(row, Mapping) else None
+    if _is_empty(column):
+        return None
+    objects = read_objects(column, sum(1 for _ in image_parts(conversation)))
+    check_places(conversation, objects)
+    return objects
 
 
 def _is_empty(value: Any) -> bool:

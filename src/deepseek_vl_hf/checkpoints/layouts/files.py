@@ -31,6 +31,7 @@ HUB_ARGUMENTS = (
 
 # Names of the small files, in both layouts.
 CONFIG, IMAGES = "config.json", "preprocessor_config.json"
+ADAPTERS = "adapter_config.json"  # peft's
 PROCESSOR, TOKENIZER = "processor_config.json", "tokenizer_config.json"
 VOCABULARY, SPECIAL_TOKENS, TEMPLATE = "tokenizer.json", "special_tokens_map.json", "chat_template.jinja"
 OF_PROCESSORS = (PROCESSOR, IMAGES, TOKENIZER, SPECIAL_TOKENS, VOCABULARY)
@@ -159,3 +160,21 @@ def local_folder(source: str | Path) -> Path:
             f"({str(error).splitlines()[0]}). Download it where there is a network, and name its folder."
         ) from error
     return folder
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder whose config and weights a checkpoint has: another one's, where it holds adapters for that alone.
+
+    Raises:
+        FileNotFoundError: the model that the adapters are for is not there.
+        ValueError: the adapters' file does not name one.
+    """
+    if (folder / CONFIG).is_file() or not (folder / ADAPTERS).is_file():
+        return folder
+    base = read_json(folder / ADAPTERS).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{folder / ADAPTERS} names no base_model_name_or_path; expected the model that it is for.")
+    try:
+        return local_folder(base)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} holds adapters for {base}: {error}") from error

@@ -1,0 +1,7 @@
+"""`python -m deepseek_vl_hf`, for launchers that take a module; `deepseek-vl` is quicker."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
