@@ -82,8 +82,7 @@ def _generate(model: Any, processor: Any, questions: Sequence[tuple[Conversation
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        padding=True,
-        padding_side="left",
+        processor_kwargs={"padding": True, "padding_side": "left"},
     ).to(model.device)
     generated = model.generate(**inputs, max_new_tokens=longest + longest // 2 + 8, do_sample=False)
     return _texts(processor, generated[:, inputs["input_ids"].shape[1] :])
