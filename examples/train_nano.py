@@ -1,4 +1,4 @@
-"""Trains the nano model from scratch on drawn scenes, or a checkpoint on your own conversations.
+"""Trains the nano model from scratch on drawn scenes; `deepseek-vl train` teaches a checkpoint your own data.
 
 A run that was stopped goes on from its last checkpoint when it is called again. Towards its end the learning rate
 falls; to lengthen a finished run, name a checkpoint from before that with --resume-from and a larger number of
@@ -15,17 +15,15 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, set_seed
+from transformers import AutoProcessor, TrainingArguments, set_seed
 
 from deepseek_vl_command.arguments import add_debug
 from deepseek_vl_hf.checkpoints import convert_checkpoint
-from deepseek_vl_hf.checkpoints.layouts.files import local_folder
 from deepseek_vl_hf.cli.console import run_command
-from deepseek_vl_hf.training.collator import ConversationCollator
-from deepseek_vl_hf.training.files import load_conversations
+from deepseek_vl_hf.cpu.dtypes import fast_dtype
+from deepseek_vl_hf.training.curves import write_curves
 from nano.cells import CellCollator, CellHead
 from nano.checkpoints import check_recipe, checkpoint_to_resume
-from nano.curves import write_curves
 from nano.dataset import LOOKING_PICTURES, SceneDataset
 from nano.model import SIZES, build_model, build_processor
 from nano.optimizer import MuonWithAdamW, rate
@@ -43,18 +41,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="AdamW's (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument(
-        "--data", type=Path, metavar="FILE", help="conversations as JSON lines; without it, drawn scenes are learnt"
-    )
-    parser.add_argument(
-        "--model", metavar="MODEL", help="start from nano or from a folder (default: fresh weights; with --data: nano)"
-    )
     parser.add_argument("--resume-from", type=Path, metavar="CHECKPOINT", help="(default: the last one in --output)")
     add_debug(parser)
-    options = parser.parse_args(arguments)
-    if options.data and not options.model:
-        options.model = "nano"
-    return options
+    return parser.parse_args(arguments)
 
 
 def training_arguments(options: argparse.Namespace, steps: int) -> TrainingArguments:
@@ -65,9 +54,9 @@ def training_arguments(options: argparse.Namespace, steps: int) -> TrainingArgum
         per_device_train_batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         max_grad_norm=1.0,
-        bf16=True,
+        bf16=fast_dtype() == torch.bfloat16,  # elsewhere it is nine times as slow as float32
         use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="random" if options.data else "sequential",  # scenes grow harder row by row
+        train_sampling_strategy="sequential",  # scenes grow harder row by row
         remove_unused_columns=False,
         label_names=["labels"],
         logging_steps=10,
@@ -77,29 +66,24 @@ def training_arguments(options: argparse.Namespace, steps: int) -> TrainingArgum
     )
 
 
-def build_trainer(options: argparse.Namespace, model: Any, processor: Any, rows: list[Any] | None) -> Trainer:
-    """A trainer on conversations, or without them on drawn scenes: answers, and what stands where."""
+def build_trainer(options: argparse.Namespace, model: Any, processor: Any) -> NanoTrainer:
+    """A trainer on drawn scenes: answers, and what stands where."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # before the optimizer looks at the weights' memory
     steps = options.pictures // options.batch_size
-    looking_steps = steps if rows else LOOKING_PICTURES // options.batch_size
+    looking_steps = LOOKING_PICTURES // options.batch_size
     optimizer = MuonWithAdamW(model.named_parameters(), options.learning_rate)
     scheduler = LambdaLR(optimizer, partial(rate, looking_steps=looking_steps, steps=steps))
-    settings = {
-        "model": model,
-        "args": training_arguments(options, steps),
-        "optimizers": (optimizer, scheduler),
-    }
-    if rows is not None:
-        return Trainer(train_dataset=rows, data_collator=ConversationCollator(processor), **settings)
-    scenes = SceneDataset(options.pictures, grid=math.isqrt(processor.num_image_tokens))
-    return NanoTrainer(train_dataset=scenes, data_collator=CellCollator(processor), **settings)
+    return NanoTrainer(
+        model=model,
+        args=training_arguments(options, steps),
+        optimizers=(optimizer, scheduler),
+        train_dataset=SceneDataset(options.pictures, grid=math.isqrt(processor.num_image_tokens)),
+        data_collator=CellCollator(processor),
+    )
 
 
-def load(source: Path | None, output: Path) -> tuple[Any, Any]:
-    """Model and processor of a checkpoint, or fresh ones; a run that goes on keeps its tokenizer."""
-    if source is not None:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
-        return model, AutoProcessor.from_pretrained(source)
+def load(output: Path) -> tuple[Any, Any]:
+    """Fresh model and processor; a run that goes on keeps its tokenizer."""
     kept = output / "processor"
     if not kept.is_dir():
         build_processor().save_pretrained(kept)
@@ -107,21 +91,19 @@ def load(source: Path | None, output: Path) -> tuple[Any, Any]:
     return build_model(processor), processor
 
 
-def export(model: Any, processor: Any, folder: Path, fresh: bool) -> None:
+def export(model: Any, processor: Any, folder: Path) -> None:
     """Writes the model in float16 and the original layout, in which it also loads directly.
 
     Args:
         model: the trained model.
         processor: its processor.
         folder: where they go.
-        fresh: whether it was trained from fresh weights, so that the nano model's own card describes it.
     """
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         model.to(torch.float16).save_pretrained(scratch)
         processor.save_pretrained(scratch)
         convert_checkpoint(scratch, folder, to="original", overwrite=folder.exists())
-    if fresh:
-        (folder / "README.md").write_text(CARD.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "README.md").write_text(CARD.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:
@@ -130,8 +112,7 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
-        "data": str(options.data or "scenes"),
-        "model": options.model or SIZES,
+        "model": SIZES,
     }
 
 
@@ -139,26 +120,22 @@ def train(options: argparse.Namespace) -> int:
     """Runs or continues a training run, writes model, loss curve and recipe to `options.output`; returns 0.
 
     Raises:
-        ValueError: unusable data, or a checkpoint that is damaged or of another run.
+        ValueError: a checkpoint that is damaged or of another run.
     """
     if not 0 < options.batch_size <= options.pictures:
         raise ValueError(f"Found {options.pictures} pictures in batches of {options.batch_size}; that makes no batch.")
-    rows = load_conversations(options.data) if options.data else None
-    source = local_folder(options.model) if options.model else None
     set_seed(options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
     check_recipe(options.output, recipe(options))
-    model, processor = load(source, options.output)
-    if rows is None:
-        grid = math.isqrt(processor.num_image_tokens)
-        model.add_module("cell_head", CellHead(model.config.text_config.hidden_size, grid))
+    model, processor = load(options.output)
+    grid = math.isqrt(processor.num_image_tokens)
+    model.add_module("cell_head", CellHead(model.config.text_config.hidden_size, grid))
     checkpoint = checkpoint_to_resume(options.output / "checkpoints", options.resume_from, model)
-    trainer = build_trainer(options, model, processor, rows)
+    trainer = build_trainer(options, model, processor)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    write_curves(trainer.state.log_history, options.output)
-    if rows is None:
-        del model.cell_head
-    export(model, processor, options.output / "model", fresh=options.model is None)
+    write_curves(trainer.state.log_history, options.output, parts=("answer_loss", "cell_loss"))
+    del model.cell_head
+    export(model, processor, options.output / "model")
     return 0
 
 
