@@ -97,8 +97,9 @@ def commands_of(text):
 
 def test_commands_run(original, tmp_path, run_command):
     places = {f"path/to/{name}": str(tmp_path / name) for name in ("model", "int4")}
-    chat, describe, serve, convert, quantize = commands_of(README)
+    chat, describe, serve, train, convert, quantize = commands_of(README)
     assert serve == "deepseek-vl serve path/to/model"  # tests/integration/test_serving.py runs such
+    assert train in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")  # whose test runs it
     assert run_command(chat, {}) == ""  # nobody asks anything
     assert run_command(describe, {}) == "OPEN\n"
     run_command(convert, {**places, "path/to/original": str(original)})
@@ -171,28 +172,23 @@ def test_the_chart_shows_the_measured_ratios():
     assert ratios == [f"{row['ratio']:.2f}" for row in rows]
 
 
-def test_the_page_on_training_runs(converted, tmp_path):
+def test_the_page_on_training_runs(vl2, tmp_path, run_command):
+    """Of DeepSeek-VL2, whose rows may have boxes."""
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     snippet, adapters = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert float(run_program(snippet.replace("build/flags", str(tmp_path / "flags"))).split()[-1]) > 0
-    assert "trainable params" in run_program(adapters.replace("path/to/model", str(converted)))
+    assert "trainable params" in run_program(adapters.replace("path/to/model", str(vl2.converted)))
     rows = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    places = {"data.jsonl": tmp_path / "rows.jsonl", "path/to/model": vl2.converted}
+    places = {name: str(path) for name, path in {**places, "out": tmp_path / "out", "merged": tmp_path / "in"}.items()}
     (tmp_path / "rows.jsonl").write_text("".join(rows), encoding="utf-8")
-    shutil.copy(ROOT / "examples" / "pictures" / "shapes.png", tmp_path / "cat.jpg")
-    (commands,) = blocks_of_commands(page)
-    lines = [line for line in commands.splitlines() if line.startswith("python ")]
-    assert len(lines) == 2
-    for number, line in enumerate(lines):
-        places = {
-            "path/to/conversations.jsonl": tmp_path / "rows.jsonl",
-            "build/mine": tmp_path / str(number),
-            "path/to/model": converted,
-            "2000": 16,
-        }
-        arguments = [str(places.get(word, word)) for word in line.split()[1:]]
-        result = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-        assert (tmp_path / str(number) / "model" / "config.json").is_file()
+    for name in ("cat.jpg", "room.jpg"):
+        shutil.copy(ROOT / "examples" / "pictures" / "shapes.png", tmp_path / name)
+    train, merge, chat = commands_of(page)
+    assert f"Wrote {tmp_path / 'out'}" in run_command(train, places)
+    assert "Wrote" in run_command(merge, places)
+    assert run_command(chat, places) == ""
+    assert (tmp_path / "in" / "config.json").is_file()
 
 
 def test_make_targets_exist():
