@@ -1,6 +1,7 @@
 """`deepseek-vl train`: teaching a model conversations."""
 
 import argparse
+import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Of arguments that nobody here has passed, and between libraries.
     logging.set_verbosity_error()
     warnings.simplefilter("ignore", FutureWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it is warned of where processes prepare the rows
     recipe = Recipe(arguments.lora, arguments.stage, arguments.full, arguments.int4, arguments.experts)
     same = (
         *("data", "model", "answers", "resume", "epochs", "max_steps", "batch_size", "device_batch_size"),

@@ -18,6 +18,8 @@ BETAS = (0.9, 0.95)
 LARGEST_GRADIENT_NORM = 1.0
 # Of all steps, over which the learning rate rises; behind them it falls along a cosine.
 WARM_UP = 0.03
+# Processes that prepare pictures for a GPU, for each that trains; a CPU has nothing to spare.
+MOST_WORKERS = 8
 # Between checkpoints, as a share of all steps where no number of them is asked for; the last two are kept.
 BETWEEN_CHECKPOINTS = 0.1
 KEPT = 2
@@ -132,6 +134,10 @@ def number_of_processes() -> int:
     return processes
 
 
+def _workers(processes: int) -> int:
+    return min(MOST_WORKERS, (os.cpu_count() or 1) // processes)
+
+
 def trainer_arguments(settings: TrainingSettings, config: Any) -> TrainingArguments:
     """The settings of transformers' `Trainer`.
 
@@ -142,7 +148,8 @@ def trainer_arguments(settings: TrainingSettings, config: Any) -> TrainingArgume
     Raises:
         ValueError: see `TrainingSettings.accumulation` and `number_of_processes`.
     """
-    recipe, dtype = settings.recipe, settings.compute_dtype
+    recipe, dtype, processes = settings.recipe, settings.compute_dtype, number_of_processes()
+    on_cpu = settings.cpu or not torch.cuda.is_available()
     every = settings.save_steps or BETWEEN_CHECKPOINTS
     # The balance loss wants the routers' logits with their graph.
     checkpointing: dict[str, Any] = {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
@@ -153,7 +160,7 @@ def trainer_arguments(settings: TrainingSettings, config: Any) -> TrainingArgume
         max_steps=settings.max_steps or -1,
         per_device_train_batch_size=settings.device_batch_size,
         per_device_eval_batch_size=settings.device_batch_size,
-        gradient_accumulation_steps=settings.accumulation(number_of_processes()),
+        gradient_accumulation_steps=settings.accumulation(processes),
         learning_rate=settings.learning_rate or recipe.learning_rate(config),
         weight_decay=recipe.weight_decay(config),
         adam_beta1=BETAS[0],
@@ -164,7 +171,8 @@ def trainer_arguments(settings: TrainingSettings, config: Any) -> TrainingArgume
         optim=settings.optimizer,
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
-        use_cpu=settings.cpu or not torch.cuda.is_available(),
+        use_cpu=on_cpu,
+        dataloader_num_workers=0 if on_cpu else _workers(processes),
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         label_names=["labels"],
