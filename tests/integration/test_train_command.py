@@ -286,6 +286,7 @@ def test_refusals(families, data, tmp_path, capsys):
         ),
         ((data, vl.converted, output, "--full", "--optimizer", "adamw_bnb_8bit"), "needs bitsandbytes"),
         ((data, vl.converted, output, "--full", "--optimizer", "adamm"), "adamm"),
+        ((data, vl.converted, output, "--full", "--report-to", "tensorbored"), "pip install tensorbored"),
     ):
         assert train(*arguments) == 1, message
         assert message in capsys.readouterr().err

@@ -28,7 +28,7 @@ from .packing import PackCollator, Packs, Rows, packs_of
 from .recipes import Part, set_what_learns, table_of_parts
 from .result import write_result
 from .runs import begin, end, fingerprint_of_model, last_complete_checkpoint
-from .settings import TrainingSettings, check_optimizer, fully_sharded, trainer_arguments
+from .settings import TrainingSettings, check_installed, fully_sharded, trainer_arguments
 from .trainer import ConversationTrainer, Report, Reports
 
 
@@ -44,7 +44,7 @@ class _Run:
     """One run; see the module's docstring."""
 
     def __init__(self, settings: TrainingSettings, report: Report, progress: Callable[[str], Progress]) -> None:
-        check_optimizer(settings.optimizer)
+        check_installed(settings)
         self.settings = settings
         self.folder = local_folder(settings.model)
         self.config = config_of(self.folder)

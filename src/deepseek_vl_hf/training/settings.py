@@ -108,10 +108,13 @@ class TrainingSettings:
         return {**recipe, **{name: getattr(self, name) for name in (*own, "seed")}}
 
 
-def check_optimizer(name: str) -> None:
-    """Raises ImportError if an 8-bit optimizer is asked for and bitsandbytes is not installed."""
-    if "bnb" in name and find_spec("bitsandbytes") is None:
-        raise ImportError(f"--optimizer {name} needs bitsandbytes: pip install bitsandbytes")
+def check_installed(settings: TrainingSettings) -> None:
+    """Raises ImportError where packages are not installed that the optimizer or a service needs."""
+    if "bnb" in settings.optimizer and find_spec("bitsandbytes") is None:
+        raise ImportError(f"--optimizer {settings.optimizer} needs bitsandbytes: pip install bitsandbytes")
+    for name in settings.report_to:
+        if name not in ("all", "none") and find_spec(name) is None:
+            raise ImportError(f"--report-to {name} needs the package {name}: pip install {name}")
 
 
 def fully_sharded() -> bool:
