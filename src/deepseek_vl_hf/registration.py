@@ -12,11 +12,13 @@ from .hf import register as tables
 from .hf.attention import SDPA_BY_DEVICE, sdpa_by_device
 from .hf.loading import LoadingTable
 from .hf.originals import add_opener
+from .hf.peft import adapt_by_default
 from .hf.register import Registrations
 from .hf.serving import register_for_serving
 from .models.deepseek_moe.experts import BY_DEVICE, experts_by_device
 from .models.families import FAMILIES, Family
 from .quantization import QUANT_METHOD, Int4Config, Int4Quantizer
+from .training.lora import DEFAULT_LAYERS
 
 _registrations = Registrations()
 # Files hold the model with its head; loading the model alone leaves the head aside on purpose.
@@ -40,6 +42,8 @@ def register() -> None:
         _register_names_in_original_files()
         _registrations.undo.append(add_opener(open_with_own_class, explain_own_class))
         tables.register_pipelines(_registrations)
+        model_types = [family.config.model_type for family in FAMILIES]
+        _registrations.undo.append(adapt_by_default(dict.fromkeys(model_types, DEFAULT_LAYERS)))
         for layout in FORMATS:
             _register_weights(layout)
     except Exception:

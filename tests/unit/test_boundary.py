@@ -181,8 +181,8 @@ SET_BY_LISTED = {"_weight_conversions", "_skip_keys_device_placement", "_model_m
 def test_is_still_there(file, name):
     if name in NOT_FROM and Version(NOT_FROM[name]) <= INSTALLED:
         pytest.skip(f"not touched from transformers {NOT_FROM[name]} on")
-    if root(name) == "torchao" and importlib.util.find_spec("torchao") is None:
-        pytest.skip("torchao is not installed")
+    if importlib.util.find_spec(root(name)) is None:
+        pytest.skip(f"{root(name)} is not installed")
     resolve(name)
     assert (HF / f"{file}.py").is_file()
 

@@ -3,11 +3,13 @@
 import builtins
 
 import peft
+import peft.utils
 import pytest
 import torch
+from peft.utils import constants
 from torch import nn
 
-from deepseek_vl_hf import int4_config, lora_config
+from deepseek_vl_hf import int4_config, lora_config, register, unregister
 from family import FAMILIES, VL2_FAMILIES
 
 # What peft itself calls.
@@ -67,6 +69,52 @@ def test_experts_on_request(families, name):
     before = family.model.state_dict()
     changed = {key for key, value in merged.state_dict().items() if not torch.equal(value, before[key])}
     assert {key.rpartition(".")[2] for key in changed if ".experts." in key} == {"gate_up_proj", "down_proj"}
+
+
+def layers_with_adapters(model):
+    return {key.split(".lora_")[0] for key, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("name", ALL_FAMILIES)
+def test_the_same_layers_by_default(families, name):
+    """Of peft itself, without a word of them."""
+    family = families[name]
+    ours = peft.get_peft_model(family.load(), lora_config(family.model, 4))
+    theirs = peft.get_peft_model(family.load(), peft.LoraConfig(r=4))
+    assert layers_with_adapters(theirs) == layers_with_adapters(ours)
+    if family.is_vl2:
+        experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+        ours = peft.get_peft_model(family.load(), lora_config(family.model, 4, experts=True))
+        theirs = peft.get_peft_model(family.load(), peft.LoraConfig(r=4, target_parameters=experts))
+        assert layers_with_adapters(theirs) == layers_with_adapters(ours)
+
+
+DEFAULTS = "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"
+
+
+def test_the_default_ends_with_the_registration(families):
+    config = families["vl"].model.config
+    config.to_dict()
+    assert config.model_type in getattr(peft.utils, DEFAULTS)
+    unregister()
+    try:
+        config.to_dict()
+        assert not [model_type for model_type in getattr(peft.utils, DEFAULTS) if "deepseek" in model_type]
+    finally:
+        register()
+
+
+def test_a_table_of_names_or_of_others_is_left_alone(families, monkeypatch):
+    """Before 0.19 peft takes a pattern for a list of letters; and whoever has a say of their own keeps it."""
+    config = families["vl"].model.config
+    monkeypatch.setattr(constants, DEFAULTS, {"llama": ["q_proj"]})
+    config.to_dict()
+    assert getattr(constants, DEFAULTS) == {"llama": ["q_proj"]}
+    monkeypatch.setattr(constants, DEFAULTS, {"gemma4": r".*q_proj", config.model_type: ["k_proj"]})
+    config.to_dict()
+    unregister()
+    register()
+    assert getattr(constants, DEFAULTS)[config.model_type] == ["k_proj"]
 
 
 def test_four_bits(families):

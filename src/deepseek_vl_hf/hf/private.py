@@ -89,6 +89,9 @@ TOUCHES: dict[str, dict[str, str]] = {
         "transformers.dynamic_module_utils.resolve_trust_remote_code": "the same",
         "sys._getframe": "whether the caller of AutoConfig trusts a checkpoint's code; it tells no config class",
     },
+    "peft": {
+        "peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING": "default layers",
+    },
     "loading": {
         "transformers.core_model_loading.Chunk": "changes tensors while a checkpoint loads; the only way",
         "transformers.core_model_loading.Concatenate": "changes tensors while a checkpoint loads; the only way",

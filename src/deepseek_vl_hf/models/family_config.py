@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..hf.originals import ConfigOfOriginals
+from ..hf.peft import tell_peft
 from .sub_configs import check_model_type, naming_bad_fields
 
 
@@ -22,3 +23,8 @@ class FamilyConfig(ConfigOfOriginals, PreTrainedConfig):
         check_model_type(config_dict, cls.model_type)
         with naming_bad_fields("config.json", config_dict):
             return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `PreTrainedConfig.to_dict`; peft, which reads it before it looks for default layers, gets ours first."""
+        tell_peft()
+        return super().to_dict()

@@ -1,6 +1,7 @@
 """Which layers get adapters (LoRA, arXiv 2106.09685) where nothing else is asked for."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -9,6 +10,20 @@ from ..models.deepseek_moe.experts import DeepseekMoeExperts
 
 # Of the language model, as a pattern for names of modules.
 LAYERS = r".*language_model\.layers\."
+
+
+def named_layers(names: Iterable[str]) -> str:
+    """A pattern for the whole names of the language model's layers with these last names."""
+    return rf"{LAYERS}.*\.({'|'.join(sorted(names))})"
+
+
+# Attention, that with latents included, and MLPs of all families: what peft takes where no model is at hand to look at.
+DEFAULT_LAYERS = named_layers(
+    (
+        *("q_proj", "k_proj", "v_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
+)
 
 
 def lora_config(model: Any, rank: int = 16, *, experts: bool = False, **options: Any) -> Any:
@@ -52,7 +67,7 @@ def _linear_layers(model: nn.Module) -> str:
             f"Found a {type(model).__name__} without linear layers in a language model; expected a DeepSeek-VL model, "
             "before adapters are added and its weights are packed."
         )
-    return rf"{LAYERS}.*\.({'|'.join(sorted(names))})"
+    return named_layers(names)
 
 
 def _experts(model: nn.Module) -> list[str]:
