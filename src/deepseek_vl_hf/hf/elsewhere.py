@@ -4,7 +4,6 @@
 Janus; transformers knows none of them. What is not ours goes where it would go if nothing had been registered.
 """
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,8 @@ from transformers.models.auto.tokenization_auto import (
     TOKENIZER_MAPPING_NAMES,
 )
 
-AUTO_CONFIG_MODULE = "transformers.models.auto.configuration_auto"
+from .callers import calls_of_auto_config
+
 _lock = threading.RLock()
 
 
@@ -59,12 +59,9 @@ def _call_of_auto_config(config_dict: dict[str, Any]) -> dict[str, Any] | None:
 
     It must be this very one: trust in one checkpoint says nothing of another.
     """
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        ours = frame.f_code.co_name == "from_pretrained" and frame.f_globals.get("__name__") == AUTO_CONFIG_MODULE
-        if ours and frame.f_locals.get("config_dict") is config_dict:
-            return frame.f_locals
+    for call in calls_of_auto_config():
+        if call.f_locals.get("config_dict") is config_dict:
+            return call.f_locals
     return None
 
 

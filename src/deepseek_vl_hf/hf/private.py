@@ -87,7 +87,13 @@ TOUCHES: dict[str, dict[str, str]] = {
     "elsewhere": {
         "transformers.dynamic_module_utils.get_class_from_dynamic_module": "as AutoConfig would do it",
         "transformers.dynamic_module_utils.resolve_trust_remote_code": "the same",
-        "sys._getframe": "whether the caller of AutoConfig trusts a checkpoint's code; it tells no config class",
+    },
+    "callers": {
+        "sys._getframe": "what AutoConfig's caller says of a checkpoint's code, and who calls; configs never learn",
+        "transformers.models.auto.configuration_auto.AutoConfig.from_pretrained": "found among the callers by its name",
+    },
+    "trl": {
+        "trl.trainer.utils.create_model_from_path": "takes a model's class by its architecture's name",
     },
     "peft": {
         "peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING": "default layers",

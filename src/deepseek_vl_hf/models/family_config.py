@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 
 from ..hf.originals import ConfigOfOriginals
 from ..hf.peft import tell_peft
+from ..hf.trl import named_for_trl
 from .sub_configs import check_model_type, naming_bad_fields
 
 
@@ -22,7 +23,7 @@ class FamilyConfig(ConfigOfOriginals, PreTrainedConfig):
         """
         check_model_type(config_dict, cls.model_type)
         with naming_bad_fields("config.json", config_dict):
-            return super().from_dict(config_dict, **kwargs)
+            return super().from_dict(named_for_trl(config_dict), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """See `PreTrainedConfig.to_dict`; peft, which reads it before it looks for default layers, gets ours first."""
