@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .chat import Chat
     from .training.collator import ConversationCollator
     from .training.files import load_conversations
+    from .training.grpo import grpo_processor
     from .training.lora import lora_config
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "DeepseekVLProcessor",
     "__version__",
     "fast_dtype",
+    "grpo_processor",
     "int4_config",
     "load_conversations",
     "lora_config",
@@ -70,6 +72,7 @@ __all__ = [
 _ON_DEMAND = {
     "Chat": "chat",
     "ConversationCollator": "training.collator",
+    "grpo_processor": "training.grpo",
     "load_conversations": "training.files",
     "lora_config": "training.lora",
 }

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import shlex
 import shutil
@@ -175,7 +176,7 @@ def test_the_chart_shows_the_measured_ratios():
 def test_the_page_on_training_runs(vl2, tmp_path, run_command):
     """Of DeepSeek-VL2, whose rows may have boxes."""
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    snippet, adapters = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    snippet, adapters, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert float(run_program(snippet.replace("build/flags", str(tmp_path / "flags"))).split()[-1]) > 0
     assert "trainable params" in run_program(adapters.replace("path/to/model", str(vl2.converted)))
     rows = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
@@ -189,6 +190,14 @@ def test_the_page_on_training_runs(vl2, tmp_path, run_command):
     assert "Wrote" in run_command(merge, places)
     assert run_command(chat, places) == ""
     assert (tmp_path / "in" / "config.json").is_file()
+
+
+def test_the_snippet_for_trl_runs(tmp_path):
+    pytest.importorskip("trl", reason="TRL is not in the locked environments")
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    snippet = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1]
+    loss = run_program(snippet.replace("build/colors", str(tmp_path / "colors"))).split()[-1]
+    assert math.isfinite(float(loss))
 
 
 def test_make_targets_exist():

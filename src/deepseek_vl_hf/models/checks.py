@@ -39,7 +39,8 @@ def check_none_missing(image_inputs: dict[str, Any]) -> None:
     if missing and len(missing) < len(image_inputs):
         raise ValueError(
             f"{missing[0]} is missing. The model reads images from {' and '.join(image_inputs)} together; pass both, "
-            "as the processor gives them."
+            "as the processor gives them. If TRL's GRPOTrainer left it out, give that "
+            "processing_class=deepseek_vl_hf.grpo_processor(processor, model)."
         )
 
 

@@ -14,7 +14,7 @@ from ..hf.processors import HfImageProcessor
 from .colors import checked_transparency
 from .opening import flatten_pictures, open_image, to_rgb
 from .pixels import scale_pixels
-from .settings import check_image_settings
+from .settings import check_arguments, check_image_settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -93,6 +93,16 @@ class PillowImageProcessor(HfImageProcessor):
     def backend(self) -> str:
         """Pillow resizes; transformers asks for this name."""
         return "pil"
+
+    def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """See transformers; pictures in any nesting and form -> the tensors that the model reads.
+
+        Raises:
+            TypeError: an argument that this image processor does not have.
+            ValueError: a setting is of another kind than its name needs, or a picture cannot be read.
+        """
+        check_arguments(kwargs, {*self.valid_kwargs.__annotations__, "image_like_kwargs"})
+        return super().preprocess(images, *args, **kwargs)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Opens paths, URLs, `data:` URIs, bytes and files in any nesting; pictures pass through."""

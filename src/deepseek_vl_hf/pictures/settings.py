@@ -1,6 +1,6 @@
 """What settings of image processors may be. transformers takes any value, and a wrong one would give wrong pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..kinds import is_number, is_switch, is_whole
@@ -8,6 +8,8 @@ from ..kinds import is_number, is_switch, is_whole
 CHANNELS = 3
 SWITCHES = ("do_resize", "do_pad", "do_rescale", "do_normalize")
 LARGEST_SIDE = 2**14  # pixels; no tower reads nearly as many
+# What TRL asks of an image processor when it takes a picture's tiles for pictures.
+ASKED_BY_TRL = "crop_to_patches"
 
 
 def check_image_settings(settings: Mapping[str, Any], place: str = "the image processor") -> None:
@@ -25,6 +27,26 @@ def check_image_settings(settings: Mapping[str, Any], place: str = "the image pr
         if value is None or fits is None or fits(value):
             continue
         raise ValueError(f"{place} has {name} {value!r}; expected {expected}.")
+
+
+def check_arguments(arguments: Iterable[str], known: Container[str]) -> None:
+    """Raises TypeError if a call has an argument that the image processor does not read.
+
+    Args:
+        arguments: their names.
+        known: those that the image processor reads.
+    """
+    unknown = [name for name in arguments if name not in known]
+    if ASKED_BY_TRL in unknown:
+        raise TypeError(
+            f"Found {ASKED_BY_TRL}=..., which the image processor does not read. If TRL's GRPOTrainer asked for it, "
+            "give that processing_class=deepseek_vl_hf.grpo_processor(processor, model)."
+        )
+    if unknown:
+        raise TypeError(
+            f"Found {', '.join(f'{name}=...' for name in unknown)}, which the image processor does not read. Leave it "
+            "out, or look for a spelling mistake."
+        )
 
 
 def _needs(name: str) -> tuple[Any, str]:
