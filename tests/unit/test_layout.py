@@ -48,6 +48,7 @@ LAYERS = (
         "checkpoints.layouts.small_files",
         "checkpoints.layouts.rules",
         "quantization",
+        "training.lora",
         "chat",
     ),
     ("checkpoints.tensors", "checkpoints.layouts"),
