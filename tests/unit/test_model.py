@@ -230,5 +230,6 @@ def test_types_that_the_processor_computes_slowly(caplog, monkeypatch, native, d
 def test_what_loaders_and_servers_read(model):
     assert model._supports_attention_backend
     layers = {type(model.model.language_model.layers[0]).__name__, "SiglipEncoderLayer"}
-    assert layers <= set(model._no_split_modules)
+    assert layers <= model._no_split_modules
+    assert model._no_split_modules <= {type(module).__name__ for module in model.modules()}  # accelerate looks for each
     assert model._tp_plan["lm_head"] == "colwise_gather_output"

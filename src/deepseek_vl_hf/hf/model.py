@@ -85,8 +85,14 @@ class HfModel(PreTrainedModel):
         return result
 
     def post_init(self) -> None:
-        """See transformers; while a checkpoint is loaded, names that are left aside on purpose need no warning."""
+        """See transformers; while a checkpoint is loaded, names that are left aside on purpose need no warning.
+
+        Of the layers to be kept whole, which a model has from its parts, those are left out that it has not: accelerate
+        looks each of them up before it spreads a model over processes.
+        """
         super().post_init()
+        classes = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules: Any = set(self._no_split_modules or ()) & classes
         self._keys_to_ignore_on_load_unexpected |= patterns_ignored_now(type(self))
         self._forget_names_in_files()
 
