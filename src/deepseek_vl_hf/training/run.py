@@ -88,7 +88,7 @@ class _Run:
         if recipe.lora:
             quantized = {"quantization_config": int4_config(device=self.arguments.device)} if recipe.int4 else {}
             model = self._open(dtype=settings.compute_dtype, **quantized)
-            return with_adapters(model, recipe.lora, recipe.experts, self._base(), in_float32=not fully_sharded())
+            return with_adapters(model, recipe.lora, recipe.experts, self._origin(), in_float32=not fully_sharded())
         model = self._open(dtype="auto")
         set_what_learns(model, recipe.parts(self.config.model_type))
         for parameter in model.parameters():
@@ -97,7 +97,7 @@ class _Run:
         model.config.text_config.output_router_logits = recipe.learns_routing(self.config)
         return model
 
-    def _base(self) -> str:
+    def _origin(self) -> str:
         """How adapters name their model: by its Hub repository, or where its folder is."""
         of_hub = "/" in self.settings.model and not Path(self.settings.model).exists()
         return self.settings.model if of_hub else str(self.folder.resolve())
