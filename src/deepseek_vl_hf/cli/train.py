@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..training.processes import one_error
 from ..training.recipes import Recipe
 from ..training.run import train
 from ..training.settings import TrainingSettings
@@ -37,5 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
         report_to=tuple(arguments.report_to),
         **{name: getattr(arguments, name) for name in same},
     )
-    train(settings, partial(print, flush=True), count_bar)
+    with one_error():
+        train(settings, partial(print, flush=True), count_bar)
     return 0

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
-from transformers import AutoModelForImageTextToText, PrinterCallback, TrainingArguments
+from transformers import AutoModelForImageTextToText, PrinterCallback, TrainingArguments, set_seed
 
 from ..checkpoints.layouts.files import local_folder
 from ..checkpoints.layouts.small_files import open_processor
@@ -25,6 +24,7 @@ from .collator import ConversationCollator
 from .data import CheckedRow, Progress, check_rows, fingerprint_of, load_data
 from .lora import with_adapters
 from .packing import PackCollator, Packs, Rows, packs_of
+from .processes import of_first
 from .recipes import Part, set_what_learns, table_of_parts
 from .result import write_result
 from .runs import begin, end, fingerprint_of_model, last_complete_checkpoint
@@ -74,17 +74,15 @@ class _Run:
     def read(self, name: str, what: str) -> _Conversations:
         """Conversations, checked by the first process for all."""
         data = load_data(name, self.processor.image_token)
-        found: list[Any] = [None]
-        if self.is_first:
-            needs_pictures = self.settings.recipe.needs_pictures(self.config.model_type)
-            found = [check_rows(data, self.collator(mixed=False), needs_pictures, self.progress(what))]
-        if self.arguments.world_size > 1:
-            broadcast_object_list(found)
-        return _Conversations(data.rows, found[0])
+        needs_pictures = self.settings.recipe.needs_pictures(self.config.model_type)
+        collator = self.collator(mixed=False)
+        checked = of_first(lambda: check_rows(data, collator, needs_pictures, self.progress(what)))
+        return _Conversations(data.rows, checked)
 
     def load(self) -> Any:
         """The model with what learns in float32 and everything else in the type that is computed in."""
         settings, recipe = self.settings, self.settings.recipe
+        set_seed(settings.seed)  # adapters begin alike in all processes
         if recipe.lora:
             quantized = {"quantization_config": int4_config(device=self.arguments.device)} if recipe.int4 else {}
             model = self._open(dtype=settings.compute_dtype, **quantized)
@@ -163,7 +161,7 @@ def train(settings: TrainingSettings, report: Report, progress: Callable[[str], 
         "data": fingerprint_of(learnt.checked),
         **settings.course(),
     }
-    if run.is_first and begin(settings.output, described, settings.resume):
+    if of_first(lambda: begin(settings.output, described, settings.resume)):
         run.report(f"The run in {settings.output} has ended already; nothing is left to do.")
         return
     with _naming_lack_of_memory(settings, run.arguments):
@@ -171,7 +169,7 @@ def train(settings: TrainingSettings, report: Report, progress: Callable[[str], 
         for line in lines_of(table_of_parts(model)):
             run.report(line)
         trainer = run.trainer(model, learnt, held_out)
-        trainer.train(resume_from_checkpoint=_checkpoint(settings, run.report))
+        trainer.train(resume_from_checkpoint=of_first(lambda: _checkpoint(settings, run.report)))
         if held_out and trainer.state.global_step % trainer.state.eval_steps:
             trainer.evaluate()
         parts = settings.recipe.parts(run.config.model_type)
