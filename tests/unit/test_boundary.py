@@ -27,7 +27,15 @@ PUBLIC_MODULES = {
     *("transformers", "transformers.activations", "transformers.generation", "transformers.generation.streamers"),
     *("transformers.image_processing_utils", "transformers.image_utils", "transformers.modeling_outputs"),
     *("transformers.processing_utils", "transformers.quantizers", "transformers.utils"),
-    *("torch", "torch.nn", "torch.nn.utils.rnn", "torch.utils.data", "accelerate", "accelerate.utils"),
+    *(
+        "torch",
+        "torch.nn",
+        "torch.nn.utils.rnn",
+        "torch.utils.data",
+        "torch.distributed.fsdp",
+        "accelerate",
+        "accelerate.utils",
+    ),
 }
 # Classes of the libraries that ours inherit; a method of ours with the name of a private one would replace it.
 BASES = (

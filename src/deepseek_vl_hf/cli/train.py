@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     logging.set_verbosity_error()
     warnings.simplefilter("ignore", FutureWarning)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it is warned of where processes prepare the rows
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # returns pictures' features, which nobody changes
     recipe = Recipe(arguments.lora, arguments.stage, arguments.full, arguments.int4, arguments.experts)
     same = (
         *("data", "model", "answers", "resume", "epochs", "max_steps", "batch_size", "device_batch_size"),

@@ -7,6 +7,7 @@ settings
   --result--> adapters, or a checkpoint in the source's type, with the processor
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ from .collator import ConversationCollator
 from .data import CheckedRow, Progress, check_rows, fingerprint_of, load_data
 from .lora import with_adapters
 from .packing import PackCollator, Packs, Rows, packs_of
-from .processes import of_first
+from .processes import add_up_in_float32, check_launcher, fully_sharded, of_first
 from .recipes import Part, set_what_learns, table_of_parts
 from .result import write_result
 from .runs import begin, end, fingerprint_of_model, last_complete_checkpoint
-from .settings import TrainingSettings, check_installed, fully_sharded, trainer_arguments
+from .settings import TrainingSettings, check_installed, trainer_arguments
 from .trainer import ConversationTrainer, Report, Reports
 
 
@@ -51,6 +52,7 @@ class _Run:
         self.processor = open_processor(self.folder)
         self._check_recipe()
         self.arguments = trainer_arguments(settings, self.config)
+        check_launcher(self.arguments)
         self.is_first = self.arguments.process_index == 0
         self.report: Report = report if self.is_first else _no_report
         self.progress = progress
@@ -102,7 +104,11 @@ class _Run:
 
     def _open(self, **options: Any) -> Any:
         where = {"device_map": {"": self.arguments.device}} if "quantization_config" in options else {}
-        return AutoModelForImageTextToText.from_pretrained(self.folder, **options, **where)
+        model = AutoModelForImageTextToText.from_pretrained(self.folder, **options, **where)
+        if fully_sharded():
+            # All at once: a layer's weights come together whenever any process runs it, so all run it equally often.
+            model.image_batch_size = sys.maxsize
+        return model
 
     def trainer(self, model: Any, learnt: _Conversations, held_out: _Conversations | None) -> ConversationTrainer:
         """The trainer, with the data put together."""
@@ -123,9 +129,13 @@ class _Run:
             questions=questions,
         )
         trainer.remove_callback(PrinterCallback)
+        add_up_in_float32(trainer)
         return trainer
 
     def _asked(self, held_out: _Conversations) -> int:
+        if self.settings.answers and fully_sharded():
+            self.report("Held-out questions are not asked while weights are spread over processes; their loss is told.")
+            return 0
         return min(self.settings.answers, len(held_out.rows))
 
     def _packs(self, conversations: _Conversations, collator: ConversationCollator) -> list[list[int]] | None:

@@ -18,10 +18,16 @@ RUN = "run.json"
 # Of a fingerprint, as many digits are kept.
 FINGERPRINT = 16
 STATE = "trainer_state.json"
-# Written by torch, as zip archives; a cut one has no table at its end.
-ARCHIVES = ("optimizer.pt", "scheduler.pt")
-# Folders of a checkpoint that all processes wrote together.
-SHARDED = "pytorch_model_fsdp_*/.metadata"
+SCHEDULER, OPTIMIZER = "scheduler.pt", "optimizer.pt"
+# What is in a checkpoint of processes that share a model's weights, by the name that tells it: FSDP's shares, FSDP's
+# wholes, DeepSpeed's.
+SHARED: dict[str, tuple[str, ...]] = {
+    "pytorch_model_fsdp_0": ("pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"),
+    "pytorch_model_fsdp.bin": ("pytorch_model_fsdp.bin", "optimizer.bin"),
+    "latest": (),
+}
+# Zip archives of torch; a cut one has no table at its end. Other files are written when all else is there.
+ARCHIVES = (".pt", ".bin")
 FINISHED = "finished"
 
 
@@ -121,11 +127,18 @@ def _fault_of(checkpoint: Path) -> str | None:
         json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"it is incomplete, its {STATE} is missing or damaged"
-    if any(checkpoint.glob(SHARDED)):
-        return None
-    for name in ARCHIVES:
-        if not zipfile.is_zipfile(checkpoint / name):
+    shared = next((files for name, files in SHARED.items() if (checkpoint / name).exists()), None)
+    for name in (SCHEDULER, *((OPTIMIZER,) if shared is None else shared)):
+        if not _is_whole(checkpoint / name):
             return f"its {name} is missing or damaged"
+    return _fault_of_weights(checkpoint) if shared is None else None
+
+
+def _is_whole(path: Path) -> bool:
+    return zipfile.is_zipfile(path) if path.suffix in ARCHIVES else path.is_file()
+
+
+def _fault_of_weights(checkpoint: Path) -> str | None:
     weights = [*checkpoint.glob("*.safetensors")]
     try:
         for path in weights:

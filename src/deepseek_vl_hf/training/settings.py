@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from ..cpu.dtypes import fast_dtype
 from ..hf.versions import CHECKPOINTING
+from .processes import kind_of_checkpoints
 from .recipes import Recipe
 
 # As both papers have them.
@@ -105,7 +106,11 @@ class TrainingSettings:
         """What decides the course of a run, to compare when it goes on."""
         own = ("epochs", "max_steps", "batch_size", "learning_rate", "max_length", "truncate", "pack", "optimizer")
         recipe = {name: getattr(self.recipe, name) for name in ("lora", "stage", "full", "int4", "experts")}
-        return {**recipe, **{name: getattr(self, name) for name in (*own, "seed")}}
+        return {
+            **recipe,
+            **{name: getattr(self, name) for name in (*own, "seed")},
+            "checkpoints": kind_of_checkpoints(),
+        }
 
 
 def check_installed(settings: TrainingSettings) -> None:
@@ -115,11 +120,6 @@ def check_installed(settings: TrainingSettings) -> None:
     for name in settings.report_to:
         if name not in ("all", "none") and find_spec(name) is None:
             raise ImportError(f"--report-to {name} needs the package {name}: pip install {name}")
-
-
-def fully_sharded() -> bool:
-    """Whether weights are spread over processes, as accelerate's launcher says; then all of a layer have one type."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
 
 
 def number_of_processes() -> int:

@@ -79,10 +79,11 @@ class ConversationTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """See transformers' `Trainer.evaluate`; adds `eval_exact`, the share of questions that are answered exactly.
 
-        The answers are written to `answers-STEP.jsonl`. A model whose weights are spread over processes is not asked.
+        The answers are written to `answers-STEP.jsonl`. The first process asks alone, so no part of a model's weights
+        may lie with others.
         """
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        if not self._questions or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if not self._questions:
             return metrics
         if self.is_world_process_zero():
             model = self.accelerator.unwrap_model(self.model)
