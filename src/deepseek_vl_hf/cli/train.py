@@ -24,8 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Of arguments that nobody here has passed, and between libraries.
     logging.set_verbosity_error()
     warnings.simplefilter("ignore", FutureWarning)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it is warned of where processes prepare the rows
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # returns pictures' features, which nobody changes
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it is warned of where processes prepare the rows
     recipe = Recipe(arguments.lora, arguments.stage, arguments.full, arguments.int4, arguments.experts)
     same = (
         *("data", "model", "answers", "resume", "epochs", "max_steps", "batch_size", "device_batch_size"),

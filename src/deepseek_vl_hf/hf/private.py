@@ -106,6 +106,9 @@ TOUCHES: dict[str, dict[str, str]] = {
         "transformers.core_model_loading.WeightConverter": "changes tensors while a checkpoint loads; the only way",
         "transformers.core_model_loading.WeightRenaming": "changes tensors while a checkpoint loads; the only way",
     },
+    "ddp": {
+        "torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model": "4-bit weights are not sent",
+    },
     "offload": {
         "accelerate.utils.align_module_device": "exported, not documented",
     },

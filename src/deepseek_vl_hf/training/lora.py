@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..hf.ddp import keep_frozen_weights_apart
 from ..models.deepseek_moe.experts import DeepseekMoeExperts
 
 # Of the language model, as a pattern for names of modules.
@@ -98,4 +99,5 @@ def with_adapters(model: nn.Module, rank: int, experts: bool, base: str, in_floa
 
     adapted = get_peft_model(model, config, autocast_adapter_dtype=in_float32)
     adapted.peft_config["default"].base_model_name_or_path = base  # peft puts the folder there that was opened
+    keep_frozen_weights_apart(adapted)
     return adapted

@@ -61,6 +61,11 @@ class _Run:
         quantized = getattr(self.config, "quantization_config", None) is not None
         if quantized and (not self.settings.recipe.lora or self.settings.recipe.int4):
             raise ValueError(f"{self.settings.model} has quantized weights already; expected --lora without --int4.")
+        if fully_sharded() and (quantized or self.settings.recipe.int4):
+            raise ValueError(
+                "Found 4-bit weights, and a launcher's config that spreads weights over processes; they can only be "
+                "whole in each. Leave that config out, or --int4."
+            )
 
     def collator(self, mixed: bool) -> ConversationCollator:
         """Of batches; `mixed` says whether some conversations have pictures and others none."""
