@@ -185,8 +185,6 @@ def train(settings: TrainingSettings, report: Report, progress: Callable[[str], 
             run.report(line)
         trainer = run.trainer(model, learnt, held_out)
         trainer.train(resume_from_checkpoint=of_first(lambda: _checkpoint(settings, run.report)))
-        if held_out and trainer.state.global_step % trainer.state.eval_steps:
-            trainer.evaluate()
         parts = settings.recipe.parts(run.config.model_type)
         write_result(trainer, run.folder, parts, settings.output)
     if run.is_first:
