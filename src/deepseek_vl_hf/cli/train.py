@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers.utils import logging
 
 from ..training.processes import one_error
@@ -41,4 +42,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with one_error():
         train(settings, partial(print, flush=True), count_bar)
+    PartialState().destroy_process_group()  # of which NCCL reminds at the end
     return 0

@@ -24,6 +24,8 @@ MOST_WORKERS = 8
 # Between checkpoints, as a share of all steps where no number of them is asked for; the last two are kept.
 BETWEEN_CHECKPOINTS = 0.1
 KEPT = 2
+# Seconds that processes wait for the first one while it checks the rows or asks held-out questions.
+LONGEST_WAIT = 6 * 3600
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ def trainer_arguments(settings: TrainingSettings, config: Any) -> TrainingArgume
         use_cpu=on_cpu,
         dataloader_num_workers=0 if on_cpu else _workers(processes),
         ddp_find_unused_parameters=False,
+        ddp_timeout=LONGEST_WAIT,
         remove_unused_columns=False,
         label_names=["labels"],
         prediction_loss_only=True,
