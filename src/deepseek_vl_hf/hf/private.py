@@ -107,7 +107,7 @@ TOUCHES: dict[str, dict[str, str]] = {
         "transformers.core_model_loading.WeightRenaming": "changes tensors while a checkpoint loads; the only way",
     },
     "ddp": {
-        "torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model": "4-bit weights are not sent",
+        "torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model": "4-bit ones stay",
     },
     "offload": {
         "accelerate.utils.align_module_device": "exported, not documented",
