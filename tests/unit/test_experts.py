@@ -208,6 +208,23 @@ def test_the_auxiliary_loss_is_of_sequences_with_and_without_a_mask(vl2):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("num_items_in_batch", [None, 5])
+@pytest.mark.parametrize("as_mask", [False, True])
+def test_the_auxiliary_loss_is_of_whole_sequences_where_few_logits_are_kept(vl2, num_items_in_batch, as_mask):
+    """Labels are then those of the kept positions, as ms-swift cuts them."""
+    inputs = vl2.inputs(4)
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -3:] = inputs["input_ids"][:, -3:]
+    settings = {"output_router_logits": True, "num_items_in_batch": num_items_in_batch}
+    whole = vl2.model(**inputs, **settings, labels=labels)
+    keep = torch.arange(labels.shape[1]) >= labels.shape[1] - 4 if as_mask else 4
+    kept = vl2.model(**inputs, **settings, labels=labels[:, -4:], logits_to_keep=keep)
+    assert torch.allclose(kept.logits, whole.logits[:, -4:], atol=1e-5)
+    assert torch.allclose(kept.aux_loss, whole.aux_loss)
+    assert torch.allclose(kept.loss, whole.loss)
+
+
+@torch.no_grad()
 def test_router_logits_disturb_no_generation(vl2):
     inputs, settings = vl2.inputs(4), {"max_new_tokens": 4, "do_sample": False, "cache_implementation": "static"}
     expected = vl2.model.generate(**inputs, **settings)

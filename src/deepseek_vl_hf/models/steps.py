@@ -80,14 +80,15 @@ def head_output(
     Args:
         model: has `lm_head`, `loss_function` and the config.
         outputs: of the model without the head.
-        labels: [batch, sequence], not shifted; -100 is left out.
-        logits_to_keep: how many last positions get logits (0: all), a 1-D tensor of positions, or a mask
-            [batch, sequence], whose positions become one axis: logits are then [positions, vocabulary], and the loss
-            falls on what follows these positions alone.
+        labels: [batch, sequence], not shifted; -100 is left out. With a number or one axis of positions, those of the
+            kept positions.
+        logits_to_keep: how many last positions get logits (0: all), a 1-D tensor of positions or mask of them, or a
+            mask [batch, sequence], whose positions become one axis: logits are then [positions, vocabulary], and the
+            loss falls on what follows these positions alone.
         kwargs: for the loss, such as `num_items_in_batch`.
     """
     kept: Any = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-    masked = isinstance(kept, torch.Tensor) and kept.dtype == torch.bool
+    masked = isinstance(kept, torch.Tensor) and kept.dtype == torch.bool and kept.ndim == 2
     if masked and labels is not None:
         shifted = kwargs.get("shift_labels")
         next_labels = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:] if shifted is None else shifted

@@ -124,7 +124,7 @@ class DeepseekMoeModel(HfModel):
 
         Args:
             router_logits: per layer with experts, [batch * sequence, experts].
-            labels: [batch, sequence].
+            labels: [batch, sequence], or of the last positions alone, where `logits_to_keep` leaves others out.
             attention_mask: [batch, past + sequence], 0 at padding, which does not count; any other mask is not read.
             position_ids: [batch, sequence], by which packed sequences are told apart.
             num_items_in_batch: labels of all that the optimizer sees at once, of which this may be a part. Sequences
@@ -141,6 +141,8 @@ class DeepseekMoeModel(HfModel):
                 "Found gradient checkpointing that records the routers' logits without a graph, so that the auxiliary "
                 'loss would teach nothing; expected gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
+        length = len(router_logits[0]) // len(labels)
+        labels = functional.pad(labels, (length - labels.shape[1], 0), value=IGNORED)
         members = members_of_sequences(labels, attention_mask, position_ids)
         weights = None
         if num_items_in_batch is not None:
