@@ -200,6 +200,13 @@ def test_the_snippet_for_trl_runs(tmp_path):
     assert math.isfinite(float(loss))
 
 
+def test_the_file_for_ms_swift_is_there():
+    """tests/ms_swift runs it."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (file,) = re.findall(r"--custom_register_path (\S+)", page)
+    assert (ROOT / file).is_file()
+
+
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = {line.split()[1] for block in COMMANDS for line in block.splitlines() if line.startswith("make ")}
