@@ -31,6 +31,7 @@ PUBLIC_MODULES = {
         "torch",
         "torch.nn",
         "torch.nn.utils.rnn",
+        "torch.utils.checkpoint",
         "torch.utils.data",
         "torch.distributed.fsdp",
         "accelerate",

@@ -28,6 +28,7 @@ LAYERS = (
         "models.weights",
         "models.rotary",
         "models.encoding",
+        "models.recomputation",
         "models.sub_configs",
         "models.family_config",
         "models.pretrained",

@@ -118,6 +118,17 @@ def test_gradients_of_attention_equal_those_of_the_plain_formula(grid, monkeypat
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("grid", [(14, 14), (20, 20)])
+def test_no_scores_are_kept_for_the_gradients(grid):
+    height, width = grid
+    shapes = [(2, height * width, size) for size in (8, 8, 8, height, width)]
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda kept: kept):
+        sam.biased_attention(*inputs, 0.3)
+    assert max(shape.numel() for shape in kept) <= max(each.numel() for each in inputs)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("grid", [(14, 14), (16, 16), (3, 7), (20, 20)])
 def test_attention_in_bfloat16_is_as_exact_as_its_inputs(grid):

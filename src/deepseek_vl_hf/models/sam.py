@@ -8,7 +8,7 @@
 The weights are named as in transformers' `SamVisionModel`, and its config class is used. The attention is our own: its
 scores have a bias per query and key, decomposed into a row and a column part. Whole-grid layers would need one tensor
 of 12 x 4096 x 4096 scores and another one for the bias; here blocks of heads and query rows are scored one after the
-other. No attention maps exist at any time, so none can be returned.
+other, and again for their gradients. No attention maps exist at any time, so none can be returned.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from transformers.activations import ACT2FN
 
 from ..hf.layers import GradientCheckpointingLayer, init
 from ..hf.model import HfModel
+from .recomputation import computed_twice
 
 # How many scores exist at once. On a CPU so few that they stay in its cache and their memory is used again, instead of
 # being asked of the system for each block, which took a third of the time; elsewhere a guess, 256 MB in bfloat16.
@@ -139,6 +140,7 @@ def biased_attention(
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
+@computed_twice
 def _attend_folded(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -161,11 +163,18 @@ def _attend_in_blocks(
 ) -> torch.Tensor:
     """As `biased_attention`, of a scaled query; `block` queries at a time, their products added to the bias."""
     keys = key.transpose(1, 2)
-    blocks = []
-    for part, rows, columns in zip(*(each.split(block, 1) for each in (query, row_bias, column_bias)), strict=True):
-        bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
-        blocks.append(bias.baddbmm_(part, keys).softmax(-1) @ value)
+    split = zip(*(each.split(block, 1) for each in (query, row_bias, column_bias)), strict=True)
+    blocks = [_attend_block(part, keys, value, rows, columns) for part, rows, columns in split]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
+
+
+@computed_twice
+def _attend_block(
+    query: torch.Tensor, keys: torch.Tensor, value: torch.Tensor, row_bias: torch.Tensor, column_bias: torch.Tensor
+) -> torch.Tensor:
+    """One of the blocks; `keys` are [batch, head width, keys]."""
+    bias = (row_bias.unsqueeze(-1) + column_bias.unsqueeze(-2)).flatten(-2)
+    return bias.baddbmm_(query, keys).softmax(-1) @ value
 
 
 def _fold_places(key: torch.Tensor, rows: int) -> torch.Tensor:
