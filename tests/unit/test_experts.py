@@ -111,6 +111,17 @@ def test_gradients_of_both_ways_are_equal(relative, tokens):
         assert relative(other, one) <= TOLERANCE
 
 
+def test_gradients_of_experts_are_put_together_once():
+    """Not filled up to the size of all experts for each of them."""
+    module, states, chosen, weights = experts_and_choices(FEW_TOKENS + 1)
+    result = module.one_after_the_other(states, chosen, weights)
+    with torch.profiler.profile() as profile:
+        result.sum().backward()
+    called = [event.name for event in profile.events()]
+    assert "aten::select_backward" not in called
+    assert called.count("UnbindBackward0") == 2
+
+
 @pytest.mark.parametrize("tokens", [1, 5, FEW_TOKENS + 1])
 @pytest.mark.parametrize("name", ["eager", "by_device"])
 def test_experts_of_other_processes_are_left_out(relative, name, tokens):

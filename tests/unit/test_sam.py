@@ -124,7 +124,9 @@ def test_no_scores_are_kept_for_the_gradients(grid):
     shapes = [(2, height * width, size) for size in (8, 8, 8, height, width)]
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda kept: kept):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape) or tensor, lambda kept: kept
+    ):
         sam.biased_attention(*inputs, 0.3)
     assert max(shape.numel() for shape in kept) <= max(each.numel() for each in inputs)
 
