@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from deepseek_vl_hf.training.collator import ConversationCollator
 from deepseek_vl_hf.training.evaluation import Answer, answers_of, asked
+from deepseek_vl_hf.training.packing import PackCollator, Packs
 from deepseek_vl_hf.training.recipes import ALIGNER, LANGUAGE, SIGLIP, Recipe, part_of
 from deepseek_vl_hf.training.settings import TrainingSettings, number_of_processes, trainer_arguments
 from deepseek_vl_hf.training.trainer import ConversationTrainer
@@ -72,6 +74,22 @@ def test_the_trainers_settings(vl2, tmp_path, dtype):
     assert (arguments.learning_rate, arguments.weight_decay) == (3e-5, 0.1)
     assert arguments.gradient_checkpointing_kwargs == {"use_reentrant": False}
     assert arguments.ddp_find_unused_parameters is False
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_weights_in_another_type_are_not_kept_where_layers_are_computed_twice(vl2, tmp_path, checkpointing):
+    one = {"max_steps": 1, "batch_size": 1, "device_batch_size": 1, "dtype": "bfloat16", "cpu": True}
+    settings = TrainingSettings("rows", "model", tmp_path, Recipe(stage=3), checkpointing=checkpointing, **one)
+    model, kept = vl2.load(), []
+    model.lm_head.register_forward_hook(lambda *_: kept.append(torch.is_autocast_cache_enabled()))
+    row = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}], "place": ""}
+    ConversationTrainer(
+        model=model,
+        args=trainer_arguments(settings, model.config),
+        data_collator=PackCollator(ConversationCollator(vl2.processor)),
+        train_dataset=Packs([row]),
+    ).train()
+    assert kept == [not checkpointing]
 
 
 def test_the_last_answer_is_asked_for():

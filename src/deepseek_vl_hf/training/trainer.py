@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import AutocastKwargs
 from transformers import Trainer, TrainerCallback
 
 from ..conversation.messages import Conversation
+from ..hf.versions import CHECKPOINTING
 from .curves import write_curves
 from .evaluation import answers_of, write_answers
 from .recipes import SIGLIP, part_of
@@ -36,6 +38,10 @@ class ConversationTrainer(Trainer):
         self._tower_share = tower_share
         self._questions = questions
         super().__init__(**arguments)
+        if getattr(self.args, CHECKPOINTING):
+            # Otherwise autocast's copies of all weights that learn, 13 GB at 7 billion, would be kept until the forward
+            # pass ends, although layers make them anew for their gradients.
+            self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
 
     def compute_loss(
         self,
