@@ -1,5 +1,7 @@
 """Routers and experts of DeepSeek-VL2 by themselves, and the same weights in transformers' own text models."""
 
+import copy
+
 import pytest
 import torch
 from transformers import (
@@ -76,9 +78,9 @@ def test_the_router_stays_in_float32_under_autocast():
     assert torch.equal(logits, module(states)[0])
 
 
-def experts_and_choices(tokens):
+def experts_and_choices(tokens, **sizes):
     torch.manual_seed(0)
-    config = DeepseekMoeConfig(**SIZES)
+    config = DeepseekMoeConfig(**{**SIZES, **sizes})
     config._experts_implementation = "eager"
     module = DeepseekMoeExperts(config)
     for parameter in module.parameters():
@@ -109,6 +111,17 @@ def test_gradients_of_both_ways_are_equal(relative, tokens):
         found.append([weights.grad, *(parameter.grad for parameter in module.parameters())])
     for one, other in zip(*found, strict=True):
         assert relative(other, one) <= TOLERANCE
+
+
+def test_grouped_products_follow_autocast():
+    """Which does not know them: of weights that learn, float32 ones, they would be float32, and slow on a GPU."""
+    module, states, chosen, weights = experts_and_choices(5, moe_intermediate_size=16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = experts_by_device(module, states, chosen, weights)
+        module.config._experts_implementation = "grouped_mm"
+        assert torch.equal(found, copy.deepcopy(module).bfloat16()(states, chosen, weights))
+    found.sum().backward()
+    assert {parameter.grad.dtype for parameter in module.parameters()} == {torch.float32}
 
 
 def test_gradients_of_experts_are_put_together_once():

@@ -7,6 +7,7 @@ hidden [tokens, hidden]
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -178,15 +179,32 @@ def experts_by_device(
     both = (self.gate_up_proj, self.down_proj)
     if any(type(weight) is not nn.Parameter for weight in both):
         return self.one_after_the_other(hidden_states, experts, weights)
-    grouped = all(weight.shape[-1] * weight.element_size() % GROUPED_BYTES == 0 for weight in both)
+    dtype = _autocast_dtype(hidden_states.device.type, self.down_proj.dtype)
+    grouped = all(weight.shape[-1] * dtype.itemsize % GROUPED_BYTES == 0 for weight in both)
     if torch.compiler.is_compiling():
-        return experts_function("grouped_mm" if grouped else "batched_mm")(self, hidden_states, experts, weights)
+        name = "grouped_mm" if grouped else "batched_mm"
+        return experts_function(name)(_with_weights_in(dtype, self), hidden_states, experts, weights)
     on_cpu = hidden_states.device.type == "cpu"
     if on_cpu and len(hidden_states) == 1:
         return self.of_one_token(hidden_states, experts, weights)
     if not grouped or (on_cpu and len(hidden_states) > FEW_TOKENS):
         return self.one_after_the_other(hidden_states, experts, weights)
-    return experts_function("grouped_mm")(self, hidden_states, experts, weights)
+    return experts_function("grouped_mm")(_with_weights_in(dtype, self), hidden_states, experts, weights)
+
+
+def _autocast_dtype(device_type: str, otherwise: torch.dtype) -> torch.dtype:
+    """The type that autocast computes products in; the other one outside of it."""
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else otherwise
+
+
+def _with_weights_in(dtype: torch.dtype, experts: DeepseekMoeExperts) -> DeepseekMoeExperts:
+    """The same experts for products that autocast does not know, which would be computed in the weights' type."""
+    if experts.down_proj.dtype == dtype:
+        return experts
+    others = copy(experts)
+    for name, weight in (("gate_up_proj", experts.gate_up_proj), ("down_proj", experts.down_proj)):
+        object.__setattr__(others, name, weight.to(dtype))  # not among the parameters, which both share
+    return others
 
 
 class DeepseekMoeBlock(nn.Module):
