@@ -12,8 +12,8 @@ other, and again for their gradients. No attention maps exist at any time, so no
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -38,9 +38,8 @@ LARGEST_FOLDED_GRID = 256
 CPU_TOKENS = 1024
 
 
-@dataclass(frozen=True)
-class SamEncoderOutput:
-    """What the encoder returns.
+class SamEncoderOutput(NamedTuple):
+    """What the encoder returns. A tuple, in which FSDP and DeepSpeed find the tensors that backward begins with.
 
     Attributes:
         last_hidden_state: [images, output channels, grid, grid], behind the neck.
