@@ -104,7 +104,9 @@ class DeepseekMoeExperts(nn.Module):
             torch.empty(self.num_experts, 2 * config.moe_intermediate_size, config.hidden_size)
         )
         self.down_proj = nn.Parameter(torch.empty(self.num_experts, config.hidden_size, config.moe_intermediate_size))
-        self.act_fn = ACT2FN[config.hidden_act]
+        # Its function, not the module: that would be called as often as there are experts with tokens, and DeepSpeed's
+        # ZeRO-3 stalls where processes call modules in other orders.
+        self.act_fn = ACT2FN[config.hidden_act].forward
         self.register_load_state_dict_pre_hook(fuse_experts)
 
     def forward(self, hidden_states: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
