@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from ..hf.zero import size_of
+
 SIGLIP, SAM, ALIGNER, LANGUAGE, ADAPTERS = "SigLIP tower", "SAM tower", "aligner", "language model", "adapters"
 # Of which part a parameter is, by the first of these names in its own. The original counts everything behind SAM up to
 # the aligner as SAM's.
@@ -137,6 +139,6 @@ def table_of_parts(model: nn.Module) -> list[Part]:
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
         count = counts.setdefault(part_of(name), [0, 0])
-        count[0] += parameter.numel()
-        count[1] += parameter.numel() if parameter.requires_grad else 0
+        count[0] += size_of(parameter)
+        count[1] += size_of(parameter) if parameter.requires_grad else 0
     return [Part(name, *counts[name]) for name in (*dict.fromkeys(PARTS.values()), ADAPTERS) if name in counts]

@@ -17,6 +17,7 @@ from ..checkpoints.conversion.destination import check_destination, new_folder
 from ..checkpoints.conversion.jobs import ORIGINAL, TRANSFORMERS
 from ..checkpoints.layouts.files import ADAPTERS, CONFIG, base_folder, local_folder, read_json
 from ..checkpoints.layouts.small_files import open_processor
+from ..hf.zero import load_whole_from_here_on
 from .recipes import part_of
 from .runs import RUN, fingerprint_of_model, read_run
 from .trainer import Report
@@ -45,6 +46,7 @@ def write_result(trainer: Any, source: Path, parts: frozenset[str], folder: Path
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(scratch))
     if trainer.is_world_process_zero():
+        load_whole_from_here_on()
         if parts:
             _put_into_source(source, scratch, parts)
         for name in NOT_KEPT:

@@ -94,11 +94,10 @@ class _Run:
             quantized = {"quantization_config": int4_config(device=self.arguments.device)} if recipe.int4 else {}
             model = self._open(dtype=settings.compute_dtype, **quantized)
             return with_adapters(model, recipe.lora, recipe.experts, self._origin(), in_float32=not fully_sharded())
-        model = self._open(dtype="auto")
+        model = self._open(dtype=torch.float32 if fully_sharded() else "auto")
         set_what_learns(model, recipe.parts(self.config.model_type))
-        for parameter in model.parameters():
-            alike = parameter.requires_grad or fully_sharded()  # which wants one type for all weights of a layer
-            parameter.data = parameter.data.to(torch.float32 if alike else settings.compute_dtype)
+        for parameter in () if fully_sharded() else model.parameters():
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else settings.compute_dtype)
         model.config.text_config.output_router_logits = recipe.learns_routing(self.config)
         return model
 
