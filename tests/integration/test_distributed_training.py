@@ -15,8 +15,8 @@ from deepseek_vl_hf.cli import main
 from family import relative_error
 
 LONGEST_SECONDS = 300
-# Sums in another order: measured 1.6e-7 in losses, and in weights 1.9e-3 of the largest, which is a step of bfloat16, the
-# type of the result. Where one optimizer step differs, as in a step without any picture, losses are 2e-2 apart.
+# Sums in another order: measured 1.6e-7 in losses, and in weights 1.9e-3 of the largest, which is a step of bfloat16,
+# the type of the result. Where one optimizer step differs, as in a step without any picture, losses are 2e-2 apart.
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 2e-6, 5e-3
 
 

@@ -110,7 +110,7 @@ TOUCHES: dict[str, dict[str, str]] = {
         "torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model": "4-bit ones stay",
     },
     "zero": {
-        "transformers.integrations.deepspeed.unset_hf_deepspeed_config": "the source is read whole beside a model in parts",
+        "transformers.integrations.deepspeed.unset_hf_deepspeed_config": "the source is read whole beside parts",
     },
     "offload": {
         "accelerate.utils.align_module_device": "exported, not documented",
