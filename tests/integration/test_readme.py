@@ -176,7 +176,7 @@ def test_the_chart_shows_the_measured_ratios():
 def test_the_page_on_training_runs(vl2, tmp_path, run_command):
     """Of DeepSeek-VL2, whose rows may have boxes."""
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    snippet, adapters, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    snippet, adapters, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert float(run_program(snippet.replace("build/flags", str(tmp_path / "flags"))).split()[-1]) > 0
     assert "trainable params" in run_program(adapters.replace("path/to/model", str(vl2.converted)))
     rows = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
