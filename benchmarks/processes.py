@@ -69,10 +69,19 @@ def in_turn(arguments: Callable[[str], list[str]], repeats: int) -> dict[str, di
     found: dict[str, list[dict[str, Any]]] = {OURS: [], PORT: []}
     for _ in range(repeats):
         for implementation, runs in found.items():
-            command = [sys.executable, *arguments(implementation)]
-            result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            runs.append(json.loads(result.stdout.splitlines()[-1]))
+            runs.append(last_line_of(arguments(implementation)))
     return {
         name: {implementation: statistics.median(run[name] for run in runs) for implementation, runs in found.items()}
         for name in found[OURS][0]
     }
+
+
+def last_line_of(arguments: list[str]) -> dict[str, Any]:
+    """What a Python process prints as JSON in its last line.
+
+    Args:
+        arguments: of Python.
+    """
+    result = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
