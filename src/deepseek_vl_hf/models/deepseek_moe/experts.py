@@ -184,14 +184,28 @@ def experts_by_device(
     dtype = _autocast_dtype(hidden_states.device.type, self.down_proj.dtype)
     grouped = all(weight.shape[-1] * dtype.itemsize % GROUPED_BYTES == 0 for weight in both)
     if torch.compiler.is_compiling():
-        name = "grouped_mm" if grouped else "batched_mm"
-        return experts_function(name)(_with_weights_in(dtype, self), hidden_states, experts, weights)
+        return experts_at_once(self, hidden_states, experts, weights, "grouped_mm" if grouped else "batched_mm")
     on_cpu = hidden_states.device.type == "cpu"
     if on_cpu and len(hidden_states) == 1:
         return self.of_one_token(hidden_states, experts, weights)
     if not grouped or (on_cpu and len(hidden_states) > FEW_TOKENS):
         return self.one_after_the_other(hidden_states, experts, weights)
-    return experts_function("grouped_mm")(_with_weights_in(dtype, self), hidden_states, experts, weights)
+    return experts_at_once(self, hidden_states, experts, weights)
+
+
+def experts_at_once(
+    self: DeepseekMoeExperts,
+    hidden_states: torch.Tensor,
+    experts: torch.Tensor,
+    weights: torch.Tensor,
+    name: str = "grouped_mm",
+) -> torch.Tensor:
+    """All experts together, by products of transformers and in the type of autocast, which does not know them.
+
+    Arguments as of `DeepseekMoeExperts.forward`; `name` is transformers' for them.
+    """
+    dtype = _autocast_dtype(hidden_states.device.type, self.down_proj.dtype)
+    return experts_function(name)(_with_weights_in(dtype, self), hidden_states, experts, weights)
 
 
 def _autocast_dtype(device_type: str, otherwise: torch.dtype) -> torch.dtype:
@@ -200,7 +214,7 @@ def _autocast_dtype(device_type: str, otherwise: torch.dtype) -> torch.dtype:
 
 
 def _with_weights_in(dtype: torch.dtype, experts: DeepseekMoeExperts) -> DeepseekMoeExperts:
-    """The same experts for products that autocast does not know, which would be computed in the weights' type."""
+    """The same experts with weights of another type."""
     if experts.down_proj.dtype == dtype:
         return experts
     others = copy(experts)
