@@ -13,6 +13,7 @@ import int4_tables
 import robustness_tables
 import serving_tables
 import speed_tables
+import training_tables
 from speed_tables import amount
 
 ROOT = Path(__file__).parent.parent
@@ -284,6 +285,10 @@ PAGES = {
     "docs/chat.md": {"chat": chat_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
     "docs/serving.md": {"serving": serving_tables.serving_table, "serving memory": serving_tables.memory_table},
+    "docs/training.md": {
+        "training memory": training_tables.memory_table,
+        "training memory check": training_tables.check_table,
+    },
     "docs/robustness.md": {"robustness": robustness_tables.cases_table},
     "docs/speed.md": {
         "speed vl2": speed_tables.speed_vl2_table,
