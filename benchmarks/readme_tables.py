@@ -288,6 +288,7 @@ PAGES = {
     "docs/training.md": {
         "training memory": training_tables.memory_table,
         "training memory check": training_tables.check_table,
+        "training": training_tables.compared_table,
     },
     "docs/robustness.md": {"robustness": robustness_tables.cases_table},
     "docs/speed.md": {
