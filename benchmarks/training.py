@@ -13,7 +13,7 @@ second is timed, its batches included. Loss and gradient of that step have to be
 are. In the stages, plain gradient descent does the steps: the states of AdamW, 10 GB, would be the same on both sides
 and leave no room beside them.
 
-It takes 3 GB of disk and, for the port, 20 GB of memory; on two idle cores with bfloat16 less than ten minutes.
+It takes 3 GB of disk and, for the port, 20 GB of memory; on two idle cores with bfloat16 a quarter of an hour.
 """
 
 import argparse
