@@ -1,6 +1,6 @@
 """Putting this package's classes in force in transformers, and taking them back."""
 
-from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
 from .checkpoints.layouts.formats import OriginalFormat
 from .checkpoints.layouts.original import FORMATS
@@ -17,6 +17,7 @@ from .hf.register import Registrations
 from .hf.serving import register_for_serving
 from .models.deepseek_moe.experts import BY_DEVICE, experts_by_device
 from .models.families import FAMILIES, Family
+from .models.original_calls import CAUSAL_MODELS
 from .quantization import QUANT_METHOD, Int4Config, Int4Quantizer
 from .training.lora import DEFAULT_LAYERS
 
@@ -67,6 +68,7 @@ def _register_family(family: Family) -> None:
         AutoModel: family.model,
         AutoModelForImageTextToText: family.generation_model,
         AutoModelForMultimodalLM: family.generation_model,
+        AutoModelForCausalLM: CAUSAL_MODELS[family.config],
     }
     tables.register_models(family.config, auto_models, _registrations)
     register_for_serving(family.config.model_type, family.generation_model, _registrations)

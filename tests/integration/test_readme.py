@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_vl_hf import nano_path
 from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.hf.versions import CHUNKED_PREFILL_READS_IMAGES
 
@@ -71,6 +72,12 @@ def test_snippets_of_the_page_on_generation_run(converted):
     program = program.replace("dynamic=True)", 'dynamic=True, backend="eager")')
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_snippet_for_the_originals_packages_runs():
+    page = (ROOT / "docs" / "original.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert run_program(snippet.replace("path/to/model", str(nano_path()))) == "red"
 
 
 @pytest.fixture

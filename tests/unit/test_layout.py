@@ -42,7 +42,7 @@ LAYERS = (
     ("configuration",),
     ("image_processing_deepseek",),
     ("processing_deepseek", "modeling"),
-    ("models.families",),
+    ("models.families", "models.original_calls"),
     (
         "checkpoints.layouts.files",
         "checkpoints.layouts.generation_file",
@@ -56,7 +56,7 @@ LAYERS = (
     ("checkpoints.loading", "checkpoints.conversion"),
     ("checkpoints",),
     ("registration",),
-    ("serving", "training"),
+    ("serving", "training", "original"),
     ("cli",),
     ("__main__",),
 )

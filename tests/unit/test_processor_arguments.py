@@ -21,9 +21,10 @@ def picture(images):
     [
         (
             {"conversations": [], "force_batchify": True},
-            "Found conversations=.*Pass the messages to apply_chat_template",
+            "Found conversations=..., force_batchify=..., which the original's .* deepseek_vl_hf.original",
         ),
-        ({"force_batchify": True, "pading": True}, "Found force_batchify=..., pading=..., which neither"),
+        ({"prompt": "Hi", "system_prompt": ""}, "Found prompt=..., system_prompt=..., which the original's"),
+        ({"max_tokens": 5, "pading": True}, "Found max_tokens=..., pading=..., which neither"),
         ({"tiling": True}, "Found tiling=..., which neither the tokenizer nor the image processor reads"),
         ({"fps": 2}, "Found fps=..."),
         ({"videos_kwargs": {"fps": 2}}, "Found videos_kwargs=..."),

@@ -56,6 +56,8 @@ _ARGUMENTS_OF_TEMPLATES = (
     "return_tensors",
     "tools",
 )
+# Of the originals' processors.
+_OF_ORIGINALS = {"apply_sft_format", "conversations", "force_batchify", "inference_mode", "prompt", "system_prompt"}
 # What the families' own templates read beside the messages; of a message they read role and content alone.
 _VARIABLES_OF_OUR_TEMPLATES = frozenset({"bos_token", "eos_token"})
 
@@ -327,10 +329,13 @@ class ChatProcessor(HfProcessor):
 
     def _refuse_unknown_arguments(self, arguments: dict[str, Any]) -> None:
         unknown = self.unknown_arguments(arguments)
-        if "conversations" in unknown:
+        of_original = [name for name in unknown if name in _OF_ORIGINALS]
+        if of_original:
             raise TypeError(
-                "Found conversations=...; a processor's call takes finished prompts as text. Pass the messages to "
-                "apply_chat_template(..., add_generation_prompt=True, tokenize=True, return_dict=True)."
+                f"Found {', '.join(f'{name}=...' for name in of_original)}, which the original's processors take. Pass "
+                "messages to apply_chat_template(..., add_generation_prompt=True, tokenize=True, return_dict=True) and "
+                "finished prompts as text; or load the processor with VLChatProcessor.from_pretrained (DeepSeek-VL2: "
+                "DeepseekVLV2Processor) of deepseek_vl_hf.original."
             )
         if unknown:
             raise TypeError(
