@@ -68,9 +68,7 @@ def _add_course(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_device(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--device-batch-size", type=values.count, metavar="N", default=4, help="rows at once (default: %(default)s)"
-    )
+    group.add_argument("--device-batch-size", type=values.count, metavar="N", help="rows at once (default: up to 4)")
     group.add_argument("--checkpointing", action="store_true", help="compute layers twice and keep less of them")
     group.add_argument("--dtype", choices=DTYPES, help="to compute in (default: what is fastest here)")
     group.add_argument("--cpu", action="store_true", help="use no GPU")

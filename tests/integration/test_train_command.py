@@ -282,7 +282,7 @@ def test_refusals(families, data, tmp_path, capsys):
         ((data, vl.converted, output, "--full", "--max-length", "20"), "line 2 has"),
         (
             (data, vl.converted, output, "--full", "--batch-size", "3"),
-            "Found --batch-size 3, of which 1 processes see 2",
+            "Found --batch-size 3; expected a multiple of 2",
         ),
         ((data, vl.converted, output, "--full", "--optimizer", "adamw_bnb_8bit"), "needs bitsandbytes"),
         ((data, vl.converted, output, "--full", "--optimizer", "adamm"), "adamm"),

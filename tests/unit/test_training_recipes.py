@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from deepseek_vl_hf.training.collator import ConversationCollator
 from deepseek_vl_hf.training.evaluation import Answer, answers_of, asked
 from deepseek_vl_hf.training.packing import PackCollator, Packs
 from deepseek_vl_hf.training.recipes import ALIGNER, LANGUAGE, SIGLIP, Recipe, part_of
 from deepseek_vl_hf.training.settings import TrainingSettings, number_of_processes, trainer_arguments
-from deepseek_vl_hf.training.trainer import ConversationTrainer
+from deepseek_vl_hf.training.trainer import ConversationTrainer, Reports
 
 
 def test_every_parameter_is_of_a_part(families):
@@ -62,8 +62,24 @@ def test_several_devices_and_one_process(monkeypatch, tmp_path):
     assert number_of_processes() == 4
     settings = TrainingSettings("rows", "model", tmp_path, Recipe(full=True), batch_size=16, device_batch_size=2)
     assert settings.accumulation(4) == 2
-    with pytest.raises(ValueError, match=r"Found --batch-size 16, of which 3 processes see 2 .* multiple of 6"):
+    with pytest.raises(
+        ValueError, match=r"Found --batch-size 16; expected a multiple of 6.* processes, 3"
+    ):
         settings.accumulation(3)
+
+
+@pytest.mark.parametrize(("batch", "processes", "rows"), [(16, 1, 4), (2, 1, 2), (6, 1, 3), (7, 1, 1), (16, 8, 2)])
+def test_rows_at_once_divide_the_batch(tmp_path, batch, processes, rows):
+    settings = TrainingSettings("rows", "model", tmp_path, Recipe(full=True), batch_size=batch)
+    assert settings.rows_at_once(processes) == rows
+    assert settings.accumulation(processes) * rows * processes == batch
+
+
+def test_the_last_loss_is_logged(tmp_path):
+    control, reports = TrainerControl(), Reports(print, tmp_path)
+    for step, expected in ((5, False), (6, True)):
+        reports.on_step_end(None, TrainerState(global_step=step, max_steps=6), control)
+        assert control.should_log == expected
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

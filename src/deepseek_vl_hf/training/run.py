@@ -225,7 +225,7 @@ def _naming_lack_of_memory(settings: TrainingSettings, arguments: TrainingArgume
         if not told:
             raise
         where = "GPU" if arguments.device.type == "cuda" else "machine"
-        remedies = [f"--device-batch-size (now {settings.device_batch_size})", "--max-length"]
+        remedies = [f"--device-batch-size (now {arguments.per_device_train_batch_size})", "--max-length"]
         options = [] if settings.checkpointing else ["--checkpointing"]
         options += ["--lora 16"] if not settings.recipe.lora else [] if settings.recipe.int4 else ["--int4"]
         raise ValueError(

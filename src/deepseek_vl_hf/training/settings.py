@@ -44,7 +44,7 @@ class TrainingSettings:
         epochs: how often each conversation is seen.
         max_steps: ends the run earlier or later than `epochs`.
         batch_size: conversations of a step; with `pack`, packs of them.
-        device_batch_size: how many of these a device sees at once.
+        device_batch_size: how many of these a device sees at once; None for as many as divide them, up to four.
         learning_rate: the largest; by default that of the recipe.
         max_length: tokens of a conversation, or of a pack; by default the model's context.
         truncate: cut longer conversations instead of refusing them.
@@ -69,7 +69,7 @@ class TrainingSettings:
     epochs: float = 1.0
     max_steps: int | None = None
     batch_size: int = 16
-    device_batch_size: int = 4
+    device_batch_size: int | None = None
     learning_rate: float | None = None
     max_length: int | None = None
     truncate: bool = False
@@ -96,13 +96,18 @@ class TrainingSettings:
         Raises:
             ValueError: they do not make up the batch size.
         """
-        at_once = self.device_batch_size * processes
-        if self.batch_size % at_once:
+        rows = self.rows_at_once(processes)
+        if self.batch_size % (rows * processes):
             raise ValueError(
-                f"Found --batch-size {self.batch_size}, of which {processes} processes see {self.device_batch_size} "
-                f"each at once; expected a multiple of {at_once}."
+                f"Found --batch-size {self.batch_size}; expected a multiple of {rows * processes}, which is "
+                f"--device-batch-size {rows} times the number of processes, {processes}."
             )
-        return self.batch_size // at_once
+        return self.batch_size // (rows * processes)
+
+    def rows_at_once(self, processes: int) -> int:
+        """How many rows a device sees at once."""
+        share = self.batch_size // processes
+        return self.device_batch_size or next(rows for rows in (4, 3, 2, 1) if share % rows == 0)
 
     def course(self) -> dict[str, Any]:
         """What decides the course of a run, to compare when it goes on."""
@@ -163,8 +168,8 @@ def trainer_arguments(settings: TrainingSettings, config: Any) -> TrainingArgume
         output_dir=str(settings.output),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=settings.device_batch_size,
-        per_device_eval_batch_size=settings.device_batch_size,
+        per_device_train_batch_size=settings.rows_at_once(processes),
+        per_device_eval_batch_size=settings.rows_at_once(processes),
         gradient_accumulation_steps=settings.accumulation(processes),
         learning_rate=settings.learning_rate or recipe.learning_rate(config),
         weight_decay=recipe.weight_decay(config),

@@ -123,6 +123,10 @@ class Reports(TrainerCallback):
         if told and state.is_world_process_zero:
             self._report(f"step {state.global_step} of {state.max_steps}: {', '.join(told)}")
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last step's loss is logged, too, wherever it falls."""
+        control.should_log = control.should_log or state.global_step == state.max_steps
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The curve so far, beside each checkpoint."""
         if state.is_world_process_zero:
