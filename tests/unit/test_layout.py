@@ -56,7 +56,7 @@ LAYERS = (
     ("checkpoints.loading", "checkpoints.conversion"),
     ("checkpoints",),
     ("registration",),
-    ("serving", "training", "original"),
+    ("serving", "training", "evaluation", "original"),
     ("cli",),
     ("__main__",),
 )
@@ -70,6 +70,7 @@ NEEDING = {
     "serving.vllm_settings": {"vllm"},
     "serving.vllm_models": {"vllm"},
     "serving.vllm_renderer": {"vllm"},
+    "evaluation.lmms_model": {"lmms_eval", "loguru"},
 }
 MODULES = [path for path in ROOT.rglob("*.py") if path.name != "__init__.py"]
 

@@ -85,11 +85,16 @@ def _generate(model: Any, processor: Any, questions: Sequence[tuple[Conversation
         processor_kwargs={"padding": True, "padding_side": "left"},
     ).to(model.device)
     generated = model.generate(**inputs, max_new_tokens=longest + longest // 2 + 8, do_sample=False)
-    return _texts(processor, generated[:, inputs["input_ids"].shape[1] :])
+    return answer_texts(processor, generated[:, inputs["input_ids"].shape[1] :])
 
 
-def _texts(processor: Any, generated: torch.Tensor) -> list[str]:
-    """Without what ends an answer, but with the tokens that name places."""
+def answer_texts(processor: Any, generated: torch.Tensor) -> list[str]:
+    """Answers as text, without what ends them, but with the tokens that name places.
+
+    Args:
+        processor: of the model that gave them.
+        generated: [batch, new tokens], without the prompts.
+    """
     tokenizer = processor.tokenizer
     ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
     return [tokenizer.decode([token for token in row if token not in ends]).strip() for row in generated.tolist()]

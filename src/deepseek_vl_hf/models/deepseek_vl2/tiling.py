@@ -17,6 +17,10 @@ CANDIDATE_RESOLUTIONS: tuple[Pair, ...] = (
     *((384, 1920), (1920, 384), (384, 2304), (2304, 384), (768, 1152), (1152, 768), (384, 2688), (2688, 384)),
     *((384, 3072), (3072, 384), (768, 1536), (1536, 768), (384, 3456), (3456, 384), (1152, 1152)),
 )
+# With which the paper measures InfoVQA, whose pictures are long: all of up to 18 tiles (arXiv 2412.10302, section 5.1).
+ENLARGED_RESOLUTIONS: tuple[Pair, ...] = tuple(
+    (384 * columns, 384 * rows) for columns in range(1, 19) for rows in range(1, 19) if columns * rows <= 18
+)
 # A conversation with more pictures than this is not tiled, as the published models were trained.
 MOST_TILED_IMAGES = 2
 
