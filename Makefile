@@ -7,6 +7,7 @@
 #   make test-page      the tests of the web page, with Gradio; in a browser where Chromium is installed
 #   make test-vllm      the tests of our models in vLLM, on a CPU (its own environment of 3.5 GB; ten minutes on two cores)
 #   make test-ms-swift  the tests of training with ms-swift (its own environment of 2 GB; two minutes on two cores)
+#   make test-eval      the tests of benchmarks with lmms-eval (its own environment of 3.5 GB; two minutes on two cores)
 #   make fuzz           10,000 odd and damaged inputs, for docs/robustness.md (some minutes on two cores); CASES=100 SEED=1
 #   make test-newest    unit and parity tests on today's newest versions, caps ignored: what breaks next
 #   make lock           write requirements/*.txt anew, with today's versions
@@ -22,6 +23,7 @@ OLDEST_VENV ?= .venv-oldest
 PAGE_VENV ?= .venv-page
 VLLM_VENV ?= .venv-vllm
 SWIFT_VENV ?= .venv-ms-swift
+EVAL_VENV ?= .venv-eval
 NEXT_VENV ?= .venv-next
 LOCK_VENV ?= .venv-lock
 # Installed where $(PYTHON) has no torch to lend. Whether it is the CPU build decides the package index that pip is set
@@ -38,7 +40,7 @@ INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-oldest test-page test-vllm test-ms-swift test-newest fuzz lock compatibility lint bench docs-tables clean
+.PHONY: demo test test-oldest test-page test-vllm test-ms-swift test-eval test-newest fuzz lock compatibility lint bench docs-tables clean
 
 # $(call make-torch,folder,options of pip): an environment with a torch, lent or installed
 define make-torch
@@ -108,6 +110,16 @@ $(SWIFT_VENV)/.installed: pyproject.toml requirements/ms-swift.txt requirements/
 test-ms-swift: $(SWIFT_VENV)/.installed
 	$(SWIFT_VENV)/bin/python -m pytest tests/ms_swift
 
+# lmms-eval brings the general build of torchvision, which does not load beside a torch for CPUs, and timm, which needs it.
+# Where torch and torchvision go together nothing has to go.
+$(EVAL_VENV)/.installed: pyproject.toml requirements/eval.txt requirements/torch.txt
+	$(call make-environment,$(EVAL_VENV),eval)
+	@$(EVAL_VENV)/bin/python -c 'import torchvision' 2>/dev/null || \
+		$(EVAL_VENV)/bin/python -m pip uninstall --quiet --yes torchvision timm
+
+test-eval: $(EVAL_VENV)/.installed
+	$(EVAL_VENV)/bin/python -m pytest tests/eval
+
 CASES ?= 10000
 SEED ?= 0
 
@@ -156,5 +168,5 @@ docs-tables: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme_tables.py --write
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) $(VLLM_VENV) $(SWIFT_VENV) $(NEXT_VENV) $(LOCK_VENV) build dist \
+	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) $(VLLM_VENV) $(SWIFT_VENV) $(EVAL_VENV) $(NEXT_VENV) $(LOCK_VENV) build dist \
 		demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

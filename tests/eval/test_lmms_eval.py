@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from addresses import free_port
 from deepseek_vl_hf.evaluation import tasks_path
+from deepseek_vl_hf.evaluation.scores import metrics_of, scored_elsewhere
 from deepseek_vl_hf.nano.folder import nano_path
 from nano.dataset import example
 from nano.drawing import draw_scene
@@ -29,6 +31,7 @@ pytestmark = [
 
 HERE = Path(__file__).parent
 QUESTIONS = 100
+METRICS = {"seed_image", "seed_all", "relaxed_overall", "average"}  # which the page names beside their tasks
 NANO_TASK = """\
 task: nano_held_out
 dataset_path: {data}
@@ -46,6 +49,22 @@ generation_kwargs:
 process_results: !function nano_task.score
 metric_list:
   - metric: right
+    aggregation: mean
+    higher_is_better: true
+"""
+TEXT_TASK = """\
+task: text_alone
+dataset_path: {data}
+dataset_kwargs:
+  load_from_disk: true
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: answer
+generation_kwargs:
+  max_new_tokens: 8
+metric_list:
+  - metric: exact_match
     aggregation: mean
     higher_is_better: true
 """
@@ -83,6 +102,8 @@ def tasks(questions, tmp_path_factory):
     data = on_disk(questions, folder / "nano")
     (folder / "nano.yaml").write_text(NANO_TASK.format(data=data), encoding="utf-8")
     shutil.copy(HERE / "nano_task.py", folder)
+    data = on_disk([{"question": "How are you?", "answer": "well"}] * 3, folder / "text")
+    (folder / "text.yaml").write_text(TEXT_TASK.format(data=data), encoding="utf-8")
     box, phrases = [10.0, 20.0, 100.0, 60.0], ["the left one", "the fox"]
     places = [{"image": Image.new("RGB", (200, 100), "red"), "answer": phrases, "bbox": box}]
     data = on_disk(places, folder / "places")
@@ -154,6 +175,17 @@ def test_answers_and_score_are_those_of_direct_calls(questions, direct_answers, 
     assert "nano_held_out asks for image_aspect_ratio, which" in log
 
 
+def test_questions_without_pictures(tasks, tmp_path):
+    arguments = "pretrained=nano,dtype=float32"
+    figures, answers, log = evaluate(
+        tmp_path, tasks, "text_alone", model="deepseek_vl_hf", model_args=arguments, batch_size=2
+    )
+    assert len(answers) == 3
+    assert len(set(answers)) == 1
+    assert figures["exact_match,none"] == 0
+    assert "leaves aside" not in log
+
+
 def test_the_same_through_the_server(direct_answers, tasks, tmp_path):
     port = free_port()
     with (tmp_path / "server").open("w") as output:
@@ -197,6 +229,7 @@ def test_grounding_scores_answers_written_by_hand(tasks, tmp_path):
     from lmms_eval.utils import load_yaml_config  # noqa: PLC0415
 
     task = ConfigurableMessagesTask(config=load_yaml_config(str(tasks / "places.yaml")), model_name="deepseek_vl_hf")
+    assert metrics_of(task.doc_to_messages) == ["refcoco_ACC@0.5"]
     rows = list(task.test_docs())
     assert [row["expression"] for row in rows] == ["the left one", "the fox"]
     (turn,) = task.doc_to_messages(rows[0])
@@ -218,6 +251,32 @@ def test_every_task_file_is_found():
     names = {f"{name}_bbox_rec_{split}_vl2" for name, found in splits.items() for split in found}
     assert set(manager.all_subtasks) == names
     assert manager.all_groups == ["refcoco_bbox_rec_vl2"]
+
+
+def test_the_tasks_of_the_page_exist_and_those_that_are_scored_elsewhere_say_so():
+    from lmms_eval.tasks import TaskManager  # noqa: PLC0415
+    from lmms_eval.utils import load_yaml_config  # noqa: PLC0415
+
+    page = (HERE.parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    elsewhere, tables = page.partition("## Tasks that are not scored here")[2].split("## The papers' tables")
+    manager = TaskManager(include_path=str(tasks_path()))
+
+    def tasks_in(text, column):
+        cells = [line.split("|")[column] for line in text.splitlines() if line.startswith("| ")]
+        names = {name for cell in cells for name in re.findall(r"`([\w+]+)`", cell)} - METRICS
+        assert names <= set(manager.all_subtasks)
+        return names
+
+    def said(task):
+        config = load_yaml_config(manager.task_index[task]["yaml_path"], mode="simple")
+        return scored_elsewhere(task, [entry["metric"] for entry in config["metric_list"]])
+
+    not_here = tasks_in(elsewhere.partition("## Grounding")[0], 1)
+    assert len(not_here) == 12
+    assert all(map(said, not_here))
+    named = tasks_in(tables.partition("## What was run")[0], 2)
+    assert len(named) == 31
+    assert {task for task in named if said(task)} == named & not_here
 
 
 @pytest.mark.parametrize(

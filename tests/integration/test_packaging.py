@@ -55,6 +55,8 @@ def test_the_wheel_works_alone(distributions, tmp_path):
         data = {f"{package}/py.typed" for package in ("deepseek_vl_command", "deepseek_vl_hf")}
         data.add("deepseek_vl_hf/checkpoints/conversion/model_card.md.j2")
         data |= {f"deepseek_vl_hf/nano/checkpoint/{path.name}" for path in nano_path().iterdir()}
+        tasks = ("refcoco_vl2_template_yaml", "refcoco+_bbox_rec_testA_vl2.yaml")
+        data |= {f"deepseek_vl_hf/evaluation/tasks/{name}" for name in tasks}
         assert data <= set(archive.namelist())
         entry_points = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert b"deepseek-vl = deepseek_vl_command:main" in archive.read(entry_points)
