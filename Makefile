@@ -7,7 +7,7 @@
 #   make test-page      the tests of the web page, with Gradio; in a browser where Chromium is installed
 #   make test-vllm      the tests of our models in vLLM, on a CPU (its own environment of 3.5 GB; ten minutes on two cores)
 #   make test-ms-swift  the tests of training with ms-swift (its own environment of 2 GB; two minutes on two cores)
-#   make test-eval      the tests of benchmarks with lmms-eval (its own environment of 3.5 GB; two minutes on two cores)
+#   make test-eval      the tests of benchmarks with lmms-eval (its own environment of 2.5 GB; two minutes on two cores)
 #   make fuzz           10,000 odd and damaged inputs, for docs/robustness.md (some minutes on two cores); CASES=100 SEED=1
 #   make test-newest    unit and parity tests on today's newest versions, caps ignored: what breaks next
 #   make lock           write requirements/*.txt anew, with today's versions
