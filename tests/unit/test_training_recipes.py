@@ -62,9 +62,7 @@ def test_several_devices_and_one_process(monkeypatch, tmp_path):
     assert number_of_processes() == 4
     settings = TrainingSettings("rows", "model", tmp_path, Recipe(full=True), batch_size=16, device_batch_size=2)
     assert settings.accumulation(4) == 2
-    with pytest.raises(
-        ValueError, match=r"Found --batch-size 16; expected a multiple of 6.* processes, 3"
-    ):
+    with pytest.raises(ValueError, match=r"Found --batch-size 16; expected a multiple of 6.* processes, 3"):
         settings.accumulation(3)
 
 
