@@ -15,7 +15,7 @@ from family import VL_FAMILIES
 
 LOADS_FOR_FSDP = "fsdp_size" in inspect.signature(DistributedConfig).parameters
 PROGRAM = """
-import json, sys, torch
+import json, os, sys, torch
 import deepseek_vl_hf
 from transformers import AutoModelForImageTextToText
 folder, inputs, output, how = sys.argv[1:]
@@ -38,8 +38,11 @@ if torch.distributed.get_rank() == 0:
     if hasattr(layer.mlp, "experts"):
         local["experts"] = list(layer.mlp.experts.gate_up_proj.to_local().shape[:2])
     torch.save({"logits": logits, "generated": generated}, output)
-    print(json.dumps({"world": torch.distributed.get_world_size(), **local}))
+    print(json.dumps({"world": torch.distributed.get_world_size(), **local}), flush=True)
+# gloo may abort a process that ends while another one still talks to it, or while its own threads do.
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
+os._exit(0)
 """
 
 
