@@ -195,15 +195,50 @@ def test_the_card_of_vl2_with_three_pictures(installed, vl2):
 
 
 def test_answers_as_they_come(installed):
-    from deepseek_vl.serve.inference import deepseek_generate, load_model  # noqa: PLC0415
+    # As the page of DeepSeek-VL does: a question is (text, picture), the answer is to come.
+    from deepseek_vl.serve import inference  # noqa: PLC0415
 
-    tokenizer, model, processor = load_model(nano_path())
-    messages = [
-        {"role": "User", "content": f"<image_placeholder>{QUESTIONS[0]}", "images": [Image.open(picture())]},
-        {"role": "Assistant", "content": ""},
-    ]
-    pieces = list(deepseek_generate(messages, model, processor, tokenizer, ["User:"], max_length=16, temperature=0))
+    tokenizer, model, processor = inference.load_model(str(nano_path()))
+    conversation = processor.new_chat_template()
+    conversation.append_message(conversation.roles[0], (f"<image_placeholder>{QUESTIONS[0]}", Image.open(picture())))
+    conversation.append_message(conversation.roles[1], "")
+    asked = {
+        "prompts": inference.convert_conversation_to_prompts(conversation),
+        "vl_gpt": model,
+        "vl_chat_processor": processor,
+        "tokenizer": tokenizer,
+        "stop_words": conversation.stop_str,
+    }
+    pieces = list(inference.deepseek_generate(**asked, max_length=16, temperature=0))
     expected_tokenizer, (expected, *_) = answers_of_ours(model.dtype)
     assert "".join(pieces) == expected_tokenizer.decode(expected)
-    with pytest.raises(ValueError, match=r"top_p is 7\.0"):
-        list(deepseek_generate(messages, model, processor, tokenizer, [], top_p=7.0, temperature=0.5))
+    with pytest.raises(ValueError, match=r"top_p is 7\.0"):  # not a thread that waits forever
+        list(inference.deepseek_generate(**asked, top_p=7.0, temperature=0.5))
+
+
+def test_answers_of_vl2_as_they_come(installed, vl2):
+    from deepseek_vl2.serve import inference  # noqa: PLC0415
+
+    tokenizer, model, processor = inference.load_model(str(vl2.original), dtype=torch.float32)
+    conversation = processor.new_chat_template()
+    pictures = [Image.open(IMAGES / "square.png"), Image.open(IMAGES / "wide.png")]
+    conversation.append_message(conversation.roles[0], ("<image>\n<image>\nWhich is red?", pictures))
+    conversation.append_message(conversation.roles[1], "")
+    messages, last = inference.convert_conversation_to_prompts(conversation)
+    assert last is pictures[-1]
+    inputs = processor(conversations=messages, images=pictures)
+    expected = model.language.generate(
+        inputs_embeds=model.prepare_inputs_embeds(**inputs), max_new_tokens=6, do_sample=False
+    )
+    for chunk_size in (-1, 100):
+        pieces = inference.deepseek_generate(
+            conversations=messages,
+            vl_gpt=model,
+            vl_chat_processor=processor,
+            tokenizer=tokenizer,
+            stop_words=[],
+            max_length=6,
+            temperature=0,
+            chunk_size=chunk_size,
+        )
+        assert "".join(pieces) == tokenizer.decode(expected[0])

@@ -163,9 +163,11 @@ def test_checkpointing_of_the_view_leaves_the_towers_alone(causal):
     assert not checkpointed(towers)
     causal.language_model.gradient_checkpointing_disable()
     assert not checkpointed(causal)
-    causal.train()
+    causal.eval()
+    causal.language_model.train()
     assert causal.language_model.training
     assert causal.model.language_model.training
+    assert not causal.training
 
 
 def test_towers_and_projectors(causal):

@@ -46,7 +46,7 @@ class LanguageModel(nn.Module):
         self._whole = (whole,)  # in a tuple, else the whole would be a part of its part
         self.config = whole.config.text_config
         self.generation_config = whole.generation_config
-        self.train(whole.training)
+        self.training = self.model.training
 
     @property
     def device(self) -> torch.device:

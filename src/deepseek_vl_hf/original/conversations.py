@@ -24,6 +24,8 @@ class Conversation:
         messages: [role, text] of each turn; a text that is empty or None is an answer that is to come.
         offset: how many turns at the beginning are examples, which a page does not show.
         sep_style: how turns are joined.
+        system_template: how the system message is written.
+        stop_str: texts that end an answer.
     """
 
     name: str = "deepseek"
@@ -34,6 +36,8 @@ class Conversation:
     messages: list[list[str | None]] = field(default_factory=list)
     offset: int = 0
     sep_style: SeparatorStyle = SeparatorStyle.DeepSeek
+    system_template: str = "{system_message}"
+    stop_str: tuple[str, ...] = ("User:", "<｜end▁of▁sentence｜>")
 
     def get_prompt(self) -> str:
         """The prompt's text."""

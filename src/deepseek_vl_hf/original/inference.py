@@ -90,19 +90,28 @@ def _message(role: Any, content: Any) -> dict[str, Any]:
 
 
 def deepseek_generate(
-    conversations: list[dict[str, Any]],
+    prompts: list[dict[str, Any]],
     vl_gpt: Any,
     vl_chat_processor: Any,
     tokenizer: Any,
-    stop_words: list[str],
-    **kwargs: Any,
+    stop_words: Any,
+    max_length: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.1,
+    chunk_size: int = -1,
 ) -> Iterator[str]:
-    """Answers messages whose `images` are Pillow pictures; further arguments as in `generate`."""
-    pictures = [picture for message in conversations for picture in message.get("images", [])]
-    inputs = vl_chat_processor(conversations=conversations, images=pictures).to(vl_gpt.device)
-    if "max_length" in kwargs:
-        kwargs["max_gen_len"] = kwargs.pop("max_length")
-    return generate(vl_gpt, tokenizer, inputs, stop_words=stop_words, **kwargs)
+    """Answers messages whose `images` are Pillow pictures, with `max_length` new tokens at most; see `generate`."""
+    pictures = [picture for message in prompts for picture in message.get("images", [])]
+    inputs = vl_chat_processor(conversations=prompts, images=pictures).to(vl_gpt.device)
+    return generate(
+        vl_gpt, tokenizer, inputs, max_length, temperature, repetition_penalty, top_p, stop_words, chunk_size
+    )
+
+
+def vl2_deepseek_generate(conversations: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Iterator[str]:
+    """See `deepseek_generate`; DeepSeek-VL2 calls the messages otherwise."""
+    return deepseek_generate(conversations, *args, **kwargs)
 
 
 @torch.inference_mode()

@@ -18,7 +18,6 @@ _VL_CONVERSATIONS = {
     name: getattr(conversations, name) for name in ("Conversation", "SeparatorStyle", "get_conv_template")
 }
 _PICTURES = {"load_pil_images": inference.load_pil_images, "load_json": inference.load_json}
-_ANSWERS = {"deepseek_generate": inference.deepseek_generate, "generate": inference.generate}
 _VL = {
     "MultiModalityCausalLM": original_calls.MultiModalityCausalLM,
     "VLChatProcessor": vl_processor.VLChatProcessor,
@@ -42,8 +41,9 @@ MODULES: dict[str, dict[str, Any]] = {
     },
     "deepseek_vl.serve": {},
     "deepseek_vl.serve.inference": {
-        **_ANSWERS,
         "convert_conversation_to_prompts": inference.convert_conversation_to_prompts,
+        "deepseek_generate": inference.deepseek_generate,
+        "generate": inference.generate,
         "load_model": inference.load_model,
     },
     "deepseek_vl.utils": {},
@@ -65,8 +65,9 @@ MODULES: dict[str, dict[str, Any]] = {
     "deepseek_vl2.serve.app_modules": {},
     "deepseek_vl2.serve.app_modules.utils": {"parse_ref_bbox": inference.parse_ref_bbox},
     "deepseek_vl2.serve.inference": {
-        **_ANSWERS,
         "convert_conversation_to_prompts": inference.convert_vl2_conversation_to_prompts,
+        "deepseek_generate": inference.vl2_deepseek_generate,
+        "generate": inference.generate,
         "load_model": inference.load_vl2_model,
     },
     "deepseek_vl2.utils": {},
