@@ -212,6 +212,11 @@ def test_answers_as_they_come(installed):
     pieces = list(inference.deepseek_generate(**asked, max_length=16, temperature=0))
     expected_tokenizer, (expected, *_) = answers_of_ours(model.dtype)
     assert "".join(pieces) == expected_tokenizer.decode(expected)
+    whole = "".join(pieces).removesuffix(tokenizer.eos_token).strip()
+    for stop_words in (whole[:2], [whole[:2], ""]):
+        stopped = "".join(inference.deepseek_generate(**{**asked, "stop_words": stop_words}, temperature=0))
+        assert whole[:2] in stopped
+        assert len(stopped) < len("".join(pieces))
     with pytest.raises(ValueError, match=r"top_p is 7\.0"):  # not a thread that waits forever
         list(inference.deepseek_generate(**asked, top_p=7.0, temperature=0.5))
 

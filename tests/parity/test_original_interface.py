@@ -53,11 +53,13 @@ def check_answer(found, family, name):
 
 def cases(family):
     """Those that have an answer, of those whose pixels this Pillow makes."""
-    return [
+    found = [
         number
         for number in range(len(family.conversations))
         if f"case{number}.generated_ids" in family.expected and family.has_the_fixtures_pixels(number)
     ]
+    assert found
+    return found
 
 
 def test_ids_and_text(family, opened):
@@ -124,6 +126,8 @@ def test_prefilling_in_chunks(family, opened, chunk_size):
         assert cache.get_seq_length() == inputs.input_ids.shape[1] - 1
         found = model.generate(inputs_embeds=embeds, past_key_values=cache, **rest, **settings(processor))
         check_answer(found[0][inputs.input_ids.shape[1] :].tolist(), family, f"case{number}.generated_ids")
+        with pytest.raises(ValueError, match="an answer was generated with it before"):
+            model.generate(inputs_embeds=embeds, past_key_values=cache, **rest, **settings(processor))
 
 
 @VL2
@@ -155,6 +159,27 @@ def test_tiles_for_generate_and_forward(family, opened):
     with torch.no_grad():
         logits = model(inputs.input_ids, attention_mask=inputs.attention_mask, **pictures).logits[0]
     assert torch.equal(logits.argmax(-1).int(), family.expected[f"case{number}.argmax"])
+
+
+@VL2
+def test_answers_put_back_as_they_were_decoded(family, opened):
+    processor = opened[0]
+    turns = [("<|User|>", "Hi"), ("<|Assistant|>", "Hello"), ("<|User|>", "Bye"), ("<|Assistant|>", "")]
+    plain = [{"role": role, "content": text} for role, text in turns]
+    with_eos = copy.deepcopy(plain)
+    with_eos[1]["content"] = f" Hello{processor.tokenizer.eos_token}"
+    found, expected = (processor(conversations=each).input_ids for each in (with_eos, plain))
+    assert found.tolist() == expected.tolist()
+
+
+def test_places_without_pictures(family, opened):
+    processor, model = opened
+    inputs = prepared(processor, family.conversations[0])
+    for name in ("images_emb_mask", "images_spatial_crop"):
+        if name in inputs.keys():  # noqa: SIM118 - no dict
+            inputs[name] = torch.zeros_like(inputs[name])
+    with pytest.raises(ValueError, match="image places, but the images give 0 tokens"):
+        model.prepare_inputs_embeds(**inputs)
 
 
 @VL2

@@ -42,7 +42,7 @@ LAYERS = (
     ("configuration",),
     ("image_processing_deepseek",),
     ("processing_deepseek", "modeling"),
-    ("models.families", "models.original_calls"),
+    ("models.families", "models.language_view", "models.original_calls"),
     (
         "checkpoints.layouts.files",
         "checkpoints.layouts.generation_file",

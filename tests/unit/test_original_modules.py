@@ -63,15 +63,17 @@ def test_install_and_uninstall():
 def test_what_is_missing_is_named(installed):
     with pytest.raises(ImportError, match=r"no deepseek_vl.models.siglip_vit.* transformers.SiglipVisionModel"):
         from deepseek_vl.models.siglip_vit import VisionTransformer  # noqa: F401, PLC0415
-    with pytest.raises(ImportError, match=r"no deepseek_vl2.models.modeling_deepseek: .*deepseek_moe"):
+    with pytest.raises(ImportError, match=r"no deepseek_vl2.models.modeling_deepseek\. .*deepseek_moe"):
         import deepseek_vl2.models.modeling_deepseek  # noqa: F401, PLC0415
-    with pytest.raises(ImportError, match=r"no deepseek_vl.models.modeling_vlm.MultiModalityConfig: .*ConditionalGen"):
+    with pytest.raises(ImportError, match=r"no deepseek_vl.models.modeling_vlm.MultiModalityConfig\. .*ConditionalGen"):
         from deepseek_vl.models.modeling_vlm import MultiModalityConfig  # noqa: F401, PLC0415
-    with pytest.raises(ImportError, match=r"no deepseek_vl.utils.io.nothing: .*MODULES"):
+    with pytest.raises(ImportError, match=r"no deepseek_vl.utils.io.nothing\. .*MODULES"):
         from deepseek_vl.utils.io import nothing  # noqa: F401, PLC0415
     import deepseek_vl  # noqa: PLC0415
 
     assert not hasattr(deepseek_vl, "__version__")
+    assert not hasattr(deepseek_vl.models, "VisionTransformer")
+    assert getattr(deepseek_vl.models, "VisionTransformer", None) is None
 
 
 def write_package(folder, installed):
@@ -260,9 +262,15 @@ def test_prompts_in_text():
     other = conversation.copy()
     other.append_message("User", "Bye")
     assert conversation.get_prompt() == "Be brief.\n\nUser: Hi\n\nAssistant: Hello<｜end▁of▁sentence｜>"
-    assert other.to_gradio_chatbot() == [["Hi", "Hello"], ["Bye"]]
+    assert other.to_gradio_chatbot() == [["Hi", "Hello"], ["Bye", None]]
     other.reset_message()
     assert other.get_prompt() == "Be brief.\n\n"
+    picture = Image.new("RGB", (8, 8))
+    conversation.append_message("User", ("What is it?", picture))
+    assert conversation.get_prompt().endswith("User: What is it?\n\n")
+    assert conversation.copy().messages[-1][1][1] is picture
+    conversation.system_template = "<<{system_message}>>"
+    assert conversation.get_prompt().startswith("<<Be brief.>>\n\nUser: Hi")
     with pytest.raises(ValueError, match="no template 'llama-2'"):
         original.get_conv_template("llama-2")
 
@@ -302,6 +310,42 @@ def test_adapters_on_the_view(causal):
         adapted = peft.get_peft_model(causal.language_model, settings)(input_ids=ids).logits
         assert torch.equal(adapted, causal(input_ids=ids).logits)
     assert not torch.equal(adapted, before)
+
+
+def test_the_views_methods_in_the_place_of_the_models(family, causal):
+    # As ms-swift does, so that its trainer trains and asks the language model.
+    ids = torch.tensor([[5, 6, 7]])
+    expected = family.model.generate(input_ids=ids, max_new_tokens=3, do_sample=False)
+    causal.generate = causal.language_model.generate
+    causal.forward = causal.language_model.forward
+    assert torch.equal(causal.generate(input_ids=ids, max_new_tokens=3, do_sample=False), expected)
+    with torch.no_grad():
+        assert torch.equal(causal(input_ids=ids).logits, family.model(input_ids=ids).logits)
+
+
+def test_what_is_assigned_stays_and_is_no_part_of_the_model(causal):
+    view = causal.language_model
+    assert causal.language is view
+    before = set(causal.state_dict())
+    wrapped = torch.nn.Sequential(view)
+    causal.language_model = wrapped
+    assert causal.language_model is causal.language is wrapped
+    assert set(causal.state_dict()) == before
+    causal.language_model = None
+    causal.language_model.generation_config = changed = copy.deepcopy(causal.generation_config)
+    assert causal.generation_config is changed
+    other = copy.deepcopy(causal)
+    assert other.language_model.lm_head is other.lm_head
+    assert other.language_model.lm_head is not causal.lm_head
+    causal.resize_token_embeddings(len(causal.lm_head.weight) + 8)
+    assert causal.language_model.get_output_embeddings() is causal.lm_head
+
+
+def test_a_generation_config_in_second_place(family, causal):
+    config = copy.deepcopy(causal.generation_config)
+    config.max_new_tokens, config.do_sample = 3, False
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(causal.generate(ids, config), family.model.generate(ids, config))
 
 
 def test_text_generation_pipeline(family):

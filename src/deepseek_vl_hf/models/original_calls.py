@@ -8,8 +8,6 @@ The originals' prompts hold their pictures row by row, padded; the towers read t
 """
 
 import inspect
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import torch
@@ -19,79 +17,19 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import logging
 
-from ..hf.versions import CHECKPOINTING
+from ..hf.versions import CACHE, one_cache
 from .deepseek_vl import modeling_deepseek_vl
 from .deepseek_vl2 import modeling_deepseek_vl2
 from .deepseek_vl2.tiling import num_tiles
 from .deepseek_vl_hybrid import modeling_deepseek_vl_hybrid
 from .fusion import insert_image_embeds
+from .language_view import LanguageModel
 
 logger = logging.get_logger(__name__)
 
 # How the original's towers normalise pixels from 0 to 1: (mean, standard deviation) of SigLIP's and of SAM's.
 LOW_RESOLUTION = ((0.5,) * 3, (0.5,) * 3)
 HIGH_RESOLUTION = (tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
-
-
-class LanguageModel(nn.Module):
-    """A model's language model with its head, as the original's `language_model`: a view, which holds no weights.
-
-    Freezing it leaves the towers alone, and so does gradient checkpointing.
-    """
-
-    def __init__(self, whole: Any) -> None:
-        super().__init__()
-        self.model = whole.get_decoder()
-        self.lm_head = whole.lm_head
-        self._whole = (whole,)  # in a tuple, else the whole would be a part of its part
-        self.config = whole.config.text_config
-        self.generation_config = whole.generation_config
-        self.training = self.model.training
-
-    @property
-    def device(self) -> torch.device:
-        """Where it lies."""
-        device: torch.device = self.model.device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In what it is computed."""
-        dtype: torch.dtype = self.model.dtype
-        return dtype
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """See the whole model's `forward`."""
-        return self._whole[0](*args, **kwargs)
-
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """See the whole model's `generate`. Of a prompt that comes as embeddings alone, the result has no ids."""
-        return self._whole[0].generate(*args, **kwargs)
-
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        """See the whole model's; peft asks for it."""
-        return self._whole[0].prepare_inputs_for_generation(*args, **kwargs)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embedding."""
-        embedding: nn.Module = self.model.get_input_embeddings()
-        return embedding
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The head."""
-        return self.lm_head
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Has the language model's layers computed twice in training."""
-        getattr(self.model, f"{CHECKPOINTING}_enable")(gradient_checkpointing_kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Ends that."""
-        getattr(self.model, f"{CHECKPOINTING}_disable")()
-
-    def enable_input_require_grads(self) -> None:
-        """Gives embeddings gradients, which adapters below checkpointed layers need."""
-        self.model.enable_input_require_grads()
 
 
 class OriginalCalls:
@@ -115,14 +53,25 @@ class OriginalCalls:
         return model
 
     @property
-    def language_model(self) -> LanguageModel:
-        """The language model with its head, as DeepSeek-VL calls it."""
-        return LanguageModel(self)
+    def language_model(self) -> Any:
+        """The language model with its head, as DeepSeek-VL calls it; or what was assigned in its place.
 
-    @property
-    def language(self) -> LanguageModel:
-        """The same, as DeepSeek-VL2 calls it."""
-        return LanguageModel(self)
+        What wraps it, such as adapters, works on the model's own layers.
+        """
+        view = vars(self).get("_view")
+        if view is None or (isinstance(view, LanguageModel) and view.lm_head is not self.lm_head):  # type: ignore[attr-defined]
+            view = vars(self)["_view"] = LanguageModel(self)  # no part of the model, whose parts it shows
+        if isinstance(view, LanguageModel):
+            view.training = view.model.training
+        return view
+
+    language = language_model  # as DeepSeek-VL2 calls it
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("language_model", "language"):
+            vars(self)["_view"] = value
+        else:
+            super().__setattr__(name, value)
 
     def get_decoder(self) -> Any:
         """The language model without its head; transformers would take `language_model` for it."""
@@ -188,7 +137,7 @@ class MultiModalityCausalLM(OriginalCalls):
         embeds = self.get_input_embeddings()(input_ids.clamp(min=0))  # type: ignore[attr-defined]
         there = images_emb_mask.any(-1)
         if not bool(there.any()):
-            return embeds
+            return insert_image_embeds(embeds, embeds[:0], images_seq_mask)
         pixels = self._pixels_of_towers(pixel_values[there].float())
         features = self.get_image_features(**pixels, return_dict=True).pooler_output  # type: ignore[attr-defined]
         return insert_image_embeds(embeds, features[images_emb_mask[there]], images_seq_mask)
@@ -208,33 +157,6 @@ class MultiModalityCausalLM(OriginalCalls):
 
 def _normalized(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
-
-
-def _reads_images(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For `forward` and `generate` of DeepSeek-VL2: the original's pictures become embeddings."""
-
-    @wraps(function)
-    def wrapper(
-        self: Any,
-        *args: Any,
-        images: torch.Tensor | None = None,
-        images_seq_mask: torch.Tensor | None = None,
-        images_spatial_crop: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if args:
-            kwargs["input_ids"], *args = args  # type: ignore[assignment]
-        if images is not None and kwargs.get("inputs_embeds") is None:
-            kwargs["inputs_embeds"] = self.prepare_inputs_embeds(
-                kwargs["input_ids"], images, images_seq_mask, images_spatial_crop
-            )
-            if function.__name__ == "forward":
-                del kwargs["input_ids"]
-        return function(self, *args, **kwargs)
-
-    # transformers looks for the names of the arguments that a model takes.
-    wrapper.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return wrapper
 
 
 class DeepseekVLV2ForCausalLM(OriginalCalls):
@@ -282,7 +204,7 @@ class DeepseekVLV2ForCausalLM(OriginalCalls):
             raise ValueError("Found images without images_seq_mask or images_spatial_crop; pass all three.")
         grids = [row[(row > 0).all(-1)] for row in images_spatial_crop]
         if not any(map(len, grids)):
-            return embeds
+            return insert_image_embeds(embeds, embeds[:0], images_seq_mask)
         counts = [sum(num_tiles(*grid) for grid in row.tolist()) for row in grids]
         tiles = torch.cat([row[:count] for row, count in zip(images, counts, strict=True)])
         features = self.get_image_features(tiles, torch.cat(grids), return_dict=True)  # type: ignore[attr-defined]
@@ -356,8 +278,54 @@ class DeepseekVL2ForConditionalGeneration(
 ):
     """See the class of this name beside the model; with the original's methods."""
 
-    forward = _reads_images(modeling_deepseek_vl2.DeepseekVL2ForConditionalGeneration.forward)
-    generate = _reads_images(modeling_deepseek_vl2.DeepseekVL2ForConditionalGeneration.generate)
+    def forward(
+        self,
+        *args: Any,
+        images: torch.Tensor | None = None,
+        images_seq_mask: torch.Tensor | None = None,
+        images_spatial_crop: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the family's; pictures may come as the original's processor gives them."""
+        if images is not None and kwargs.get("inputs_embeds") is None:
+            input_ids, *args = args or [kwargs.pop("input_ids")]  # type: ignore[assignment]
+            kwargs["inputs_embeds"] = self.prepare_inputs_embeds(
+                input_ids, images, images_seq_mask, images_spatial_crop
+            )
+        return super().forward(*args, **kwargs)
+
+    # transformers looks for the names of the arguments that a model takes.
+    forward.__signature__ = inspect.signature(  # type: ignore[attr-defined]
+        modeling_deepseek_vl2.DeepseekVL2ForConditionalGeneration.forward
+    )
+
+    def generate(
+        self,
+        inputs: Any = None,
+        *args: Any,
+        images: torch.Tensor | None = None,
+        images_seq_mask: torch.Tensor | None = None,
+        images_spatial_crop: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the family's; pictures may come as the original's processor gives them.
+
+        Raises:
+            ValueError: the cache of `incremental_prefilling` was used before, so it holds an answer, too.
+        """
+        if images is not None and kwargs.get("inputs_embeds") is None:
+            inputs, kwargs["input_ids"] = None, kwargs.get("input_ids", inputs)
+            kwargs["inputs_embeds"] = self.prepare_inputs_embeds(
+                kwargs["input_ids"], images, images_seq_mask, images_spatial_crop
+            )
+        embeds, cache = kwargs.get("inputs_embeds"), one_cache(kwargs).get(CACHE)
+        past = 0 if cache is None else cache.get_seq_length()
+        if embeds is not None and past >= embeds.shape[1]:
+            raise ValueError(
+                f"The cache holds {past} tokens, the prompt {embeds.shape[1]}: an answer was generated "
+                "with it before. Pass copy.deepcopy(cache) each time."
+            )
+        return super().generate(inputs, *args, **kwargs)
 
 
 # They bear the families' names, which go into the files of saved models.

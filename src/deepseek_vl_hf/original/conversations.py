@@ -1,8 +1,9 @@
 """Prompts as text, turn by turn, as the originals' `Conversation` builds them."""
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import zip_longest
+from typing import Any
 
 
 class SeparatorStyle(Enum):
@@ -21,7 +22,8 @@ class Conversation:
         sep: behind the system message, and behind every turn at an even place, counted from zero.
         sep2: behind the turns at odd places, which are the assistant's.
         system_message: in front of all; "" for none.
-        messages: [role, text] of each turn; a text that is empty or None is an answer that is to come.
+        messages: [role, text] of each turn, or [role, (text, pictures)]; a text that is empty or None is an answer that
+            is to come.
         offset: how many turns at the beginning are examples, which a page does not show.
         sep_style: how turns are joined.
         system_template: how the system message is written.
@@ -33,16 +35,18 @@ class Conversation:
     sep: str = "\n\n"
     sep2: str = "<｜end▁of▁sentence｜>"
     system_message: str = ""
-    messages: list[list[str | None]] = field(default_factory=list)
+    messages: list[list[Any]] = field(default_factory=list)
     offset: int = 0
     sep_style: SeparatorStyle = SeparatorStyle.DeepSeek
     system_template: str = "{system_message}"
-    stop_str: tuple[str, ...] = ("User:", "<｜end▁of▁sentence｜>")
+    stop_str: list[str] = field(default_factory=lambda: ["User:", "<｜end▁of▁sentence｜>"])
 
     def get_prompt(self) -> str:
         """The prompt's text."""
-        pieces = [self.system_message + self.sep] if self.system_message else []
-        for number, (role, text) in enumerate(self.messages):
+        system = self.system_template.format(system_message=self.system_message)
+        pieces = [system + self.sep] if system else []
+        for number, (role, content) in enumerate(self.messages):
+            text = content[0] if isinstance(content, tuple) else content  # beside pictures
             separator = self.sep2 if number % 2 else self.sep
             pieces.append(f"{role}: {text}{separator}" if text else f"{role}:")
         return "".join(pieces)
@@ -51,7 +55,7 @@ class Conversation:
         """Replaces the system message."""
         self.system_message = system_message
 
-    def append_message(self, role: str, message: str | None) -> None:
+    def append_message(self, role: str, message: Any) -> None:
         """Adds a turn."""
         self.messages.append([role, message])
 
@@ -63,14 +67,14 @@ class Conversation:
         """Removes all turns."""
         self.messages = []
 
-    def to_gradio_chatbot(self) -> list[list[str | None]]:
-        """[question, answer] of each pair of turns behind the examples."""
+    def to_gradio_chatbot(self) -> list[list[Any]]:
+        """[question, answer] of each pair of turns behind the examples; None for an answer that is to come."""
         texts = [text for _, text in self.messages[self.offset :]]
-        return [[question, *texts[2 * pair + 1 : 2 * pair + 2]] for pair, question in enumerate(texts[::2])]
+        return [list(pair) for pair in zip_longest(texts[::2], texts[1::2])]
 
     def copy(self) -> "Conversation":
         """One that can be changed without this one."""
-        return copy.deepcopy(self)
+        return replace(self, messages=[list(turn) for turn in self.messages])
 
 
 def get_conv_template(name: str) -> Conversation:

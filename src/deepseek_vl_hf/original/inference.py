@@ -52,6 +52,11 @@ def load_pretrained_model(model_path: str) -> tuple[Any, Any, Any]:
     return _loaded(model_path, VLChatProcessor, None)
 
 
+def load_vl2_pretrained_model(model_path: str) -> tuple[Any, Any, Any]:
+    """Tokenizer, processor and model of a checkpoint of DeepSeek-VL2; see `load_pretrained_model`."""
+    return _loaded(model_path, DeepseekVLV2Processor, None)
+
+
 def load_model(model_path: str) -> tuple[Any, Any, Any]:
     """Tokenizer, model and processor of a checkpoint of DeepSeek-VL; see `load_pretrained_model`."""
     tokenizer, processor, model = _loaded(model_path, VLChatProcessor, None)
@@ -136,7 +141,7 @@ def generate(
         temperature: of sampling; 0 takes the most likely tokens, without the penalty.
         repetition_penalty: on tokens of the answer.
         top_p: of sampling.
-        stop_words: texts behind which the answer ends.
+        stop_words: a text or several, behind which the answer ends; None for none.
         chunk_size: how many tokens of the prompt DeepSeek-VL2 reads at once; -1 for all.
 
     Raises:
@@ -149,6 +154,7 @@ def generate(
         arguments = {"inputs_embeds": embeds, "input_ids": prepare_inputs.input_ids, "past_key_values": cache}
     if temperature > 0:
         arguments |= {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    stops = [stop_words] if isinstance(stop_words, str) else list(stop_words or ())
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True)
     failures: list[BaseException] = []
 
@@ -162,7 +168,7 @@ def generate(
                 max_new_tokens=max_gen_len,
                 do_sample=temperature > 0,
                 streamer=streamer,
-                stop_strings=list(stop_words) or None,
+                stop_strings=[stop for stop in stops if stop] or None,
                 tokenizer=tokenizer,
                 **arguments,
             )

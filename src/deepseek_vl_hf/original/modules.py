@@ -71,7 +71,7 @@ MODULES: dict[str, dict[str, Any]] = {
         "load_model": inference.load_vl2_model,
     },
     "deepseek_vl2.utils": {},
-    "deepseek_vl2.utils.io": _PICTURES,
+    "deepseek_vl2.utils.io": {**_PICTURES, "load_pretrained_model": inference.load_vl2_pretrained_model},
 }
 PACKAGES = ("deepseek_vl", "deepseek_vl2")
 # Where what the originals compute inside is found here.
@@ -147,18 +147,13 @@ def _install(package: str) -> None:
 
 
 class _Module(ModuleType):
-    """One of the modules, which says of what it lacks where that is found."""
+    """One of the modules."""
 
     def __init__(self, name: str, content: dict[str, Any]) -> None:
         super().__init__(name, "See deepseek_vl_hf.original.")
         self.__spec__ = ModuleSpec(name, None, origin="deepseek_vl_hf.original", is_package=True)
         self.__path__: list[str] = []
         vars(self).update(content)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        raise ImportError(_missing(f"{self.__name__}.{name}"))
 
 
 class _NamesWhatIsMissing:
@@ -167,10 +162,11 @@ class _NamesWhatIsMissing:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         """See `importlib.abc.MetaPathFinder.find_spec`."""
         if _is_ours(name.partition(".")[0]):
-            raise ModuleNotFoundError(_missing(name), name=name)
+            # Without a `name`, by which Python would take it for the plain absence of a module and drop the message.
+            raise ModuleNotFoundError(_missing(name))
 
 
 def _missing(name: str) -> str:
     known = next((text for part in name.split(".") if (text := _ELSEWHERE.get(part))), None)
     hint = f" Here {known}." if known else " deepseek_vl_hf.original.modules.MODULES lists what there is."
-    return f"deepseek_vl_hf has no {name}: its models compute the same in classes of their own.{hint}"
+    return f"deepseek_vl_hf has no {name}.{hint}"

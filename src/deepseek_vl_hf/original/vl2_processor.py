@@ -96,7 +96,8 @@ class DeepseekVLV2Processor(OriginalProcessor):
         messages = [
             {
                 "role": message["role"],
-                "content": str(message["content"]).strip(),
+                # Scripts put answers back as they were decoded, with the EOS that is written behind them anyway.
+                "content": str(message["content"]).strip().removesuffix(self.tokenizer.eos_token).strip(),
                 "images": [next(rest) for _ in range(message["content"].count(self.image_token))],
             }
             for message in conversations
