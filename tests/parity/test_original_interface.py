@@ -33,6 +33,13 @@ def prepared(processor, conversation, **kwargs):
     return processor(conversations=conversation, images=load_pil_images(conversation), **kwargs)
 
 
+def padded_batch(processor, family):
+    numbers = family.cases["batch_cases"]
+    return processor.batchify(
+        [prepared(processor, family.conversations[number], force_batchify=False) for number in numbers]
+    )
+
+
 def settings(processor):
     tokenizer = processor.tokenizer
     return {
@@ -99,11 +106,7 @@ def test_answers(family, opened):
 
 def test_a_padded_batch(family, opened):
     processor, model = opened
-    rows = [
-        prepared(processor, family.conversations[number], force_batchify=False)
-        for number in family.cases["batch_cases"]
-    ]
-    batch = processor.batchify(rows)
+    batch = padded_batch(processor, family)
     for name in ("input_ids", "attention_mask"):
         assert batch[name].int().tolist() == family.expected[f"batch.{name}"].tolist()
     found = model.language_model.generate(
@@ -133,11 +136,7 @@ def test_prefilling_in_chunks(family, opened, chunk_size):
 @VL2
 def test_a_padded_batch_in_chunks(family, opened):
     processor, model = opened
-    rows = [
-        prepared(processor, family.conversations[number], force_batchify=False)
-        for number in family.cases["batch_cases"]
-    ]
-    batch = processor.batchify(rows)
+    batch = padded_batch(processor, family)
     mask, ids = batch.attention_mask, batch.input_ids
     embeds, cache = model.incremental_prefilling(
         inputs_embeds=model.prepare_inputs_embeds(**batch), attention_mask=mask, chunk_size=100

@@ -3,7 +3,8 @@
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -156,27 +157,34 @@ def generate(
         arguments |= {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
     stops = [stop_words] if isinstance(stop_words, str) else list(stop_words or ())
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True)
+    answer = partial(
+        vl_gpt.generate,
+        attention_mask=prepare_inputs.attention_mask,
+        pad_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        max_new_tokens=max_gen_len,
+        do_sample=temperature > 0,
+        streamer=streamer,
+        stop_strings=[stop for stop in stops if stop] or None,
+        tokenizer=tokenizer,
+        **arguments,
+    )
+    yield from _streamed(streamer, answer)
+
+
+def _streamed(streamer: TextIteratorStreamer, answer: Callable[[], Any]) -> Iterator[str]:
+    """What a call puts into a streamer, while it runs in a thread; raises what the call raises."""
     failures: list[BaseException] = []
 
-    def answer() -> None:
+    def run() -> None:
         try:
-            vl_gpt.generate(
-                attention_mask=prepare_inputs.attention_mask,
-                pad_token_id=tokenizer.eos_token_id,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                max_new_tokens=max_gen_len,
-                do_sample=temperature > 0,
-                streamer=streamer,
-                stop_strings=[stop for stop in stops if stop] or None,
-                tokenizer=tokenizer,
-                **arguments,
-            )
+            answer()
         except BaseException as error:
             failures.append(error)
             streamer.end()  # else whoever reads would wait forever
 
-    thread = Thread(target=answer)
+    thread = Thread(target=run)
     thread.start()
     yield from streamer
     thread.join()
