@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import compatibility_tables
+import front_tables
 import int4_tables
 import robustness_tables
 import serving_tables
@@ -117,16 +118,26 @@ FOUR_BITS = 0.5 + 4 / 128  # bytes per weight: the weight, and for 128 of them a
 STAYS_16_BIT = ("kv_b_proj", "mlp.gate.", "norm")
 
 
+MODELS = {
+    "deepseek-vl-1.3b": "DeepSeek-VL 1.3B",
+    "deepseek-vl-7b": "DeepSeek-VL 7B",
+    "deepseek-vl2-tiny": "DeepSeek-VL2 tiny",
+    "deepseek-vl2-small": "DeepSeek-VL2 small",
+    "deepseek-vl2": "DeepSeek-VL2",
+}
+
+
 def memory_table() -> str:
-    """Weights of the published sizes in bfloat16 and with 4-bit language layers, computed from their shapes."""
+    """Weights of the published sizes by type, computed from their shapes; 4 bits are those of the language layers."""
     rows = []
     for path in sorted((ROOT / "tests" / "fixtures" / "weights").glob("*.json"), key=weights_of):
         shapes = json.loads(path.read_text(encoding="utf-8"))["shapes"]
         used = {name: math.prod(shape) for name, shape in shapes.items() if "attn_pool" not in name}
         packed = sum(number for name, number in used.items() if ".model.layers." in name and is_packed(name))
         whole = sum(used.values()) * 2
-        rows.append([path.stem, f"{whole / 1e9:.1f} GB", f"{(whole - packed * (2 - FOUR_BITS)) / 1e9:.1f} GB"])
-    return table(["size", "bfloat16", "4-bit language layers, computed"], rows)
+        in_4_bits = whole - packed * (2 - FOUR_BITS)
+        rows.append([MODELS[path.stem], *(f"{size / 1e9:.1f} GB" for size in (in_4_bits, whole, 2 * whole))])
+    return table(["model", "4 bits", "bfloat16 or float16", "float32"], rows)
 
 
 def weights_of(path: Path) -> int:
@@ -262,25 +273,17 @@ def startup_table() -> str:
     return table(["starting", "processor time"], rows)
 
 
-README = {
-    "nano": nano_table,
-    "checkpoints": checkpoints_table,
-    "parity": parity_table,
-    "conversion": conversion_table,
-    "speed": speed_tables.speed_table,
-    "chat": chat_table,
-    "int4": int4_tables.speed_table,
-    "full size": full_size_table,
-    "loading": loading_table,
-    "memory": memory_table,
-}
 QUANTIZATION = {
+    "int4": int4_tables.speed_table,
     "int4 quality": int4_tables.quality_table,
     "int4 fixtures": int4_tables.fixtures_table,
     "int4 memory": int4_tables.memory_table,
 }
 PAGES = {
-    "README.md": README,
+    "README.md": {"memory": memory_table, "why": front_tables.why_table},
+    "docs/checkpoints.md": {"checkpoints": checkpoints_table, "conversion": conversion_table},
+    "docs/nano.md": {"nano": nano_table},
+    "docs/parity.md": {"parity": parity_table},
     "docs/quantization.md": QUANTIZATION,
     "docs/chat.md": {"chat": chat_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
@@ -292,6 +295,9 @@ PAGES = {
     },
     "docs/robustness.md": {"robustness": robustness_tables.cases_table},
     "docs/speed.md": {
+        "speed": speed_tables.speed_table,
+        "full size": full_size_table,
+        "loading": loading_table,
         "speed vl2": speed_tables.speed_vl2_table,
         "decoding": decoding_table,
         "number types": speed_tables.number_types_table,
