@@ -5,9 +5,9 @@ four times as fast in it as in float32; one without them, as most desktops and l
 in bfloat16 than in float32 where there are many tokens at a time. `docs/speed.md` has the figures.
 """
 
-import os
 from pathlib import Path
 
+import psutil
 import torch
 
 from ..hf.kernels import processor_has_bfloat16
@@ -72,8 +72,5 @@ def _bytes_of_weights(folder: Path) -> int:
 
 
 def _memory() -> float:
-    """Bytes of the machine's memory; without end where the system does not tell."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        return float("inf")
+    """Bytes of the machine's memory."""
+    return float(psutil.virtual_memory().total)

@@ -20,7 +20,8 @@ from ..nano.folder import nano_path
 from .vllm_checkpoints import refusal
 
 # What asks a program to stop; it is passed on to vLLM, which then ends its own processes.
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Windows has no SIGHUP.
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 Report = Callable[[str], object]
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
@@ -127,12 +128,7 @@ def _check_equal(source: Piece, written: Piece, start: int, length: int) -> None
 
 def fits_in_memory(num_bytes: int) -> bool:
     """Whether a model of this size can be loaded now, with a quarter more for running it."""
-    try:
-        _, _, rest = Path("/proc/meminfo").read_text().partition("MemAvailable:")
-        available = int(rest.split()[0]) * 1024
-    except (OSError, IndexError):
-        return False  # another system than Linux
-    return num_bytes * HEADROOM < available
+    return num_bytes * HEADROOM < float(psutil.virtual_memory().available)
 
 
 def compare_models(first: Path, second: Path, prompts: Sequence[SamplePrompt]) -> list[ModelComparison]:
