@@ -213,7 +213,9 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[
 def _difference(name: str, there: Any, here: Any) -> str:
     """Two values that differ; of long texts what stands where they part."""
     if isinstance(there, str) and isinstance(here, str):
-        start = max(len(os.path.commonprefix([there, here])) - 10, 0)
+        pairs = enumerate(zip(there, here, strict=False))
+        same = next((number for number, (one, other) in pairs if one != other), min(len(there), len(here)))
+        start = max(same - 10, 0)
         place = f" (from character {start + 1} on)" if start else ""
         there, here = there[start:], here[start:]
     else:
