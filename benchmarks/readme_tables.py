@@ -240,6 +240,35 @@ def chat_table() -> str:
     return table(["time to the first token", "tokens known", "`Chat`", "pipeline", "ratio"], rows)
 
 
+DESCRIBE_ROWS = {
+    "batches": "batches of {batch_size}",
+    "one_by_one": "one by one (`--batch-size 1`)",
+    "chat": "`Chat.ask`, as without `--output`",
+}
+
+
+def describe_table() -> str:
+    """Pictures per second in batches and one by one, from benchmarks/results/describe.json."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "describe.json").read_text(encoding="utf-8"))
+    speeds, batches = figures["pictures_per_second"], "batches"
+    faster = {"one_by_one": figures["ratio_to_one_by_one"], "chat": figures["ratio_to_chat"]}
+    rows = [
+        [
+            name.format(**figures),
+            f"{speeds[way]:.1f}",
+            "" if way == batches else f"{faster[way]:.2f}",
+            *(
+                "" if way == batches else f"{same[way]} of {figures['pictures']}"
+                for same in figures["same_answers"].values()
+            ),
+        ]
+        for way, name in DESCRIBE_ROWS.items()
+    ]
+    types = [dtype.removeprefix("torch.") for dtype in figures["same_answers"]]
+    compared = [f"answers as in batches, {dtype}" for dtype in types]
+    return table(["nano, greedy", f"pictures per second, {types[0]}", "ratio", *compared], rows)
+
+
 def decoding_table() -> str:
     """A token behind growing contexts, from benchmarks/results/decoding.json."""
     figures = json.loads((ROOT / "benchmarks" / "results" / "decoding.json").read_text(encoding="utf-8"))
@@ -285,7 +314,7 @@ PAGES = {
     "docs/nano.md": {"nano": nano_table},
     "docs/parity.md": {"parity": parity_table},
     "docs/quantization.md": QUANTIZATION,
-    "docs/chat.md": {"chat": chat_table},
+    "docs/chat.md": {"chat": chat_table, "describe": describe_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
     "docs/serving.md": {"serving": serving_tables.serving_table, "serving memory": serving_tables.memory_table},
     "docs/training.md": {

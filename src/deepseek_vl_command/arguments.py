@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import values
+from .describing import add_many, check_many, question_in_file
 from .training import add_merge, add_train
 
 # What the help shows of the package is settled there; tests/unit/test_command.py compares, nothing is imported here.
@@ -64,6 +65,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parsed.engine_arguments = for_engine
     if parsed.command == "convert" and parsed.destination is None and not parsed.dry_run:
         parsers["convert"].error("DST is missing. Name the folder to create, or pass --dry-run.")
+    if parsed.command == "describe":
+        check_many(parsers["describe"], parsed)
     return parsed
 
 
@@ -97,15 +100,25 @@ def _chat(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+", help="file or URL")
-    parser.add_argument(
+    parser.add_argument("pictures", metavar="PICTURE", nargs="+", help="file, folder of pictures, or URL")
+    question = parser.add_mutually_exclusive_group()
+    question.add_argument(
         "-p", "--prompt", type=values.text, default="Describe the picture.", help="the question (default: %(default)s)"
+    )
+    question.add_argument(
+        "--prompt-file",
+        type=question_in_file,
+        dest="prompt",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="a text file with the question",
     )
     parser.add_argument(
         "--model", type=values.name, default=NANO, help="folder or Hub repository (default: %(default)s)"
     )
     parser.add_argument("--together", action="store_true", help="ask once, about all pictures")
     parser.add_argument("--json", action="store_true", help="print an object with figures on a line for each answer")
+    add_many(parser)
     _add_model_arguments(parser)
 
 
@@ -265,7 +278,9 @@ COMMANDS = {
     ),
     "describe": Command(
         "ask one question about pictures",
-        f"""Asks a question about each picture by itself, and prints the answers.
+        f"""Asks a question about each picture by itself, and prints the answers. For many pictures:
+
+  deepseek-vl describe FOLDER --output answers.jsonl --resume
 
 {KNOWS_SCENES}""",
         _describe,

@@ -158,13 +158,12 @@ def test_pictures_together_need_all_of_them(pictures, capsys):
     ("name", "message"),
     [
         ("missing.png", "missing.png: There is no file 'missing.png'"),
-        (".", ".: This is a folder. Name the pictures in it."),
         ("", "Found no name of a picture"),
         ("~nobodyhere/a.png", "~nobodyhere/a.png: There is no file '~nobodyhere"),
         (__file__, f"{__file__}: No image could be read"),
         ("\udcff.png", r"\udcff.png: There is no file"),
     ],
-    ids=["missing", "folder", "empty", "home", "text", "bytes"],
+    ids=["missing", "empty", "home", "text", "bytes"],
 )
 @pytest.mark.parametrize("words", [["describe"], ["chat", "--image"]], ids=lambda words: words[0])
 def test_pictures_are_looked_at_before_a_model_is_loaded(capsys, monkeypatch, words, name, message):
@@ -173,6 +172,18 @@ def test_pictures_are_looked_at_before_a_model_is_loaded(capsys, monkeypatch, wo
     assert main([*words, name]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
+
+
+def test_folders_are_for_describe(capsys, monkeypatch, tmp_path):
+    """In a conversation a picture is named; `describe` takes all of a folder, of which there are none here."""
+    for module in ("chat", "describe"):
+        monkeypatch.setattr(f"deepseek_vl_hf.cli.{module}.load_chat", None)
+    for words, message in (
+        (["chat", "--image"], "This is a folder. Name the pictures in it."),
+        (["describe"], "Found no pictures in this folder. Name another, or pass --recursive for the folders in it."),
+    ):
+        assert main([*words, str(tmp_path)]) == 1
+        assert capsys.readouterr().err == f"error: {tmp_path}: {message}\n"
 
 
 def test_a_message_that_is_too_long_for_one_picture(capsys):

@@ -136,13 +136,19 @@ def test_the_page_on_quantization_runs(original, tmp_path, run_command):
         assert said in run_program(snippet)
 
 
-def test_the_page_on_conversations_runs(run_command):
+def test_the_page_on_conversations_runs(tmp_path, run_command):
     page = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
-    chat, one, several, demo = commands_of(page)
+    chat, one, several, many, resumed, demo = commands_of(page)
     assert demo == "deepseek-vl demo"  # tests/page runs it
     assert run_command(chat, {}) == ""
     assert run_command(one, {}) == "OPEN\n"
     assert len(run_command(several, {}).splitlines()) == 2
+    places = {"answers.jsonl": str(tmp_path / "answers.jsonl")}
+    for command in (many, resumed):
+        assert run_command(command, places) == ""
+        lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == 3
+        assert lines[2] in page
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert run_program(snippet).splitlines()[:2] == ["4", "green"]
 

@@ -1,5 +1,12 @@
 """How answers are sampled: the original's settings, and which arguments are a conversation's own."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
+from ..models.sampling import check_sampling
+
 # The original's, in its chat loop. What a checkpoint's generation_config.json says goes before them.
 SAMPLING = {"max_new_tokens": 512, "do_sample": True, "temperature": 0.2, "top_p": 0.95, "repetition_penalty": 1.1}
 OF_SAMPLING_ALONE = ("temperature", "top_p")
@@ -19,3 +26,61 @@ NOT_FOR_CONVERSATIONS = (
     *("streamer", "stopping_criteria", "return_dict_in_generate", "num_beams", "num_return_sequences"),
     *("assistant_model", "prompt_lookup_num_tokens", "generation_config"),
 )
+
+
+def options_of(model: Any, processor: Any, sampling: dict[str, Any]) -> dict[str, Any]:
+    """What `generate` is called with: the original's sampling, then the checkpoint's, then what is asked for.
+
+    Args:
+        model: one of the package's generation models.
+        processor: its processor.
+        sampling: arguments of `generate`; None stands for what is not asked for.
+
+    Raises:
+        ValueError: an argument that is not for conversations, or one whose value means nothing.
+    """
+    stored = {name: getattr(model.generation_config, name, None) for name in SAMPLING}
+    stored = {name: value for name, value in stored.items() if value is not None}
+    asked = {name: value for name, value in sampling.items() if value is not None}
+    if refused := [name for name in NOT_FOR_CONVERSATIONS if asked.get(name, 1) != 1]:
+        raise ValueError(f"{', '.join(refused)}: not for conversations. Call model.generate for that.")
+    options = {**SAMPLING, **stored, **asked}
+    if "stop_strings" in options:
+        options["tokenizer"] = processor.tokenizer
+    if not options["do_sample"]:
+        for name in OF_SAMPLING_ALONE:
+            options.pop(name, None)
+    check_sampling(options.get)
+    return options
+
+
+def ending_ids(options: dict[str, Any], model: Any) -> list[int]:
+    """The tokens that end an answer, given the options of `generate`."""
+    eos = options.get("eos_token_id", model.generation_config.eos_token_id)
+    return list(eos) if isinstance(eos, list) else [eos]
+
+
+def end_of(tokens: Sequence[int], options: dict[str, Any], model: Any) -> str:
+    """How an answer of these tokens ended: "eos", "length" or "stopped"."""
+    if tokens[-1] in ending_ids(options, model):
+        return "eos"
+    return "length" if len(tokens) >= options["max_new_tokens"] else "stopped"
+
+
+def with_penalty_of_answers(options: dict[str, Any], prompt_length: int) -> dict[str, Any]:
+    """The same options, their `repetition_penalty` for the answer alone.
+
+    So it is in the original, which hands embeddings to `generate`; transformers' own also counts the prompt and its
+    image places.
+
+    Args:
+        options: of `generate`.
+        prompt_length: of a batch the longest, as all are padded to that.
+    """
+    options = dict(options)
+    penalty = float(options.pop("repetition_penalty", None) or 1.0)
+    processors = list(options.pop("logits_processor", None) or ())
+    if penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=prompt_length))
+    # Outright: else the checkpoint's generation config would be asked.
+    return {**options, "logits_processor": LogitsProcessorList(processors), "repetition_penalty": 1.0}

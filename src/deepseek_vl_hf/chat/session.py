@@ -19,13 +19,12 @@ from ..cpu.dtypes import dtype_that_fits
 from ..devices import check_device
 from ..models.families import config_of
 from ..models.generation import MultimodalGenerationMixin
-from ..models.sampling import check_sampling
 from ..nano.folder import NANO
 from ..pictures.opening import flatten_pictures, open_images
 from ..quantization import int4_config
 from .history import EncodedConversation, Turn, fit, measure, too_long
 from .memory import EncodedImage, Memory
-from .sampling import NOT_FOR_CONVERSATIONS, OF_SAMPLING_ALONE, SAMPLING
+from .sampling import end_of, options_of
 from .streaming import AnswerText, Generation
 
 logger = logging.get_logger(__name__)
@@ -255,7 +254,7 @@ class Chat:
             self._stop = threading.Event()
             self.figures = None
             start = time.perf_counter()
-            options = self._options(sampling)
+            options = options_of(self.model, self.processor, {**self.sampling, **sampling})
             measure(self.processor, self.turns, turn, self.tiling)
             turns = [*self.turns, turn]
             room = min(options["max_new_tokens"], self.context // LEAST_ROOM)
@@ -312,35 +311,9 @@ class Chat:
                     seconds_to_first_token=first - begun.time,
                     seconds=time.perf_counter() - begun.time,
                     dropped_turns=begun.dropped,
-                    ended=self._end_of(given, options),
+                    ended=end_of(given, options, self.model),
                 )
-
-    def _end_of(self, given: list[int], options: dict[str, Any]) -> str:
-        eos = options.get("eos_token_id", self.model.generation_config.eos_token_id)
-        if given[-1] in (eos if isinstance(eos, list) else [eos]):
-            return "eos"
-        return "length" if len(given) >= options["max_new_tokens"] else "stopped"
 
     def _reading(self, done: int, total: int) -> bool:
         self.progress("prompt", done, total)
         return not self._stop.is_set()
-
-    def _options(self, sampling: dict[str, Any]) -> dict[str, Any]:
-        """What `generate` is called with: the original's sampling, the checkpoint's, the chat's, the call's.
-
-        Raises:
-            ValueError: an argument that is not for conversations, or one whose value means nothing.
-        """
-        stored = {name: getattr(self.model.generation_config, name, None) for name in SAMPLING}
-        stored = {name: value for name, value in stored.items() if value is not None}
-        asked = {name: value for name, value in {**self.sampling, **sampling}.items() if value is not None}
-        if refused := [name for name in NOT_FOR_CONVERSATIONS if asked.get(name, 1) != 1]:
-            raise ValueError(f"{', '.join(refused)}: not for conversations. Call model.generate for that.")
-        options = {**SAMPLING, **stored, **asked}
-        if "stop_strings" in options:
-            options["tokenizer"] = self.processor.tokenizer
-        if not options["do_sample"]:
-            for name in OF_SAMPLING_ALONE:
-                options.pop(name, None)
-        check_sampling(options.get)
-        return options

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from tokenizers.decoders import DecodeStream
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+
+from .sampling import with_penalty_of_answers
 
 _DONE = object()
 
@@ -52,8 +54,7 @@ class Generation:
         model: one of the package's generation models.
         cache: holds all of the prompt but a last piece.
         ids: the whole prompt.
-        options: for `generate`. A `repetition_penalty` looks at the answer alone, as in the original, which hands
-            embeddings to `generate`; transformers' own also counts the prompt and its image places.
+        options: for `generate`. A `repetition_penalty` looks at the answer alone.
         stop: an event that stops it.
 
     Attributes:
@@ -114,11 +115,6 @@ class Generation:
             tokens.queue.put(_DONE)
 
     def _generate(self, tokens: _Tokens) -> None:
-        options = dict(self.options)
-        penalty = float(options.pop("repetition_penalty", None) or 1.0)
-        processors = list(options.pop("logits_processor", None) or ())
-        if penalty != 1.0:
-            processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(self.ids)))
         input_ids = torch.tensor([self.ids], device=self.model.device)
         self.model.generate(
             input_ids=input_ids,
@@ -126,10 +122,8 @@ class Generation:
             cache=self.cache,
             streamer=tokens,
             stopping_criteria=StoppingCriteriaList([_Asked(self.stop)]),
-            logits_processor=LogitsProcessorList(processors),
-            repetition_penalty=1.0,  # outright: else the checkpoint's generation config would be asked
             use_cache=True,
-            **options,
+            **with_penalty_of_answers(self.options, len(self.ids)),
         )
 
 

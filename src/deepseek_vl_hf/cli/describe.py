@@ -1,16 +1,18 @@
-"""`deepseek-vl describe`: one question about pictures, and out."""
+"""`deepseek-vl describe`: one question about pictures, and out. `many.py` has what writes the answers into a file."""
 
 import argparse
 import json
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from PIL import Image
 
 from ..chat import Chat
+from .many import describe_many
 from .models import end_progress, load_chat
-from .pictures import check_picture, open_picture, short_name
+from .pictures import Found, fault_of, find_pictures, open_picture, short_name
 
 
 @dataclass
@@ -32,10 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     A picture that cannot be read is told where its answer would stand, and the others are described.
 
     Raises:
-        OSError, ValueError: the model cannot be read.
+        OSError, ValueError: the model cannot be read, or the file of answers cannot be written or gone on with.
     """
-    groups = [arguments.pictures] if arguments.together else [[picture] for picture in arguments.pictures]
-    questions = [Question(group, _fault_of(group)) for group in groups]
+    found = find_pictures(arguments.pictures, arguments.recursive)
+    if arguments.output is not None:
+        return describe_many(found, arguments)
+    questions = [_question(group) for group in ([found] if arguments.together else [[each] for each in found])]
     # Without a picture that might be described there is nothing to load a model for.
     chat = load_chat(arguments) if any(not question.error for question in questions) else None
     for question in questions:
@@ -49,14 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def _fault_of(pictures: list[str]) -> str:
-    """What is wrong with the first picture that cannot be read, as far as that can be told without decoding it."""
-    try:
-        for picture in pictures:
-            check_picture(picture)
-    except ValueError as error:
-        return str(error)
-    return ""
+def _question(group: Sequence[Found]) -> Question:
+    """With what is wrong with its first picture that cannot be read, as far as that is told without decoding it."""
+    names = [each.name for each in group]
+    return Question(names, next((each.fault for each in group if each.fault), "") or fault_of(*names))
 
 
 def _answer(chat: Chat, question: Question, arguments: argparse.Namespace, several: bool) -> None:

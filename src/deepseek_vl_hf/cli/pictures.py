@@ -1,6 +1,8 @@
 """Pictures that a person names: files and links, with errors that say which one it was."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -9,6 +11,67 @@ from ..pictures.opening import open_image, to_rgb
 
 LINKS = ("http:", "https:", "data:", "file:")
 LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture that is to be described.
+
+    Attributes:
+        name: file or link.
+        fault: why there is none; "" where nothing is known against it.
+    """
+
+    name: str
+    fault: str = ""
+
+
+def find_pictures(sources: Sequence[str], recursive: bool) -> list[Found]:
+    """The pictures that people name, in order; of folders all that are in them, by name.
+
+    What counts as a picture in a folder is decided by its suffix. Hidden files and folders, and links to folders, are
+    left out. A folder without pictures, or one that cannot be read, has an entry of its own with its fault.
+
+    Args:
+        sources: files, folders and links.
+        recursive: whether folders in folders are looked through.
+    """
+    found: list[Found] = []
+    for source in sources:
+        folder = os.path.expanduser(source)  # noqa: PTH111 - pathlib raises for home folders that nobody has
+        if not source.strip() or _is_link(source) or not os.path.isdir(folder):  # noqa: PTH112
+            found.append(Found(source))
+            continue
+        inside = _in_folder(folder, recursive)
+        found += inside or [Found(source, f"{short_name(source)}: {_NO_PICTURES[recursive]}")]
+    return found
+
+
+_NO_PICTURES = {
+    False: "Found no pictures in this folder. Name another, or pass --recursive for the folders in it.",
+    True: "Found no pictures in this folder or in those below it. Name another.",
+}
+
+
+def _in_folder(folder: str, recursive: bool) -> list[Found]:
+    found: list[Found] = []
+
+    def note(error: OSError) -> None:
+        found.append(Found(str(error.filename), f"{error.filename}: {error.strerror}"))
+
+    suffixes = _suffixes()
+    for place, folders, files in os.walk(folder, onerror=note):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        names = sorted(name for name in files if not name.startswith("."))
+        found += [Found(os.path.join(place, name)) for name in names if Path(name).suffix.lower() in suffixes]  # noqa: PTH118
+    return found
+
+
+def _suffixes() -> frozenset[str]:
+    """Of the files that Pillow reads and that are still pictures, not films, documents or tables."""
+    formats = Image.registered_extensions().items()
+    of_pictures = {name for name in Image.OPEN if Image.MIME.get(name, "").startswith("image/")}
+    return frozenset(suffix for suffix, name in formats if name in of_pictures)
 
 
 def open_picture(source: str) -> Image.Image:
@@ -42,6 +105,16 @@ def check_picture(source: str) -> None:
             return
     except Exception:  # whatever it is, it is told in the words of the package
         open_picture(source)
+
+
+def fault_of(*sources: str) -> str:
+    """What `check_picture` says of the first picture that has a fault; "" where none has."""
+    try:
+        for source in sources:
+            check_picture(source)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def short_name(source: str) -> str:
