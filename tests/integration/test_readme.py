@@ -129,15 +129,17 @@ def test_the_page_on_quantization_runs(original, tmp_path, run_command):
         assert said in run_program(snippet)
 
 
-def test_the_page_on_conversations_runs(run_command):
+def test_the_page_on_conversations_runs(run_command, tmp_path):
     page = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
     chat, one, several, demo = commands_of(page)
     assert demo == "deepseek-vl demo"  # tests/page runs it
     assert run_command(chat, {}) == ""
     assert run_command(one, {}) == "OPEN\n"
     assert len(run_command(several, {}).splitlines()) == 2
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert run_program(snippet).splitlines()[:2] == ["4", "green"]
+    program = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))  # they build on one another
+    printed = run_program(program.replace('"talk.zip"', repr(str(tmp_path / "talk.zip")))).splitlines()
+    assert [printed[0], printed[1], printed[-1]] == ["4", "green", "green"]
+    assert (tmp_path / "talk.zip").is_file()
 
 
 def test_the_page_on_checkpoints_runs(original, tmp_path, run_command):

@@ -16,9 +16,10 @@ from PIL import Image
 
 from ..models.weights import has_4_bits
 from ..pictures.drawing import draw_boxes, draw_tiles
+from .figures import Figures
 from .history import Turn
 from .limits import MOST_CHARACTERS, MOST_QUESTIONS, Shares, check_message, uploads_of
-from .session import Chat, Figures
+from .session import Chat
 
 # Conversations that are kept; each has a key/value cache. The one that was silent longest goes first.
 MOST_CONVERSATIONS = 8
