@@ -6,7 +6,7 @@ Gradio refuses private ones and the server's files, and fetches public ones into
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..models.weights import has_4_bits
 from ..pictures.drawing import draw_boxes, draw_tiles
+from ..pictures.opening import open_image
 from .figures import Figures
 from .history import Turn
 from .limits import MOST_CHARACTERS, MOST_QUESTIONS, Shares, check_message, uploads_of
@@ -34,6 +35,11 @@ TOO_MANY_QUESTIONS = f"At most {MOST_QUESTIONS} questions at a time, please. Wai
 STOPPED_EARLY = "Stopped before the answer began; the question is not part of the conversation."
 # Fonts of the visitor's system: the usual themes have theirs fetched from elsewhere.
 FONTS = ("system-ui", "sans-serif")
+# On a phone the conversation leaves room for the question, and the buttons stand side by side.
+CSS = """
+#buttons button { min-width: 0; }
+@media (max-width: 640px) { #conversation { height: 42dvh !important; } #title h1 { font-size: 1.2rem; margin: 0; } }
+"""
 
 Messages = list[dict[str, Any]]
 
@@ -133,6 +139,10 @@ class Handlers:
         """Ends the answer that is being given."""
         self._visits.of(str(request.session_hash)).chat.stop()
 
+    def stoppable(self, request: gr.Request) -> Any:
+        """The button that stops works while a question of the visitor's is under way."""
+        return gr.Button(interactive=self._shares.under_way(str(request.session_hash)))
+
     def take_back(self, request: gr.Request) -> Any:
         """See `Visit.take_back`."""
         return self._visits.of(str(request.session_hash)).take_back()
@@ -155,33 +165,40 @@ class Handlers:
         self._shares.forget(str(request.session_hash))
 
 
-def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
+def build_page(make: Callable[[], Chat], title: str, examples: Sequence[dict[str, Any]] = ()) -> gr.Blocks:
     """The page; `launch` it.
 
     Args:
         make: makes a conversation of a model that is loaded already.
         title: what is shown above it.
+        examples: questions to click, each with `text` and `files`.
     """
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=UPLOADS_ARE_KEPT) as page:
-        gr.Markdown(f"# {title}")
+        gr.Markdown(f"# {title}", elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3):
                 messages = gr.Chatbot(label="Conversation", height=520, elem_id="conversation", buttons=["copy"])
-                question = question_field()
-                with gr.Row():
-                    stop = gr.Button("Stop", elem_id="stop")
-                    undo = gr.Button("Take back", elem_id="undo")
-                    new = gr.Button("New conversation", elem_id="new")
-            with gr.Column(scale=1):
                 figures = gr.Markdown(elem_id="figures")
+                question = question_field()
+                with gr.Row(elem_id="buttons"):
+                    stop = gr.Button("Stop", elem_id="stop", size="sm", min_width=60, interactive=False)
+                    undo = gr.Button("Take back", elem_id="undo", size="sm", min_width=60)
+                    new = gr.Button("New conversation", elem_id="new", size="sm", min_width=60)
+                if examples:
+                    gr.Examples([[example] for example in examples], question, label="Try one of these", api_name=False)
+            with gr.Column(scale=1):
                 seen = gr.Gallery(label="What the model saw and named", elem_id="seen", visible=False, columns=1)
-                with gr.Accordion("Model", open=False):
+                with gr.Accordion("Model", open=True):
                     gr.Markdown(facts_of(make()), elem_id="facts")
         call, whole = Handlers(make, Path(question.GRADIO_CACHE)), [messages, figures, seen]
         answered = [messages, question, figures, seen]
-        question.submit(call.ask, question, answered, api_name="ask", validator=call.admit, concurrency_id=ANSWERS)
-        stop.click(call.stop, queue=False, api_name=False)
         at_once: dict[str, Any] = {"queue": False, "api_name": False}
+        question.submit(lambda: gr.Button(interactive=True), None, stop, **at_once)
+        asked = question.submit(
+            call.ask, question, answered, api_name="ask", validator=call.admit, concurrency_id=ANSWERS
+        )
+        asked.then(call.stoppable, None, stop, **at_once)
+        stop.click(call.stop, **at_once)
         clicks = [undo.click(call.take_back, None, messages, **at_once)]
         clicks += [event(call.begin_anew, None, whole, **at_once) for event in (new.click, messages.clear)]
         for clicked in clicks:
@@ -205,7 +222,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     """
     page.queue(default_concurrency_limit=1, max_size=MOST_WAITING)
     return page.launch(
-        share=False, theme=theme(), max_file_size=LARGEST_UPLOAD, footer_links=[], ssr_mode=False, **options
+        share=False, theme=theme(), max_file_size=LARGEST_UPLOAD, css=CSS, footer_links=[], ssr_mode=False, **options
     )
 
 
@@ -254,9 +271,14 @@ def answer(visit: Visit, message: dict[str, Any], uploads: Path) -> Iterator[Any
         return
     asked = [*visit.shown, *({"role": "user", "content": {"path": str(picture)}} for picture in pictures)]
     asked += [{"role": "user", "content": plain(text)}] if text.strip() else []
+    opened, broken = open_uploads(pictures)
+    if broken:
+        kept = {"text": text, "files": [str(picture) for picture in pictures if picture not in broken]}
+        yield refused(visit, kept, ValueError(of_broken(broken)))
+        return
     given = ""
     try:
-        pieces = chat.stream(text, pictures)
+        pieces = chat.stream(text, opened)
         yield asked, gr.MultimodalTextbox(value=None), "Reading ...", gr.skip()
         for piece in pieces:
             given += piece
@@ -270,6 +292,26 @@ def answer(visit: Visit, message: dict[str, Any], uploads: Path) -> Iterator[Any
     visit.shown = [*asked, {"role": "assistant", "content": plain(given)}]
     seen = what_was_seen(chat)
     yield visit.shown, gr.skip(), figures_of(chat.figures), gr.Gallery(value=seen, visible=bool(seen))
+
+
+def open_uploads(pictures: Sequence[Path]) -> tuple[list[Any], list[Path]]:
+    """The pictures of a message, opened under Pillow's limit, and those that cannot be."""
+    opened, broken = [], []
+    for picture in pictures:
+        try:
+            opened.append(open_image(picture))
+        except ValueError:
+            broken.append(picture)
+    return opened, broken
+
+
+def of_broken(pictures: Sequence[Path]) -> str:
+    """What is said of files that are no pictures: their names, not where they lie on the server."""
+    names = ", ".join(dict.fromkeys(picture.name for picture in pictures))
+    return (
+        f"{names} could not be read as a picture, or is too large, and was taken out of the message. Add a complete "
+        "PNG, JPEG or WebP file, or ask without it."
+    )
 
 
 def refused(visit: Visit, message: dict[str, Any], error: Exception) -> tuple[Any, ...]:
@@ -331,7 +373,7 @@ def figures_of(found: Figures) -> str:
         lines.append("stopped" if found.ended == "stopped" else "cut off at its greatest length")
     if found.dropped_turns:
         lines.append(f"the oldest turns ({found.dropped_turns}) no longer fit and were left out")
-    return "\n".join(f"* {line}" for line in lines)
+    return "; ".join(lines)
 
 
 def facts_of(chat: Chat) -> str:
