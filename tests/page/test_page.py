@@ -124,6 +124,8 @@ class TestInABrowser:
         ask(page, "What color is the star?")
         expect_answer(page, 2, "green")
         api.expect(page.locator("#figures")).to_contain_text("prompt tokens were known")
+        api.expect(page.locator("#figures")).to_contain_text("the context is 6% full")
+        api.expect(page.locator("#title")).to_contain_text("bar charts")
         kept, whole = map(int, re.search(r"(\d+) of (\d+)", page.locator("#figures").inner_text()).groups())
         assert kept > 0.8 * whole
         api.expect(page.locator("#stop")).to_be_disabled()

@@ -14,12 +14,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..models.weights import has_4_bits
 from ..pictures.drawing import draw_boxes, draw_tiles
 from ..pictures.opening import open_image
-from .figures import Figures
 from .history import Turn
 from .limits import MOST_CHARACTERS, MOST_QUESTIONS, Shares, check_message, uploads_of
+from .page_facts import abilities_of, facts_of, figures_of
 from .session import Chat
 
 # Conversations that are kept; each has a key/value cache. The one that was silent longest goes first.
@@ -38,6 +37,8 @@ FONTS = ("system-ui", "sans-serif")
 # On a phone the conversation leaves room for the question, and the buttons stand side by side.
 CSS = """
 #buttons button { min-width: 0; }
+#buttons button:disabled { opacity: 0.4; }
+#conversation .message img { max-height: 220px; width: auto; }
 @media (max-width: 640px) { #conversation { height: 42dvh !important; } #title h1 { font-size: 1.2rem; margin: 0; } }
 """
 
@@ -174,7 +175,7 @@ def build_page(make: Callable[[], Chat], title: str, examples: Sequence[dict[str
         examples: questions to click, each with `text` and `files`.
     """
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=UPLOADS_ARE_KEPT) as page:
-        gr.Markdown(f"# {title}", elem_id="title")
+        gr.Markdown(f"# {title}\n{abilities_of(make())}", elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3):
                 messages = gr.Chatbot(label="Conversation", height=520, elem_id="conversation", buttons=["copy"])
@@ -291,7 +292,7 @@ def answer(visit: Visit, message: dict[str, Any], uploads: Path) -> Iterator[Any
         return
     visit.shown = [*asked, {"role": "assistant", "content": plain(given)}]
     seen = what_was_seen(chat)
-    yield visit.shown, gr.skip(), figures_of(chat.figures), gr.Gallery(value=seen, visible=bool(seen))
+    yield visit.shown, gr.skip(), figures_of(chat.figures, chat.context), gr.Gallery(value=seen, visible=bool(seen))
 
 
 def open_uploads(pictures: Sequence[Path]) -> tuple[list[Any], list[Path]]:
@@ -360,35 +361,6 @@ def _tiles(chat: Chat, last: Turn) -> list[tuple[Image.Image, str]]:
         label = f"the whole and {columns} x {rows} tiles of {picture.width} x {picture.height} pixels"
         shown.append((draw_tiles(pixels["pixel_values"], (columns, rows)), label))
     return shown
-
-
-def figures_of(found: Figures) -> str:
-    """How an answer came about, as Markdown."""
-    lines = [
-        f"{found.new_tokens} tokens, the first after {found.seconds_to_first_token:.2f} s",
-        f"{found.tokens_per_second:.1f} tokens per second after it",
-        f"{found.kept_tokens} of {found.prompt_tokens} prompt tokens were known",
-    ]
-    if found.ended != "eos":
-        lines.append("stopped" if found.ended == "stopped" else "cut off at its greatest length")
-    if found.dropped_turns:
-        lines.append(f"the oldest turns ({found.dropped_turns}) no longer fit and were left out")
-    return "; ".join(lines)
-
-
-def facts_of(chat: Chat) -> str:
-    """The model, as Markdown."""
-    model = chat.model
-    number = sum(parameter.numel() for parameter in model.parameters())
-    lines = [
-        type(model).__name__,
-        f"{number / 1e9:.2f} billion parameters" if number >= 1e8 else f"{number / 1e6:.1f} million parameters",
-        f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
-        f"context of {chat.context} tokens",
-    ]
-    if any(map(has_4_bits, model.parameters())):
-        lines.append("4-bit language model")
-    return "\n".join(f"* {line}" for line in lines)
 
 
 def theme() -> Any:
