@@ -149,8 +149,10 @@ def test_the_page_on_conversations_runs(tmp_path, run_command):
         lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
         assert len(lines) == 3
         assert lines[2] in page
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert run_program(snippet).splitlines()[:2] == ["4", "green"]
+    program = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))  # they build on one another
+    printed = run_program(program.replace('"talk.zip"', repr(str(tmp_path / "talk.zip")))).splitlines()
+    assert [printed[0], printed[1], printed[-1]] == ["4", "green", "green"]
+    assert (tmp_path / "talk.zip").is_file()
 
 
 def test_the_page_on_checkpoints_runs(original, tmp_path, run_command):

@@ -12,7 +12,7 @@ from .memory import EncodedImage
 FULL_UP_TO = 0.75
 
 
-@dataclass
+@dataclass(repr=False)
 class Turn:
     """A question and its answer.
 
@@ -31,6 +31,13 @@ class Turn:
     images: list[EncodedImage] = field(default_factory=list)
     count: int = 0
     answer: str | None = None
+
+    def __repr__(self) -> str:
+        """Texts and sizes of pictures; their tensors would fill the screen."""
+        found = [repr(self.texts[0] if len(self.texts) == 1 else self.texts)]
+        if self.pictures:
+            found.append(f"pictures: {', '.join(f'{each.width} x {each.height}' for each in self.pictures)}")
+        return f"Turn({', '.join(found)}, answer={self.answer!r})"
 
     @property
     def text(self) -> str:
@@ -68,12 +75,27 @@ def measure(processor: Any, turns: Sequence[Turn], turn: Turn, tiling: str | boo
         turn: the new one.
         tiling: see `Chat`.
     """
-    pictures = [picture for each in (*turns, turn) for picture in each.pictures]
-    turn.count = len(pictures)
+    turn.count = sum(len(each.pictures) for each in (*turns, turn))
+    turn.lengths = lengths_of(processor, turn.pictures, turn.count, tiling)
+
+
+def lengths_of(processor: Any, pictures: Sequence[Image.Image], count: int, tiling: str | bool | None) -> list[int]:
+    """Places that each picture of a message takes in a prompt.
+
+    Args:
+        processor: the model's.
+        pictures: the message's.
+        count: how many the conversation has with them, which decides whether they are cut into tiles.
+        tiling: see `Chat`.
+    """
+    if not pictures:
+        return []
     sizes = [(picture.height, picture.width) for picture in pictures]
+    # Of those before them the number alone matters.
+    sizes = [sizes[0]] * (count - len(sizes)) + sizes
     asked = {} if tiling is None else {"tiling": tiling}
-    tokens, _ = processor.num_tokens_of_sizes(sizes, **asked) if sizes else ([], [])
-    turn.lengths = tokens[len(tokens) - len(turn.pictures) :]
+    tokens, _ = processor.num_tokens_of_sizes(sizes, **asked)
+    return list(tokens[count - len(pictures) :])
 
 
 def ids_of(processor: Any, system: str | None, turns: Sequence[Turn]) -> list[int]:

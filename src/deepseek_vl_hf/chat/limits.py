@@ -106,6 +106,11 @@ class Shares:
         with self._lock:
             del self._withdrawn[visitor]
 
+    def under_way(self, visitor: str) -> bool:
+        """Whether a question of the visitor's waits or is being answered."""
+        with self._lock:
+            return self._asked[visitor] > 0
+
     def give_back(self, visitor: str) -> None:
         """A question was answered, refused or withdrawn."""
         with self._lock:

@@ -6,7 +6,7 @@ Gradio refuses private ones and the server's files, and fetches public ones into
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..models.weights import has_4_bits
 from ..pictures.drawing import draw_boxes, draw_tiles
+from ..pictures.opening import open_image
 from .history import Turn
 from .limits import MOST_CHARACTERS, MOST_QUESTIONS, Shares, check_message, uploads_of
-from .session import Chat, Figures
+from .page_facts import abilities_of, facts_of, figures_of
+from .session import Chat
 
 # Conversations that are kept; each has a key/value cache. The one that was silent longest goes first.
 MOST_CONVERSATIONS = 8
@@ -33,6 +34,13 @@ TOO_MANY_QUESTIONS = f"At most {MOST_QUESTIONS} questions at a time, please. Wai
 STOPPED_EARLY = "Stopped before the answer began; the question is not part of the conversation."
 # Fonts of the visitor's system: the usual themes have theirs fetched from elsewhere.
 FONTS = ("system-ui", "sans-serif")
+# On a phone the conversation leaves room for the question, and the buttons stand side by side.
+CSS = """
+#buttons button { min-width: 0; }
+#buttons button:disabled { opacity: 0.4; }
+#conversation .message img { max-height: 220px; width: auto; }
+@media (max-width: 640px) { #conversation { height: 42dvh !important; } #title h1 { font-size: 1.2rem; margin: 0; } }
+"""
 
 Messages = list[dict[str, Any]]
 
@@ -132,6 +140,10 @@ class Handlers:
         """Ends the answer that is being given."""
         self._visits.of(str(request.session_hash)).chat.stop()
 
+    def stoppable(self, request: gr.Request) -> Any:
+        """The button that stops works while a question of the visitor's is under way."""
+        return gr.Button(interactive=self._shares.under_way(str(request.session_hash)))
+
     def take_back(self, request: gr.Request) -> Any:
         """See `Visit.take_back`."""
         return self._visits.of(str(request.session_hash)).take_back()
@@ -154,33 +166,40 @@ class Handlers:
         self._shares.forget(str(request.session_hash))
 
 
-def build_page(make: Callable[[], Chat], title: str) -> gr.Blocks:
+def build_page(make: Callable[[], Chat], title: str, examples: Sequence[dict[str, Any]] = ()) -> gr.Blocks:
     """The page; `launch` it.
 
     Args:
         make: makes a conversation of a model that is loaded already.
         title: what is shown above it.
+        examples: questions to click, each with `text` and `files`.
     """
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, delete_cache=UPLOADS_ARE_KEPT) as page:
-        gr.Markdown(f"# {title}")
+        gr.Markdown(f"# {title}\n{abilities_of(make())}", elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=3):
                 messages = gr.Chatbot(label="Conversation", height=520, elem_id="conversation", buttons=["copy"])
-                question = question_field()
-                with gr.Row():
-                    stop = gr.Button("Stop", elem_id="stop")
-                    undo = gr.Button("Take back", elem_id="undo")
-                    new = gr.Button("New conversation", elem_id="new")
-            with gr.Column(scale=1):
                 figures = gr.Markdown(elem_id="figures")
+                question = question_field()
+                with gr.Row(elem_id="buttons"):
+                    stop = gr.Button("Stop", elem_id="stop", size="sm", min_width=60, interactive=False)
+                    undo = gr.Button("Take back", elem_id="undo", size="sm", min_width=60)
+                    new = gr.Button("New conversation", elem_id="new", size="sm", min_width=60)
+                if examples:
+                    gr.Examples([[example] for example in examples], question, label="Try one of these", api_name=False)
+            with gr.Column(scale=1):
                 seen = gr.Gallery(label="What the model saw and named", elem_id="seen", visible=False, columns=1)
-                with gr.Accordion("Model", open=False):
+                with gr.Accordion("Model", open=True):
                     gr.Markdown(facts_of(make()), elem_id="facts")
         call, whole = Handlers(make, Path(question.GRADIO_CACHE)), [messages, figures, seen]
         answered = [messages, question, figures, seen]
-        question.submit(call.ask, question, answered, api_name="ask", validator=call.admit, concurrency_id=ANSWERS)
-        stop.click(call.stop, queue=False, api_name=False)
         at_once: dict[str, Any] = {"queue": False, "api_name": False}
+        question.submit(lambda: gr.Button(interactive=True), None, stop, **at_once)
+        asked = question.submit(
+            call.ask, question, answered, api_name="ask", validator=call.admit, concurrency_id=ANSWERS
+        )
+        asked.then(call.stoppable, None, stop, **at_once)
+        stop.click(call.stop, **at_once)
         clicks = [undo.click(call.take_back, None, messages, **at_once)]
         clicks += [event(call.begin_anew, None, whole, **at_once) for event in (new.click, messages.clear)]
         for clicked in clicks:
@@ -204,7 +223,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     """
     page.queue(default_concurrency_limit=1, max_size=MOST_WAITING)
     return page.launch(
-        share=False, theme=theme(), max_file_size=LARGEST_UPLOAD, footer_links=[], ssr_mode=False, **options
+        share=False, theme=theme(), max_file_size=LARGEST_UPLOAD, css=CSS, footer_links=[], ssr_mode=False, **options
     )
 
 
@@ -253,9 +272,14 @@ def answer(visit: Visit, message: dict[str, Any], uploads: Path) -> Iterator[Any
         return
     asked = [*visit.shown, *({"role": "user", "content": {"path": str(picture)}} for picture in pictures)]
     asked += [{"role": "user", "content": plain(text)}] if text.strip() else []
+    opened, broken = open_uploads(pictures)
+    if broken:
+        kept = {"text": text, "files": [str(picture) for picture in pictures if picture not in broken]}
+        yield refused(visit, kept, ValueError(of_broken(broken)))
+        return
     given = ""
     try:
-        pieces = chat.stream(text, pictures)
+        pieces = chat.stream(text, opened)
         yield asked, gr.MultimodalTextbox(value=None), "Reading ...", gr.skip()
         for piece in pieces:
             given += piece
@@ -268,7 +292,27 @@ def answer(visit: Visit, message: dict[str, Any], uploads: Path) -> Iterator[Any
         return
     visit.shown = [*asked, {"role": "assistant", "content": plain(given)}]
     seen = what_was_seen(chat)
-    yield visit.shown, gr.skip(), figures_of(chat.figures), gr.Gallery(value=seen, visible=bool(seen))
+    yield visit.shown, gr.skip(), figures_of(chat.figures, chat.context), gr.Gallery(value=seen, visible=bool(seen))
+
+
+def open_uploads(pictures: Sequence[Path]) -> tuple[list[Any], list[Path]]:
+    """The pictures of a message, opened under Pillow's limit, and those that cannot be."""
+    opened, broken = [], []
+    for picture in pictures:
+        try:
+            opened.append(open_image(picture))
+        except ValueError:
+            broken.append(picture)
+    return opened, broken
+
+
+def of_broken(pictures: Sequence[Path]) -> str:
+    """What is said of files that are no pictures: their names, not where they lie on the server."""
+    names = ", ".join(dict.fromkeys(picture.name for picture in pictures))
+    return (
+        f"{names} could not be read as a picture, or is too large, and was taken out of the message. Add a complete "
+        "PNG, JPEG or WebP file, or ask without it."
+    )
 
 
 def refused(visit: Visit, message: dict[str, Any], error: Exception) -> tuple[Any, ...]:
@@ -317,35 +361,6 @@ def _tiles(chat: Chat, last: Turn) -> list[tuple[Image.Image, str]]:
         label = f"the whole and {columns} x {rows} tiles of {picture.width} x {picture.height} pixels"
         shown.append((draw_tiles(pixels["pixel_values"], (columns, rows)), label))
     return shown
-
-
-def figures_of(found: Figures) -> str:
-    """How an answer came about, as Markdown."""
-    lines = [
-        f"{found.new_tokens} tokens, the first after {found.seconds_to_first_token:.2f} s",
-        f"{found.tokens_per_second:.1f} tokens per second after it",
-        f"{found.kept_tokens} of {found.prompt_tokens} prompt tokens were known",
-    ]
-    if found.ended != "eos":
-        lines.append("stopped" if found.ended == "stopped" else "cut off at its greatest length")
-    if found.dropped_turns:
-        lines.append(f"the oldest turns ({found.dropped_turns}) no longer fit and were left out")
-    return "\n".join(f"* {line}" for line in lines)
-
-
-def facts_of(chat: Chat) -> str:
-    """The model, as Markdown."""
-    model = chat.model
-    number = sum(parameter.numel() for parameter in model.parameters())
-    lines = [
-        type(model).__name__,
-        f"{number / 1e9:.2f} billion parameters" if number >= 1e8 else f"{number / 1e6:.1f} million parameters",
-        f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
-        f"context of {chat.context} tokens",
-    ]
-    if any(map(has_4_bits, model.parameters())):
-        lines.append("4-bit language model")
-    return "\n".join(f"* {line}" for line in lines)
 
 
 def theme() -> Any:

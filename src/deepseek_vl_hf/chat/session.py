@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,14 @@ from ..models.generation import MultimodalGenerationMixin
 from ..nano.folder import NANO
 from ..pictures.opening import flatten_pictures, open_images
 from ..quantization import int4_config
+from .archive import Conversation, load_archive, save_archive
+from .export import save_markdown
+from .figures import Beginning, Figures
 from .history import EncodedConversation, Turn, fit, measure, too_long
 from .memory import EncodedImage, Memory
+from .naming import check_names
 from .sampling import end_of, options_of
+from .showing import html_of, summary_of
 from .streaming import AnswerText, Generation
 
 logger = logging.get_logger(__name__)
@@ -35,44 +39,6 @@ LEAST_ROOM = 4
 # Called with what is being done ("pictures", "prompt"), how much of it is done, and how much there is.
 ChatProgress = Callable[[str, int, int], None]
 STILL_ANSWERING = "The answer before is still being given. Read it to its end, or close its iterator, first."
-
-
-@dataclass(frozen=True)
-class Figures:
-    """How an answer came about.
-
-    Attributes:
-        prompt_tokens: the whole conversation's.
-        kept_tokens: how many of them were in the cache already.
-        new_tokens: the answer's.
-        seconds_to_first_token: from the question on, pictures and prompt included.
-        seconds: of the whole answer.
-        dropped_turns: how many of the oldest turns had to be left out to make room.
-        ended: "eos", "length" or "stopped".
-    """
-
-    prompt_tokens: int
-    kept_tokens: int
-    new_tokens: int
-    seconds_to_first_token: float
-    seconds: float
-    dropped_turns: int
-    ended: str
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of the answer behind its first token; 0 if there is no second one."""
-        rest = self.seconds - self.seconds_to_first_token
-        return (self.new_tokens - 1) / rest if self.new_tokens > 1 and rest > 0 else 0.0
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """What is known of an answer before it begins: when it was asked for, tokens in the cache, turns left out."""
-
-    time: float
-    kept: int
-    dropped: int
 
 
 def no_chat_progress(what: str, done: int, total: int) -> None:
@@ -123,6 +89,7 @@ class Chat:
                 f"Found a {type(model).__name__}; expected a DeepSeek-VL model with its head, as "
                 "AutoModelForImageTextToText gives it once deepseek_vl_hf is imported."
             )
+        check_names(sampling, ("system", "tiling", "progress"))
         self.model, self.processor = model.eval(), processor
         self.system, self.tiling, self.progress = system, tiling, progress
         self.sampling = sampling
@@ -172,10 +139,21 @@ class Chat:
 
     def ask(self, text: str | Sequence[str], images: Sequence[Any] = (), **sampling: Any) -> str:
         """The whole answer; arguments as for `stream`."""
-        turn = self._turn(text, images)
+        turn = self._turn(text, images, sampling)
         for _ in self._answer(turn, sampling):
             pass
         return turn.answer or ""
+
+    def __call__(self, text: str | Sequence[str], images: Sequence[Any] = (), **sampling: Any) -> str:
+        """The same as `ask`."""
+        return self.ask(text, images, **sampling)
+
+    def __repr__(self) -> str:
+        return f"Chat({summary_of(self.model, self.turns)})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html_of(summary_of(self.model, self.turns), self.turns)
 
     def stream(self, text: str | Sequence[str], images: Sequence[Any] = (), **sampling: Any) -> Iterator[str]:
         """Asks, and gives the answer piece by piece.
@@ -191,10 +169,10 @@ class Chat:
 
         Raises:
             RuntimeError: the answer before is still being given.
-            TypeError, ValueError: a picture cannot be read, the message is longer than the model's context, or texts
-                and pictures differ in number.
+            TypeError, ValueError: a picture cannot be read, the message is longer than the model's context, texts and
+                pictures differ in number, or there is no such argument.
         """
-        return self._answer(self._turn(text, images), sampling)
+        return self._answer(self._turn(text, images, sampling), sampling)
 
     def stop(self) -> None:
         """Ends the answer that is being given, from another thread; whoever reads the answer gets to its end then."""
@@ -225,12 +203,58 @@ class Chat:
         self.figures = None
         self._memory.clear()
 
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes the conversation to a file, which is complete or absent.
+
+        Args:
+            path: a name that ends in `.zip` for a file that `load` reads, with the pictures as they are; in `.md` for
+                one that people read, with the pictures in a folder beside it.
+            overwrite: whether a `.zip` that is there is replaced.
+
+        Returns:
+            The file.
+
+        Raises:
+            FileExistsError, FileNotFoundError: something is there already, or there is no such folder.
+            ValueError: the name ends in something else, or there is no turn yet.
+        """
+        path = Path(path).expanduser()
+        if not self.turns:
+            raise ValueError("There is nothing to save yet.")
+        if path.suffix.lower() == ".md":
+            return save_markdown(self.turns, path)
+        if path.suffix.lower() != ".zip":
+            raise ValueError(f"{path} ends in {path.suffix!r}; expected .zip, for chat.load, or .md, for people.")
+        save_archive(path, self.model, Conversation(self.turns, self.system, self.tiling), overwrite)
+        return path
+
+    def load(self, path: str | Path) -> "Chat":
+        """Goes on with a conversation that `save` wrote to a `.zip`, in place of this one.
+
+        System prompt and tiling are those of the file; arguments of `generate` stay this chat's. Pictures and texts are
+        read again when the next question is asked.
+
+        Returns:
+            This chat.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            RuntimeError: an answer is being given.
+            ValueError: the file is damaged, or of another model.
+        """
+        self._check_idle()
+        found = load_archive(Path(path).expanduser(), self.model, self.processor)
+        self.new()
+        self.turns, self.system, self.tiling = found.turns, found.system, found.tiling
+        return self
+
     @property
     def context(self) -> int:
         """The longest prompt with its answer that the model was trained for, in tokens."""
         return int(self.model.config.get_text_config().max_position_embeddings)
 
-    def _turn(self, text: str | Sequence[str], images: Sequence[Any]) -> Turn:
+    def _turn(self, text: str | Sequence[str], images: Sequence[Any], sampling: dict[str, Any]) -> Turn:
+        check_names(sampling, ("text", "images"))
         images = flatten_pictures(images)
         texts = [*[""] * len(images), text] if isinstance(text, str) else list(text)
         if not all(isinstance(each, str) for each in texts):
@@ -259,7 +283,8 @@ class Chat:
             turns = [*self.turns, turn]
             room = min(options["max_new_tokens"], self.context // LEAST_ROOM)
             ids, dropped = fit(self.processor, self.system, turns, self.context, room)
-            self._encode(turn)  # not before it is known to fit
+            for each in turns[dropped:]:  # not before it is known to fit; of earlier turns those that were loaded
+                self._encode(each)
             if self._stop.is_set():
                 return
             prompt = EncodedConversation(ids, [image for each in turns[dropped:] for image in each.images])
@@ -273,8 +298,8 @@ class Chat:
             self._busy.release()
 
     def _encode(self, turn: Turn) -> None:
-        """Gives the pictures of a turn to the towers, one after the other; those of earlier turns were, once."""
-        for number, picture in enumerate(turn.pictures):
+        """Gives the pictures of a turn that are not encoded yet to the towers, one after the other."""
+        for number, picture in list(enumerate(turn.pictures))[len(turn.images) :]:
             self.progress("pictures", number, len(turn.pictures))
             if self._stop.is_set():
                 return
@@ -286,7 +311,7 @@ class Chat:
             turn.images.append(EncodedImage(features.pooler_output[0]))
 
     def _generate(
-        self, turn: Turn, prompt: EncodedConversation, options: dict[str, Any], begun: "Beginning"
+        self, turn: Turn, prompt: EncodedConversation, options: dict[str, Any], begun: Beginning
     ) -> Iterator[str]:
         """Generates, and keeps the turn with what was given of an answer, unless an error ended it."""
         generation = Generation(self.model, self._memory.cache, prompt.ids, options, self._stop)

@@ -4,12 +4,10 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from PIL import Image
 
 from ..chat import Chat
-from ..chat.export import save_markdown
 from ..conversation.chat_templates import IMAGE_PLACEHOLDER
 from .models import end_progress
 from .pictures import open_picture
@@ -19,7 +17,8 @@ HELP = """\
 /image FILE    add a picture (file or URL) to your next message; several times for several
 /new           begin a new conversation
 /undo          take the last question and its answer back
-/save FILE     write the conversation to a Markdown file, with its pictures beside it
+/save FILE     write the conversation to FILE.md, to be read, with its pictures beside it; or to FILE.zip
+/load FILE     go on with the conversation in a FILE.zip
 /help          show this
 exit           end (Ctrl-D does, too)
 
@@ -50,6 +49,7 @@ class ChatLoop:
             "new": self._new,
             "/undo": self._undo,
             "/save": self._save,
+            "/load": self._load,
             "/help": lambda rest: print(HELP, flush=True),
             "help": lambda rest: print(HELP, flush=True),
         }
@@ -163,9 +163,13 @@ class ChatLoop:
     def _save(self, rest: str) -> None:
         if not rest:
             raise ValueError("To which file? Write /save FILE.")
-        if not self.chat.turns:
-            raise ValueError("There is nothing to save yet.")
-        self._say(f"saved to {save_markdown(self.chat.turns, Path(rest).expanduser())}")
+        self._say(f"saved to {self.chat.save(rest)}")
+
+    def _load(self, rest: str) -> None:
+        if not rest:
+            raise ValueError("From which file? Write /load FILE.")
+        self.chat.load(rest)
+        self._say(f"loaded; turns: {len(self.chat.turns)}")
 
     def _say(self, text: str) -> None:
         """Tells a person at a terminal; a pipe gets answers alone."""

@@ -3,6 +3,7 @@
 import argparse
 
 from ..chat import Chat
+from ..chat.page_examples import examples_for
 from .address import check_address
 from .models import load_chat
 
@@ -24,6 +25,6 @@ def run(arguments: argparse.Namespace) -> int:
     def make() -> Chat:
         return Chat(first.model, first.processor, system=first.system, **first.sampling)
 
-    page = build_page(make, f"DeepSeek-VL: {arguments.model}")
+    page = build_page(make, f"DeepSeek-VL: {arguments.model}", examples_for(arguments.model))
     launch(page, server_name=arguments.host, server_port=arguments.port)
     return 0
