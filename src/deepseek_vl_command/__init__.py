@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
+from . import doctor
 from .arguments import parse
 from .faults import run_with_messages
 from .quiet import without_complaints_of_torchao
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    if parsed.command == "doctor":  # it tells why the package cannot be loaded, so it stands on this side
+        return doctor.run(parsed)
     with without_complaints_of_torchao():
         import_module("deepseek_vl_hf.cli.console").no_progress_bars()
         command = import_module(f"deepseek_vl_hf.cli.{parsed.command.replace('-', '_')}")

@@ -268,6 +268,10 @@ def _verify_real(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work-dir", metavar="DIR", type=Path, help="where the temporary folder goes")
 
 
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 COMMANDS = {
     "chat": Command(
         "talk with a model about pictures",
@@ -342,5 +346,12 @@ Every tensor's name and shape is checked. The checkpoint is converted to the oth
 takes as much disk as the checkpoint, and every tensor is compared. Fixed prompts are run through both layouts, if the
 model fits in memory.""",
         _verify_real,
+    ),
+    "doctor": Command(
+        "check this installation and this machine",
+        """Shows versions against the tested ranges, what this machine can do and what is installed, for a bug report.
+
+It works where the package itself cannot be loaded. The exit status is 1 if something that is required is broken.""",
+        _doctor,
     ),
 }

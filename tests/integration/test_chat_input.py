@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from deepseek_vl_hf import Chat
+from deepseek_vl_hf.chat.sampling import options_of
 from deepseek_vl_hf.chat.history import Turn, fit
 from deepseek_vl_hf.chat.streaming import AnswerText
 from family import IMAGES
@@ -21,8 +22,7 @@ def chat(family):
 
 def test_sampling(chat):
     """The original's, unless the checkpoint, the chat or the call says otherwise."""
-    chat.sampling = {}
-    assert chat._options({}) == {
+    assert options_of(chat.model, chat.processor, {}) == {
         "max_new_tokens": 512,
         "do_sample": True,
         "temperature": 0.2,
@@ -30,7 +30,7 @@ def test_sampling(chat):
         "repetition_penalty": 1.1,
     }
     chat.sampling = {"max_new_tokens": 3}
-    assert chat._options({"do_sample": False}) == {
+    assert options_of(chat.model, chat.processor, {**chat.sampling, "do_sample": False}) == {
         "max_new_tokens": 3,
         "do_sample": False,
         "repetition_penalty": 1.1,

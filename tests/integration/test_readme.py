@@ -138,7 +138,8 @@ def test_the_page_on_quantization_runs(original, tmp_path, run_command):
 
 def test_the_page_on_conversations_runs(tmp_path, run_command):
     page = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
-    chat, one, several, many, resumed, demo = commands_of(page)
+    chat, one, several, many, resumed, doctor, demo = commands_of(page)
+    assert "Problems: none" in run_command(doctor, {})
     assert demo == "deepseek-vl demo"  # tests/page runs it
     assert run_command(chat, {}) == ""
     assert run_command(one, {}) == "OPEN\n"

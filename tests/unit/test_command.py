@@ -43,6 +43,7 @@ print(json.dumps([status, sorted(packages)]))
     [
         (["--help"], 0),
         (["describe", "--help"], 0),
+        (["doctor", "--help"], 0),
         (["--version"], 0),
         ([], 2),
         (["discribe"], 2),
@@ -235,7 +236,7 @@ def test_output_that_goes_nowhere(tmp_path, shell, status, error, flush):
 
 
 def test_each_command_has_its_module():
-    for name in arguments.COMMANDS:
+    for name in set(arguments.COMMANDS) - {"doctor"}:  # which runs where the package cannot be loaded
         assert callable(importlib.import_module(f"deepseek_vl_hf.cli.{name.replace('-', '_')}").run)
     assert cli.main is main
 
