@@ -282,6 +282,7 @@ QUANTIZATION = {
 PAGES = {
     "README.md": README,
     "docs/quantization.md": QUANTIZATION,
+    "docs/choosing.md": {"memory": memory_table},
     "docs/chat.md": {"chat": chat_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
     "docs/serving.md": {"serving": serving_tables.serving_table, "serving memory": serving_tables.memory_table},

@@ -45,7 +45,7 @@ nitpick_ignore_regex = [(r"py:(class|obj|exc|func|meth|data|attr)", r"(?!deepsee
 
 # Links that are right in the repository, and what they are in the site. README.md is its first page; other files outside
 # of docs/, which have no page, can be downloaded from it, which Sphinx does by itself.
-REWRITTEN = {"](../README.md": "](index.md", "](../CONTRIBUTING.md": "](contributing.md"}
+REWRITTEN = {"](../README.md": "](index.md", "](../CONTRIBUTING.md": "](contributing.md", "](../CHANGELOG.md": "](changelog.md"}
 
 
 def rewrite_links(_app, _page: str, source: list[str]) -> None:
@@ -58,8 +58,8 @@ def rewrite_included(_app, path: Path, _parent: str, source: list[str]) -> None:
     """Does the same in README.md and CONTRIBUTING.md, which lie above docs/ and link into it."""
     if path.suffix == ".md":
         source[0] = re.sub(r"\]\(docs/", "](", source[0])
-        source[0] = re.sub(r"\]\(CONTRIBUTING\.md", "](contributing.md", source[0])
-        source[0] = re.sub(r"\]\(((?:LICENSE|CHANGELOG|CITATION|examples|benchmarks|tests|src)[^)]*)\)", r"](../\1)", source[0])
+        source[0] = source[0].replace("](CONTRIBUTING.md", "](contributing.md").replace("](CHANGELOG.md", "](changelog.md")
+        source[0] = re.sub(r"\]\(((?:LICENSE|CITATION|examples|benchmarks|tests|src)[^)]*)\)", r"](../\1)", source[0])
 
 
 def in_single_backticks(_app, _what, _name, _object, _options, lines: list[str]) -> None:
