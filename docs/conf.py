@@ -1,9 +1,9 @@
 """Settings of the documentation site, which `make docs` builds with Sphinx into build/site.
 
-Why Sphinx: it is released several times a year, and warns of everything that leads nowhere: pages, anchors inside of pages,
-Python names. `make docs` turns these warnings into errors. Material for MkDocs gets repairs alone by now, and zensical, its
-successor, has no hook in which the links below could be rewritten, and calls its checks of references provisional. Furo is the
-theme: dark and light, readable on a phone, nothing fetched from other servers. MyST reads the Markdown that the pages are in.
+Why Sphinx: it is released several times a year, and warns of everything that leads nowhere: pages, anchors inside of
+pages, Python names. `make docs` turns these warnings into errors. Zensical, the younger alternative, documents its checks of
+references as provisional, and has no hook in which the links below could be rewritten. Furo is the theme: dark and
+light, readable on a phone, nothing fetched from other servers. MyST reads the Markdown that the pages are in.
 """
 
 import re
@@ -45,7 +45,11 @@ nitpick_ignore_regex = [(r"py:(class|obj|exc|func|meth|data|attr)", r"(?!deepsee
 
 # Links that are right in the repository, and what they are in the site. README.md is its first page; other files outside
 # of docs/, which have no page, can be downloaded from it, which Sphinx does by itself.
-REWRITTEN = {"](../README.md": "](index.md", "](../CONTRIBUTING.md": "](contributing.md", "](../CHANGELOG.md": "](changelog.md"}
+REWRITTEN = {
+    "](../README.md": "](index.md",
+    "](../CONTRIBUTING.md": "](contributing.md",
+    "](../CHANGELOG.md": "](changelog.md",
+}
 
 
 def rewrite_links(_app, _page: str, source: list[str]) -> None:
@@ -58,7 +62,9 @@ def rewrite_included(_app, path: Path, _parent: str, source: list[str]) -> None:
     """Does the same in README.md and CONTRIBUTING.md, which lie above docs/ and link into it."""
     if path.suffix == ".md":
         source[0] = re.sub(r"\]\(docs/", "](", source[0])
-        source[0] = source[0].replace("](CONTRIBUTING.md", "](contributing.md").replace("](CHANGELOG.md", "](changelog.md")
+        source[0] = (
+            source[0].replace("](CONTRIBUTING.md", "](contributing.md").replace("](CHANGELOG.md", "](changelog.md")
+        )
         source[0] = re.sub(r"\]\(((?:LICENSE|CITATION|examples|benchmarks|tests|src)[^)]*)\)", r"](../\1)", source[0])
 
 

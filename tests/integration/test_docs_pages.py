@@ -1,4 +1,4 @@
-"""What the site's pages say is run: programs print what stands under them, error texts are the code's, names are all there."""
+"""What the site's pages say is run: programs print what stands under them, error texts are the code's."""
 
 import ast
 import io
@@ -42,7 +42,9 @@ def test_programs_print_what_stands_under_them(name, number):
 
 
 def test_commands_print_what_stands_under_them(monkeypatch, capsys):
-    ((command, output),) = re.findall(r"```bash\n(deepseek-vl .*?)\n```\n\n```text\n(.*?)```", page("quickstart"), re.DOTALL)
+    ((command, output),) = re.findall(
+        r"```bash\n(deepseek-vl .*?)\n```\n\n```text\n(.*?)```", page("quickstart"), re.DOTALL
+    )
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert main(shlex.split(command)[1:]) == 0
