@@ -1,8 +1,8 @@
 """Settings of the documentation site, which `make docs` builds with Sphinx into build/site.
 
 Why Sphinx: it is released several times a year, and warns of everything that leads nowhere: pages, anchors inside of
-pages, Python names. `make docs` turns these warnings into errors. Zensical, the younger alternative, documents its checks of
-references as provisional, and has no hook in which the links below could be rewritten. Furo is the theme: dark and
+pages, Python names. `make docs` turns these warnings into errors. Zensical, younger, calls its checks of
+references provisional, and has no hook in which the links below could be rewritten. Furo is the theme: dark and
 light, readable on a phone, nothing fetched from other servers. MyST reads the Markdown that the pages are in.
 """
 
@@ -43,8 +43,8 @@ napoleon_preprocess_types = False
 # role of its own (py:class and the like, with the package's name in front) has to exist.
 nitpick_ignore_regex = [(r"py:(class|obj|exc|func|meth|data|attr)", r"(?!deepseek_vl_hf\.[A-Za-z0-9_]+$).*")]
 
-# Links that are right in the repository, and what they are in the site. README.md is its first page; other files outside
-# of docs/, which have no page, can be downloaded from it, which Sphinx does by itself.
+# Links that are right in the repository, and what they are in the site. README.md is its first page; other files
+# outside of docs/, which have no page, can be downloaded from it, which Sphinx does by itself.
 REWRITTEN = {
     "](../README.md": "](index.md",
     "](../CONTRIBUTING.md": "](contributing.md",
