@@ -1,8 +1,8 @@
 """Settings of the documentation site, which `make docs` builds with Sphinx into build/site.
 
 Why Sphinx: it is released several times a year, and warns of everything that leads nowhere: pages, anchors inside of
-pages, Python names. `make docs` turns these warnings into errors. Zensical, younger, calls its checks of
-references provisional, and has no hook in which the links below could be rewritten. Furo is the theme: dark and
+pages, Python names. `make docs` turns these warnings into errors. Zensical, younger, documents its checks of
+references as deprecated in their present form. Furo is the theme: dark and
 light, readable on a phone, nothing fetched from other servers. MyST reads the Markdown that the pages are in.
 """
 
