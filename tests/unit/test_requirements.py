@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-LOCKS = {"newest": ("dev",), "oldest": ("dev",), "page": ("dev", "demo", "page")}
+LOCKS = {"newest": ("dev",), "oldest": ("dev",), "page": ("dev", "demo", "page"), "docs": ("dev", "docs")}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 # requirements/oldest.in says why.
 NEWER_THAN_OLDEST = {"accelerate", "pillow"}
