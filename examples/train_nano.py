@@ -99,6 +99,8 @@ def export(model: Any, processor: Any, folder: Path) -> None:
         processor: its processor.
         folder: where they go.
     """
+    # Its answers are short and exact: nothing in them is to be drawn at random.
+    model.generation_config.update(do_sample=False, repetition_penalty=1.0)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         model.to(torch.float16).save_pretrained(scratch)
         processor.save_pretrained(scratch)

@@ -148,6 +148,13 @@ def test_describe_as_json_has_an_entry_for_each(pictures, capsys):
     assert all(entry["error"].startswith(entry["pictures"][0]) for entry in entries[1:3])
 
 
+@pytest.mark.parametrize("name", ["./missing", ".hidden/model", "folder/./missing"])
+def test_a_path_that_leads_nowhere_is_no_name_on_the_hub(capsys, name):
+    assert main(["describe", SHAPES, "--model", name]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: {name} is no folder. Expected a checkpoint's folder or a Hub repository's name."
+
+
 def test_pictures_together_need_all_of_them(pictures, capsys):
     assert main(["describe", *pictures, "--together"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 import evaluate
 from conversations import ask, chat, text
 from deepseek_vl_hf import DeepseekVLHybridForConditionalGeneration, DeepseekVLHybridProcessor, nano_path
+from deepseek_vl_hf.chat.sampling import options_of
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from nano.dataset import example
 from nano.drawing import font
@@ -124,6 +125,13 @@ def test_small_text_is_read_through_sam(exact, processor):
         blind = evaluate.accuracy(examples, evaluate.answers(exact, processor, examples, ""))
     seeing = evaluate.accuracy(examples, evaluate.answers(exact, processor, examples, ""))
     assert seeing["read_small"] - blind["read_small"] >= 0.2
+
+
+def test_nothing_in_its_answers_is_drawn_at_random(exact, processor):
+    """Unless it is asked for: they are short and exact."""
+    options = options_of(exact, processor, {})
+    assert (options["do_sample"], options["repetition_penalty"]) == (False, 1.0)
+    assert options_of(exact, processor, {"do_sample": True})["do_sample"] is True
 
 
 def test_size_and_layout():

@@ -149,7 +149,7 @@ def test_the_page_on_conversations_runs(tmp_path, run_command):
         assert run_command(command, places) == ""
         lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
         assert len(lines) == 3
-        assert lines[2] in page
+        assert lines[1] in page
     program = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))  # they build on one another
     printed = run_program(program.replace('"talk.zip"', repr(str(tmp_path / "talk.zip")))).splitlines()
     assert [printed[0], printed[1], printed[-1]] == ["4", "green", "green"]

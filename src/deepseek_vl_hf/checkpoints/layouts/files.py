@@ -148,7 +148,8 @@ def local_folder(source: str | Path) -> Path:
         return nano_path()
     if Path(source).is_dir():
         return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or ".." in str(source):
+    # A Hub name has one slash, and neither part begins with a dot, as those of paths do.
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)) or ".." in str(source):
         raise FileNotFoundError(_no_checkpoint(source))
     try:
         folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
