@@ -5,7 +5,11 @@ from pathlib import Path
 from nano.drawing import View, draw_scene
 from nano.scenes import Bar, ChartScene, Scene, Shape, ShapeScene, Text, TextScene
 
-FOLDER = Path(__file__).parent / "pictures"
+# Here, where README and docs show them, and in the package, where `example_picture` finds them.
+FOLDERS = (
+    Path(__file__).parent / "pictures",
+    Path(__file__).parents[1] / "src" / "deepseek_vl_hf" / "nano" / "pictures",
+)
 
 SHAPES = ShapeScene(
     background=(243, 240, 232),
@@ -40,10 +44,11 @@ PICTURES: dict[str, tuple[Scene, View]] = {
 
 
 def main() -> None:
-    """Writes the pictures beside this script."""
-    FOLDER.mkdir(exist_ok=True)
-    for name, (scene, view) in PICTURES.items():
-        draw_scene(scene, view).save(FOLDER / f"{name}.png", optimize=True)
+    """Writes the pictures."""
+    for folder in FOLDERS:
+        folder.mkdir(exist_ok=True)
+        for name, (scene, view) in PICTURES.items():
+            draw_scene(scene, view).save(folder / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
     DeepseekVLHybridModel,
 )
 from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
-from .nano.folder import nano_path
+from .nano.folder import example_picture, nano_path
 from .quantization import int4_config, quantization_report
 from .registration import register, unregister
 from .version import __version__
@@ -55,6 +55,7 @@ __all__ = [
     "DeepseekVLModel",
     "DeepseekVLProcessor",
     "__version__",
+    "example_picture",
     "fast_dtype",
     "grpo_processor",
     "int4_config",

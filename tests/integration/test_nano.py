@@ -13,7 +13,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 import evaluate
 from conversations import ask, chat, text
-from deepseek_vl_hf import DeepseekVLHybridForConditionalGeneration, DeepseekVLHybridProcessor, nano_path
+from deepseek_vl_hf import (
+    DeepseekVLHybridForConditionalGeneration,
+    DeepseekVLHybridProcessor,
+    example_picture,
+    nano_path,
+)
 from deepseek_vl_hf.chat.sampling import options_of
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from nano.dataset import example
@@ -125,6 +130,13 @@ def test_small_text_is_read_through_sam(exact, processor):
         blind = evaluate.accuracy(examples, evaluate.answers(exact, processor, examples, ""))
     seeing = evaluate.accuracy(examples, evaluate.answers(exact, processor, examples, ""))
     assert seeing["read_small"] - blind["read_small"] >= 0.2
+
+
+def test_the_package_holds_the_example_pictures():
+    for name in ("shapes", "words", "chart"):
+        assert Path(example_picture(name)).read_bytes() == (ROOT / "examples" / "pictures" / f"{name}.png").read_bytes()
+    with pytest.raises(ValueError, match="no example picture 'cat'; expected chart, shapes, words"):
+        example_picture("cat")
 
 
 def test_nothing_in_its_answers_is_drawn_at_random(exact, processor):

@@ -11,7 +11,6 @@ import pytest
 from deepseek_vl_hf import __version__, nano_path
 
 ROOT = Path(__file__).parents[2]
-SHAPES = ROOT / "examples" / "pictures" / "shapes.png"
 pytestmark = pytest.mark.packaging
 
 
@@ -55,6 +54,7 @@ def test_the_wheel_works_alone(distributions, tmp_path):
         data = {f"{package}/py.typed" for package in ("deepseek_vl_command", "deepseek_vl_hf")}
         data.add("deepseek_vl_hf/checkpoints/conversion/model_card.md.j2")
         data |= {f"deepseek_vl_hf/nano/checkpoint/{path.name}" for path in nano_path().iterdir()}
+        data |= {f"deepseek_vl_hf/nano/pictures/{name}.png" for name in ("shapes", "words", "chart")}
         tasks = ("refcoco_vl2_template_yaml", "refcoco+_bbox_rec_testA_vl2.yaml")
         data |= {f"deepseek_vl_hf/evaluation/tasks/{name}" for name in tasks}
         assert data <= set(archive.namelist())
@@ -70,7 +70,8 @@ from transformers import pipeline
 folder = deepseek_vl_hf.nano_path()
 assert str(folder).startswith({str(tmp_path)!r}), folder
 pipe = pipeline("image-text-to-text", model=folder, dtype="float32")
-content = [{{"type": "image", "path": {str(SHAPES)!r}}}, {{"type": "text", "text": "\\nWhat color is the star?"}}]
+picture = deepseek_vl_hf.example_picture("shapes")
+content = [{{"type": "image", "path": picture}}, {{"type": "text", "text": "\\nWhat color is the star?"}}]
 print(pipe(text=[{{"role": "user", "content": content}}], max_new_tokens=5)[0]["generated_text"][-1])
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -35,6 +35,7 @@ logger = logging.get_logger(__name__)
 
 # Turns are left out to keep this share of the context free for an answer, at least.
 LEAST_ROOM = 4
+OF_ASKING = ("text", "images")  # the arguments of a question that are not `generate`'s
 
 # Called with what is being done ("pictures", "prompt"), how much of it is done, and how much there is.
 ChatProgress = Callable[[str, int, int], None]
@@ -139,7 +140,8 @@ class Chat:
 
     def ask(self, text: str | Sequence[str], images: Sequence[Any] = (), **sampling: Any) -> str:
         """The whole answer; arguments as for `stream`."""
-        turn = self._turn(text, images, sampling)
+        check_names(sampling, OF_ASKING)
+        turn = self._turn(text, images)
         for _ in self._answer(turn, sampling):
             pass
         return turn.answer or ""
@@ -172,7 +174,8 @@ class Chat:
             TypeError, ValueError: a picture cannot be read, the message is longer than the model's context, texts and
                 pictures differ in number, or there is no such argument.
         """
-        return self._answer(self._turn(text, images, sampling), sampling)
+        check_names(sampling, OF_ASKING)
+        return self._answer(self._turn(text, images), sampling)
 
     def stop(self) -> None:
         """Ends the answer that is being given, from another thread; whoever reads the answer gets to its end then."""
@@ -253,8 +256,7 @@ class Chat:
         """The longest prompt with its answer that the model was trained for, in tokens."""
         return int(self.model.config.get_text_config().max_position_embeddings)
 
-    def _turn(self, text: str | Sequence[str], images: Sequence[Any], sampling: dict[str, Any]) -> Turn:
-        check_names(sampling, ("text", "images"))
+    def _turn(self, text: str | Sequence[str], images: Sequence[Any]) -> Turn:
         images = flatten_pictures(images)
         texts = [*[""] * len(images), text] if isinstance(text, str) else list(text)
         if not all(isinstance(each, str) for each in texts):
