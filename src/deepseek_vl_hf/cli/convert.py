@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 
 from ..checkpoints import NothingToConvertError, convert_checkpoint, describe_conversion
 from ..checkpoints.conversion.convert import no_progress, no_report
-from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.layouts.files import named_folder
 from .console import byte_bar
 
 
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     report = no_report if arguments.quiet else partial(print, flush=True)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    source = local_folder(arguments.source)
+    source = named_folder(arguments.source)
     try:
         if arguments.dry_run:
             describe_conversion(source, to=arguments.to, dtype=dtype, report=print)

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from ..checkpoints import quantize_checkpoint
 from ..checkpoints.conversion.convert import no_report
-from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.layouts.files import named_folder
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.quiet and sys.stderr.isatty():
         logging.enable_progress_bar()  # transformers shows how many weights are loaded and written
     quantize_checkpoint(
-        local_folder(arguments.source),
+        named_folder(arguments.source),
         arguments.destination,
         group_size=arguments.group_size,
         device=arguments.device,
