@@ -4,6 +4,7 @@ import argparse
 import io
 import sys
 
+from ..chat.page_facts import abilities_of
 from .conversation import ChatLoop
 from .models import load_chat
 from .pictures import open_picture
@@ -27,4 +28,5 @@ def run(arguments: argparse.Namespace) -> int:
         loop.add_picture(picture)
     if at_terminal:
         print(f"{type(chat.model).__name__}, {arguments.model}. /help shows what can be typed; exit ends.")
+        print(abilities_of(chat))
     return loop.run()
