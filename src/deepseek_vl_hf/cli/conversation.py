@@ -6,9 +6,12 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from PIL import Image
+from prompt_toolkit import print_formatted_text
+from prompt_toolkit.formatted_text import FormattedText
 
 from ..chat import Chat
 from ..conversation.chat_templates import IMAGE_PLACEHOLDER
+from .markdown import MarkdownStyles, Styled
 from .models import end_progress
 from .pictures import open_picture, shown_name
 from .reading import ReadLine
@@ -148,13 +151,18 @@ class ChatLoop:
         return names
 
     def _answer(self, texts: list[str], pictures: list[Image.Image]) -> None:
+        styles = MarkdownStyles()
         try:
             for piece in self.chat.stream(texts, pictures):
                 end_progress(self.chat)
-                print(piece, end="", flush=True)
-            print(flush=True)
+                if self.at_terminal:
+                    _print_styled(styles.add(piece))
+                else:
+                    print(piece, end="", flush=True)
         finally:
             end_progress(self.chat)
+            _print_styled(styles.end())
+        print(flush=True)
         figures = self.chat.figures
         if figures is None:
             return
@@ -191,3 +199,9 @@ class ChatLoop:
         """Tells a person at a terminal; a pipe gets answers alone."""
         if self.at_terminal:
             print(f"[{text}]", flush=True)
+
+
+def _print_styled(texts: list[Styled]) -> None:
+    """Prints without a line's end; control characters in the texts are shown, not obeyed."""
+    if texts:
+        print_formatted_text(FormattedText(texts), end="", flush=True)
