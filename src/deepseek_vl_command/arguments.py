@@ -107,7 +107,7 @@ def _describe(parser: argparse.ArgumentParser) -> None:
         "-p",
         "--prompt",
         type=values.text,
-        help=f"the question (default: {QUESTION}\nnano also reads the text, and gives the answer it is surer of)",
+        help=f"the question (default: {QUESTION} nano is also\nasked to read the text; its surer answer counts)",
     )
     question.add_argument(
         "--prompt-file",
