@@ -15,7 +15,7 @@ with without_complaints_of_torchao():
 
     import deepseek_vl_hf
     from deepseek_vl_hf.checkpoints import NothingToConvertError, convert_checkpoint
-    from deepseek_vl_hf.checkpoints.layouts.files import local_folder
+    from deepseek_vl_hf.checkpoints.layouts.files import named_folder
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -88,7 +88,7 @@ def main() -> int:
     logging.disable_progress_bar()
     print(f"deepseek_vl_hf {deepseek_vl_hf.__version__}")
     try:
-        right = show(local_folder(options.model), options.max_new_tokens)
+        right = show(named_folder(options.model), options.max_new_tokens)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from deepseek_vl_command.arguments import add_debug
 from deepseek_vl_hf.checkpoints import convert_checkpoint
-from deepseek_vl_hf.checkpoints.layouts.files import local_folder
+from deepseek_vl_hf.checkpoints.layouts.files import named_folder
 from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.training.collator import IGNORED, ConversationCollator
 from nano.dataset import Example, conversation, example
@@ -47,7 +47,7 @@ def evaluate(source: str, pictures: int) -> dict[str, Any]:
     """
     if pictures < 1:
         raise ValueError(f"pictures is {pictures}; expected at least 1.")
-    folder = local_folder(source)
+    folder = named_folder(source)
     model_type = AutoConfig.from_pretrained(folder).model_type
     if model_type != "deepseek_vl_hybrid":
         raise ValueError(f"{source} is a {model_type}; expected a deepseek_vl_hybrid, whose SAM can be left out.")

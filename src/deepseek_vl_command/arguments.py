@@ -20,6 +20,7 @@ TRANSFORMERS, ORIGINAL = "transformers", "original"
 SHARD_SIZE = "5GB"
 GROUP_SIZES = (32, 64, 128)
 
+QUESTION = "Describe the picture."
 KNOWS_SCENES = "The default model, nano, knows drawn scenes alone: shapes, strings, bar charts."
 OF_THE_CHECKPOINT = "folder or Hub repository of the checkpoint"
 
@@ -103,7 +104,10 @@ def _describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", metavar="PICTURE", nargs="+", help="file, folder of pictures, or URL")
     question = parser.add_mutually_exclusive_group()
     question.add_argument(
-        "-p", "--prompt", type=values.text, default="Describe the picture.", help="the question (default: %(default)s)"
+        "-p",
+        "--prompt",
+        type=values.text,
+        help=f"the question (default: {QUESTION} nano is also\nasked to read the text; its surer answer counts)",
     )
     question.add_argument(
         "--prompt-file",

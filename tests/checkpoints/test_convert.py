@@ -1,6 +1,7 @@
 """Converting a checkpoint folder: what is written."""
 
 import json
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -103,9 +104,10 @@ def test_report_says_what_happened(original, tmp_path):
     reason = "the pooling head is stored but never used; the model reads all patches"
     assert lines == [
         "Found deepseek_vl: 2 vision layers, 2 text layers",
-        "67 tensors become 62",
-        f"Dropped 13 tensors: {reason}",
-        f"Wrote {tmp_path / 'target'}",
+        "67 tensors are read, 62 are written:",
+        "  50 are copied, under the names of the other layout",
+        "  4 hold queries, keys and values in one, and are cut into 12",
+        f"  13 are left out: {reason}",
     ]
     assert (result.folder, result.tensors, result.dropped) == (tmp_path / "target", 62, {reason: 13})
     assert result.num_bytes == sum(tensor.nbytes for tensor in tensors_of(tmp_path / "target").values())
@@ -207,11 +209,14 @@ def test_describing_writes_nothing(original, tmp_path):
     lines, before = [], content_of(original)
     describe_conversion(original, dtype=torch.bfloat16, report=lines.append)
     text = "\n".join(lines)
-    weight = "vision_model.vision_tower.blocks.0.attn.qkv.weight"
-    target = "model.vision_model.encoder.layers.0.self_attn.v_proj.weight"
-    assert f"{weight} -> {target} [32, 32] bfloat16, 2048 bytes" in lines
-    assert "vision_model.vision_tower.attn_pool.q.bias [32] -> nothing: the pooling head" in text
-    assert lines[-1] == "62 tensors, 514752 bytes; nothing was written"
+    weight = "vision_model.vision_tower.blocks.*.attn.qkv.weight"
+    target = "model.vision_model.encoder.layers.*.self_attn.v_proj.weight"
+    assert re.search(rf"^ +2  32 x 32 +bfloat16 +4\.1 kB  {re.escape(f'{weight} -> {target}')}$", text, re.MULTILINE)
+    assert re.search(r"^ +1  32 +vision_model\.vision_tower\.attn_pool\.q\.bias -> left out$", text, re.MULTILINE)
+    head, *rows = (line for line in lines if " -> " in line)
+    assert {row.index("  vision_model.") for row in rows if "  vision_model." in row} == {head.index("  from")}
+    assert sum(int(row.split()[0]) for row in rows) == 62 + 13
+    assert lines[-1] == "62 tensors, 514.8 kB; nothing was written"
     assert content_of(original) == before
     assert list(tmp_path.iterdir()) == []
 

@@ -11,6 +11,8 @@ import pexpect
 import pytest
 from PIL import Image
 
+from deepseek_vl_hf import example_picture, nano_path
+from deepseek_vl_hf.chat.unasked import OF_NANO
 from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.cli.conversation import ChatLoop
 from deepseek_vl_hf.cpu import dtypes, ways
@@ -183,10 +185,18 @@ def test_models_that_are_none(tmp_path, capsys):
 def test_describe(capsys):
     assert main(["describe", SHAPES, "-p", "How many shapes are there?"]) == 0
     assert capsys.readouterr().out == "4\n"
-    assert main(["describe", SHAPES, WORDS, "--temperature", "0"]) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{SHAPES}: a red circle")
-    assert second.startswith(f"{WORDS}: ")
+
+
+def test_describe_without_a_question(capsys):
+    """Nano was taught a question of its own for each kind of picture, and gives the answer that it is surer of."""
+    pictures = [example_picture(name) for name in ("shapes", "words", "chart")]
+    answers = ["a red circle, a green star, a blue square, an orange triangle", "OPEN, 7BKC, 1276", "SALE"]
+    expected = "".join(f"{picture}: {answer}\n" for picture, answer in zip(pictures, answers, strict=True))
+    assert main(["describe", *pictures, "--temperature", "0.9"]) == 0
+    assert capsys.readouterr() == (expected, "")
+    assert main(["describe", pictures[2], "--json", "--model", str(nano_path())]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["prompt"], found["answer"], found["new_tokens"]) == ("Read all the text.", "SALE", 6)
 
 
 def test_describe_with_packed_weights(capsys, monkeypatch):
@@ -207,6 +217,7 @@ def test_describe_as_json(capsys):
     assert main(["describe", SHAPES, WORDS, "--json", "--together", "--max-new-tokens", "5"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["pictures"] == [SHAPES, WORDS]
+    assert found["prompt"] in OF_NANO
     assert found["new_tokens"] <= 5
     assert found["ended"] in ("eos", "length")
 

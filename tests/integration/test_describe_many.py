@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepseek_vl_command.arguments import parse
 from deepseek_vl_hf import Chat
-from deepseek_vl_hf.chat import batch
+from deepseek_vl_hf.chat import batch, unasked
 from deepseek_vl_hf.chat.batch import ask_each
 from deepseek_vl_hf.cli import main, many
 from deepseek_vl_hf.cli.answers import FIELDS, AnswerFile
@@ -80,6 +80,22 @@ def test_nanos_batches_answer_as_one_by_one():
     assert answers == one_by_one(chat, "Describe the picture.", pictures)
 
 
+def test_without_a_question(folder, capsys):
+    """As one by one; the file says what was asked, and goes on with that alone."""
+    shutil.copy(PICTURES / "words.png", "pictures/a.png")
+    shutil.copy(PICTURES / "chart.png", "pictures/more/e.png")
+    Path("pictures/b.jpg").unlink()
+    words = ["describe", "pictures", "--output", "answers.jsonl", "--resume"]
+    assert main(words) == main([*words, "--recursive"]) == 0
+    assert [record["answer"] for record in lines_of("answers.jsonl")] == [
+        *("OPEN, 7BKC, 1276", "a red circle, a green star, a blue square, an orange triangle"),
+        *("a red circle, a green star, a blue square, an orange triangle", "SALE"),
+    ]
+    assert {record["prompt"] for record in lines_of("answers.jsonl")} == {"Describe the picture. | Read all the text."}
+    assert main([*words, "-p", "Describe the picture."]) == 1
+    assert "record 1, answers something else: prompt" in capsys.readouterr().err
+
+
 def test_each_answer_has_its_own_room(vl2, monkeypatch):
     """The longest prompt leaves room for fewer tokens than the others have."""
     chat = Chat(vl2.model, vl2.processor, do_sample=False, repetition_penalty=1.0, max_new_tokens=6)
@@ -104,11 +120,11 @@ def test_what_fails_in_a_batch_leaves_the_others(vl, monkeypatch):
     generate, sizes = batch._generate, []
     marked = Image.new("RGB", (77, 7))
 
-    def failing(chat, asked, options):
+    def failing(chat, asked, options, measured):
         sizes.append(len(asked))
         if any(each.picture.size == marked.size for each in asked):
             raise ValueError("The model's logits hold NaN.")
-        return generate(chat, asked, options)
+        return generate(chat, asked, options, measured)
 
     monkeypatch.setattr(batch, "_generate", failing)
     first, second, *rest = ask_each(chat, "What?", [__file__, marked, *pictures])
@@ -123,10 +139,10 @@ def test_memory_that_does_not_suffice_for_a_batch(vl, monkeypatch):
     picture = str(IMAGES / "square.png")
     generate, most = batch._generate, 1
 
-    def small(chat, asked, options):
+    def small(chat, asked, options, measured):
         if len(asked) > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return generate(chat, asked, options)
+        return generate(chat, asked, options, measured)
 
     monkeypatch.setattr(batch, "_generate", small)
     assert len(in_a_batch(ask_each(chat, "What?", [picture] * 3))) == 3
@@ -138,7 +154,7 @@ def test_memory_that_does_not_suffice_for_a_batch(vl, monkeypatch):
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_a_folder_as_json_lines(folder, capsys, monkeypatch, size):
     sizes = []
-    monkeypatch.setattr(many, "ask_each", lambda *given: sizes.append(len(given[2])) or ask_each(*given))
+    monkeypatch.setattr(unasked, "ask_each", lambda *given: sizes.append(len(given[2])) or ask_each(*given))
     words = ["describe", "pictures", "--output", "answers.jsonl", "--batch-size", str(size), *COUNT]
     assert main(words) == 0
     records = lines_of("answers.jsonl")
@@ -198,7 +214,7 @@ def test_a_run_goes_on_where_it_was_interrupted(folder, capsys, monkeypatch, suf
             raise KeyboardInterrupt
         return ask_each(chat, text, pictures)
 
-    monkeypatch.setattr(many, "ask_each", interrupted)
+    monkeypatch.setattr(unasked, "ask_each", interrupted)
     capsys.readouterr()
     assert main(words) == 130
     assert capsys.readouterr().err == (

@@ -2,13 +2,20 @@
 
 import html.parser
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
+from transformers import AutoConfig
 
-from deepseek_vl_hf import Chat
+from deepseek_vl_command.arguments import parse
+from deepseek_vl_hf import Chat, nano_path
 from deepseek_vl_hf.chat import showing
 from deepseek_vl_hf.chat.history import Turn
+from deepseek_vl_hf.checkpoints.layouts.files import base_folder, named_folder
+from deepseek_vl_hf.cli.models import load_chat
+from deepseek_vl_hf.nano.folder import is_nano
 from deepseek_vl_hf.pictures.drawing import draw_boxes
 from family import IMAGES
 
@@ -102,3 +109,25 @@ def test_boxes_are_drawn_on_a_picture_that_displays():
     drawn = draw_boxes(PICTURE, ["it"], [[(1, 1, 20, 20)]])
     assert isinstance(drawn, Image.Image)
     assert drawn._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_nano_names_the_packages_model_to_people_alone(vl, tmp_path, monkeypatch):
+    """A path, and what a checkpoint's file names, is a folder or a repository, whatever it is called."""
+    monkeypatch.chdir(tmp_path)
+    adapters = tmp_path / "adapters"
+    adapters.mkdir()
+    (adapters / "adapter_config.json").write_text('{"base_model_name_or_path": "nano"}')
+    for name in (Path("nano"), "./nano"):
+        with pytest.raises(FileNotFoundError, match="nano is no folder"):
+            Chat.from_pretrained(name)
+    with pytest.raises(FileNotFoundError, match="holds adapters for nano: nano is no folder"):
+        Chat.from_pretrained(adapters)
+    shutil.copytree(vl.converted, "nano")
+    for name in (Path("nano"), "./nano"):
+        assert Chat.from_pretrained(name).model.config.model_type == "deepseek_vl"
+    assert base_folder(adapters) == Path("nano")
+    assert named_folder("nano") == nano_path()
+    assert [is_nano(name) for name in ("nano", nano_path(), Path("nano"), "./nano")] == [True, True, False, False]
+    words = parse(["describe", "a.png", "--model", "./nano"])
+    assert load_chat(words).model.config.model_type == "deepseek_vl"
+    assert AutoConfig.from_pretrained("nano").model_type == "deepseek_vl"

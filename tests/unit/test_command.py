@@ -16,6 +16,7 @@ from deepseek_vl_command import arguments, faults, main, values
 from deepseek_vl_command.quiet import without_complaints_of_torchao
 from deepseek_vl_hf import __version__, cli
 from deepseek_vl_hf.chat import SAMPLING
+from deepseek_vl_hf.chat.unasked import QUESTION
 from deepseek_vl_hf.checkpoints.conversion.convert import DEFAULT_SHARD_SIZE
 from deepseek_vl_hf.checkpoints.conversion.jobs import ORIGINAL, TRANSFORMERS
 from deepseek_vl_hf.models import sampling
@@ -117,6 +118,8 @@ def test_sizes(text):
 def test_the_help_says_what_the_package_does():
     """These constants stand in both, because the command line is read without the package."""
     assert arguments.NANO == NANO
+    assert arguments.QUESTION == QUESTION
+    assert arguments.parse(["describe", "a.png"]).prompt is None
     assert arguments.SHARD_SIZE == DEFAULT_SHARD_SIZE
     assert (arguments.TRANSFORMERS, arguments.ORIGINAL) == (TRANSFORMERS, ORIGINAL)
     assert set(arguments.GROUP_SIZES) == set(GROUP_SIZES)

@@ -4,8 +4,9 @@ picture --its prompt, as in a conversation of its own--> ids; a batch of them pa
 pictures --image processor--> pixel tensors of the batch --generate--> [batch, new tokens] --each cut at its end--> text
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..pictures.opening import open_images
 from .history import Turn, fit, measure
-from .sampling import end_of, ending_ids, options_of, with_penalty_of_answers
+from .sampling import Likelihood, end_of, ending_ids, options_of, with_penalty_of_answers
 from .session import Chat
 from .streaming import AnswerText
 
@@ -28,12 +29,14 @@ class BatchAnswer:
         new_tokens: its length.
         ended: "eos", "length" or "stopped".
         failure: why there is no answer; None where there is one.
+        likelihood: the mean log-probability of its tokens, where that was measured.
     """
 
     text: str = ""
     new_tokens: int = 0
     ended: str = ""
     failure: Exception | None = None
+    likelihood: float = -math.inf
 
 
 @dataclass
@@ -45,7 +48,9 @@ class _Asked:
     room: int
 
 
-def ask_each(chat: Chat, text: str, pictures: Sequence[Any], **sampling: Any) -> list[BatchAnswer]:
+def ask_each(
+    chat: Chat, text: str, pictures: Sequence[Any], *, measured: bool = False, **sampling: Any
+) -> list[BatchAnswer]:
     """Asks the same about each of some pictures at once, as `Chat.ask` would in a new conversation for each.
 
     The chat's own conversation is neither read nor changed. Memory grows with the number of pictures.
@@ -54,6 +59,7 @@ def ask_each(chat: Chat, text: str, pictures: Sequence[Any], **sampling: Any) ->
         chat: its model, processor, system prompt, tiling and sampling are used.
         text: the question, behind the picture.
         pictures: see `Chat.stream`.
+        measured: whether answers get their `likelihood`; for greedy ones, `do_sample=False`.
         **sampling: arguments of `generate`.
 
     Returns:
@@ -66,7 +72,7 @@ def ask_each(chat: Chat, text: str, pictures: Sequence[Any], **sampling: Any) ->
     options = options_of(chat.model, chat.processor, {**chat.sampling, **sampling})
     results: list[Any] = [_asked(chat, text, picture, options) for picture in pictures]
     numbers = [number for number, asked in enumerate(results) if isinstance(asked, _Asked)]
-    answers = _answers(chat, [results[number] for number in numbers], options)
+    answers = _answers(chat, [results[number] for number in numbers], options, measured)
     for number, answer in zip(numbers, answers, strict=True):
         results[number] = answer
     return results
@@ -83,12 +89,12 @@ def _asked(chat: Chat, text: str, picture: Any, options: dict[str, Any]) -> _Ask
     return _Asked(opened, ids, min(options["max_new_tokens"], chat.context - len(ids)))
 
 
-def _answers(chat: Chat, batch: Sequence[_Asked], options: dict[str, Any]) -> Iterator[BatchAnswer]:
+def _answers(chat: Chat, batch: Sequence[_Asked], options: dict[str, Any], measured: bool) -> Iterator[BatchAnswer]:
     """Answers in order; what fails as a whole, or does not fit in a GPU's memory, is tried in halves."""
     if not batch:
         return
     try:
-        yield from _generate(chat, batch, options)
+        yield from _generate(chat, batch, options, measured)
         return
     except torch.OutOfMemoryError:
         if len(batch) == 1:
@@ -99,17 +105,20 @@ def _answers(chat: Chat, batch: Sequence[_Asked], options: dict[str, Any]) -> It
             return
     # Outside of `except`: what is caught there holds the tensors of the batch that failed.
     middle = len(batch) // 2
-    yield from _answers(chat, batch[:middle], options)
-    yield from _answers(chat, batch[middle:], options)
+    yield from _answers(chat, batch[:middle], options, measured)
+    yield from _answers(chat, batch[middle:], options, measured)
 
 
-def _generate(chat: Chat, batch: Sequence[_Asked], options: dict[str, Any]) -> list[BatchAnswer]:
+def _generate(chat: Chat, batch: Sequence[_Asked], options: dict[str, Any], measured: bool) -> list[BatchAnswer]:
     """Answers of a batch, of which the shorter prompts are padded on the left."""
     model, ends = chat.model, ending_ids(options, chat.model)
     lengths = torch.tensor([len(asked.ids) for asked in batch])
     longest = int(lengths.max())
     rows = [torch.tensor(asked.ids) for asked in batch]
     asked_for = {**options, "max_new_tokens": max(asked.room for asked in batch)}
+    likelihood = Likelihood() if measured else None
+    if likelihood is not None:
+        asked_for["logits_processor"] = [*(options.get("logits_processor") or ()), likelihood]
     generated = model.generate(
         input_ids=pad_sequence(rows, batch_first=True, padding_value=ends[0], padding_side="left").to(model.device),
         attention_mask=(torch.arange(longest) >= longest - lengths[:, None]).long().to(model.device),
@@ -118,10 +127,13 @@ def _generate(chat: Chat, batch: Sequence[_Asked], options: dict[str, Any]) -> l
         **_pixels(chat, [asked.picture for asked in batch]),
         **with_penalty_of_answers(asked_for, longest),
     )
-    pairs = zip(generated[:, longest:].tolist(), batch, strict=True)
-    return [
-        _answer(chat, _cut(row[: asked.room], ends), {**options, "max_new_tokens": asked.room}) for row, asked in pairs
-    ]
+    answers = []
+    for number, (row, asked) in enumerate(zip(generated[:, longest:].tolist(), batch, strict=True)):
+        answer = _answer(chat, _cut(row[: asked.room], ends), {**options, "max_new_tokens": asked.room})
+        if likelihood is not None:
+            answer = replace(answer, likelihood=likelihood.mean(number, answer.new_tokens))
+        answers.append(answer)
+    return answers
 
 
 def _pixels(chat: Chat, pictures: list[Image.Image]) -> Any:

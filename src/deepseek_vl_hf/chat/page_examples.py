@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..nano.folder import NANO, example_picture
+from ..nano.folder import example_picture, is_nano
 
 # Of the model that comes with the package, which knows no other kinds of questions.
 OF_NANO = (
@@ -20,6 +20,6 @@ def examples_for(name: str) -> list[dict[str, Any]]:
     Args:
         name: as it was passed to the command.
     """
-    if name != NANO:
+    if not is_nano(name):
         return [{"text": text, "files": []} for text in OF_OTHERS]
     return [{"text": text, "files": [example_picture(picture)]} for picture, text in OF_NANO]

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from ..models.weights import has_4_bits
-from ..nano.folder import nano_path
+from ..nano.folder import is_nano
 from .figures import Figures
 from .session import Chat
 
 
 def abilities_of(chat: Chat) -> str:
     """One line on what the model can be asked."""
-    if Path(str(chat.model.config.name_or_path)) == nano_path():
+    if is_nano(Path(str(chat.model.config.name_or_path))):
         return (
             "A small model that knows drawn pictures: shapes and their colors, printed capitals and digits, bar "
             "charts. It has never seen a photograph."

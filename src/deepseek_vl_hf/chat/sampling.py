@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from ..models.sampling import check_sampling
 
@@ -26,6 +27,22 @@ NOT_FOR_CONVERSATIONS = (
     *("streamer", "stopping_criteria", "return_dict_in_generate", "num_beams", "num_return_sequences"),
     *("assistant_model", "prompt_lookup_num_tokens", "generation_config"),
 )
+
+
+class Likelihood(LogitsProcessor):
+    """Notes how likely the likeliest token of each step is, for `generate` that takes no other; changes nothing."""
+
+    def __init__(self) -> None:
+        self._steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores, [sequences, vocabulary], as they came."""
+        self._steps.append(scores.float().log_softmax(-1).amax(-1))
+        return scores
+
+    def mean(self, sequence: int, tokens: int) -> float:
+        """Mean log-probability of a sequence's first tokens."""
+        return float(torch.stack(self._steps[:tokens])[:, sequence].mean())
 
 
 def options_of(model: Any, processor: Any, sampling: dict[str, Any]) -> dict[str, Any]:

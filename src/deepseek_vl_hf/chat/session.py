@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 from transformers.utils import logging
 
-from ..checkpoints.layouts.files import base_folder, local_folder
+from ..checkpoints.layouts.files import base_folder, named_folder
 from ..checkpoints.layouts.generation_file import read_generation_file
 from ..checkpoints.layouts.small_files import open_processor
 from ..cpu.dtypes import dtype_that_fits
@@ -125,7 +125,7 @@ class Chat:
             OSError: there is no such checkpoint.
             ValueError: it is of another family, its generation_config.json is damaged, or there is no such device.
         """
-        folder = local_folder(name_or_path)
+        folder = named_folder(name_or_path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         check_device(device)
         base = base_folder(folder)

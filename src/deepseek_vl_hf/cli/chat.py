@@ -4,6 +4,7 @@ import argparse
 import io
 import sys
 
+from ..chat.page_facts import abilities_of
 from .conversation import ChatLoop
 from .models import load_chat
 from .pictures import open_picture
@@ -23,8 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
     chat = load_chat(arguments)
     read = lines_of_terminal() if at_terminal else lines_of_pipe(sys.stdin)
     loop = ChatLoop(chat, read, at_terminal, arguments.debug)
-    for picture in pictures:
-        loop.add_picture(picture)
+    for name, picture in zip(arguments.image, pictures, strict=True):
+        loop.add_picture(name, picture)
     if at_terminal:
         print(f"{type(chat.model).__name__}, {arguments.model}. /help shows what can be typed; exit ends.")
+        print(abilities_of(chat))
     return loop.run()

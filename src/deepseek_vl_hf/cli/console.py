@@ -1,6 +1,7 @@
 """What the commands share: progress bars, and errors as messages for programs that are no commands."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,12 @@ def run_command(run: Callable[[argparse.Namespace], int], arguments: argparse.Na
 def no_progress_bars() -> None:
     """Keeps transformers' bars off the terminal; a command that wants them says so."""
     logging.disable_progress_bar()
+
+
+def bars_on_terminals() -> None:
+    """Lets transformers and the Hub's client show what they load, fetch and write, where a person sees it."""
+    if sys.stderr.isatty():
+        logging.enable_progress_bar()
 
 
 @contextmanager

@@ -3,18 +3,23 @@
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from PIL import Image
+from prompt_toolkit import print_formatted_text
+from prompt_toolkit.formatted_text import FormattedText
 
 from ..chat import Chat
 from ..conversation.chat_templates import IMAGE_PLACEHOLDER
+from .markdown import MarkdownStyles, Styled
 from .models import end_progress
-from .pictures import open_picture
+from .pictures import open_picture, shown_name
 from .reading import ReadLine
+from .typed_names import dropped_names, names_in
 
 HELP = """\
-/image FILE    add a picture (file or URL) to your next message; several times for several
+/image FILE    add a picture (file or URL) to your next message; several times for several.
+               A file that is dropped on the window is added, too
 /new           begin a new conversation
 /undo          take the last question and its answer back
 /save FILE     write the conversation to FILE.md, to be read, with its pictures beside it; or to FILE.zip
@@ -82,21 +87,33 @@ class ChatLoop:
             traceback.print_exception(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
 
-    def add_picture(self, picture: Image.Image) -> None:
+    def add_picture(self, name: str, picture: Image.Image) -> None:
         """Takes a picture for the next message."""
         self._pictures.append(picture)
-        self._say(f"picture {len(self._pictures)} of the next message: {picture.width} x {picture.height} pixels")
+        place = f"picture {len(self._pictures)} of the next message"
+        self._say(f"{place}: {shown_name(name)}, {picture.width} x {picture.height} pixels")
 
     def _add(self, source: str) -> None:
         if not source:
             raise ValueError("Which file? Write /image FILE.")
-        self.add_picture(open_picture(source))
-        self._added += 1
+        self._add_all(names_in(source))
+
+    def _add_all(self, names: Sequence[str]) -> None:
+        pictures = [open_picture(name) for name in names]  # before one of them is added
+        for name, picture in zip(names, pictures, strict=True):
+            self.add_picture(name, picture)
+            self._added += 1
 
     def _do(self, line: str) -> None:
         word, _, rest = line.strip().partition(" ")
+        # A line of a pipe is a message, whoever wrote it; files are opened where a command says so.
+        names, message = dropped_names(line) if self.at_terminal else ([], line)
         if word in self._commands and (word.startswith("/") or not rest):
             self._commands[word](rest.strip())
+        elif names:
+            self._add_all(names)
+            if message:
+                self._ask(message)
         elif re.fullmatch(r"/\w+", word):
             raise ValueError(f"There is no {word}. /help shows what can be typed.")
         elif line.strip() or self._pictures:
@@ -124,7 +141,9 @@ class ChatLoop:
         names: list[str] = []
         try:
             while len(names) < count:
-                names.append(self.read(f"picture {len(names) + 1} of {count}: ").strip())
+                line = self.read(f"picture {len(names) + 1} of {count}: ")
+                found = names_in(line)
+                names.append(found[0] if len(found) == 1 else line.strip())  # one place, one name
         except EOFError:
             raise ValueError(
                 f"The input ended where picture {len(names) + 1} of {count} was asked for; the message is dropped."
@@ -132,13 +151,18 @@ class ChatLoop:
         return names
 
     def _answer(self, texts: list[str], pictures: list[Image.Image]) -> None:
+        styles = MarkdownStyles()
         try:
             for piece in self.chat.stream(texts, pictures):
                 end_progress(self.chat)
-                print(piece, end="", flush=True)
-            print(flush=True)
+                if self.at_terminal:
+                    _print_styled(styles.add(piece))
+                else:
+                    print(piece, end="", flush=True)
         finally:
             end_progress(self.chat)
+            _print_styled(styles.end())
+        print(flush=True)
         figures = self.chat.figures
         if figures is None:
             return
@@ -175,3 +199,9 @@ class ChatLoop:
         """Tells a person at a terminal; a pipe gets answers alone."""
         if self.at_terminal:
             print(f"[{text}]", flush=True)
+
+
+def _print_styled(texts: list[Styled]) -> None:
+    """Prints without a line's end; control characters in the texts are shown, not obeyed."""
+    if texts:
+        print_formatted_text(FormattedText(texts), end="", flush=True)

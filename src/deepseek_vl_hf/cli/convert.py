@@ -1,7 +1,9 @@
 """`deepseek-vl convert`: a checkpoint in the other layout."""
 
 import argparse
+import shlex
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,8 +14,9 @@ from huggingface_hub import HfApi
 
 from ..checkpoints import NothingToConvertError, convert_checkpoint, describe_conversion
 from ..checkpoints.conversion.convert import no_progress, no_report
-from ..checkpoints.layouts.files import local_folder
-from .console import byte_bar
+from ..checkpoints.conversion.telling import size_text
+from ..checkpoints.layouts.files import named_folder
+from .console import bars_on_terminals, byte_bar
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,14 +27,17 @@ def run(arguments: argparse.Namespace) -> int:
     """
     report = no_report if arguments.quiet else partial(print, flush=True)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    source = local_folder(arguments.source)
+    if not arguments.quiet:
+        bars_on_terminals()
+    source = named_folder(arguments.source)
+    start = time.perf_counter()
     try:
         if arguments.dry_run:
             describe_conversion(source, to=arguments.to, dtype=dtype, report=print)
             return 0
         if arguments.push_to_hub:
             _on_hub(lambda api: api.whoami())  # asks for a login before the work, not after it
-        convert_checkpoint(
+        result = convert_checkpoint(
             source,
             arguments.destination,
             to=arguments.to,
@@ -46,9 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
     except NothingToConvertError as nothing:
         print(f"{nothing} Nothing was written or uploaded.", file=sys.stderr)
         return 0
+    seconds = time.perf_counter() - start
+    report(
+        f"Wrote {arguments.destination}: {result.tensors} tensors, {size_text(result.num_bytes)}, in {seconds:.1f} s"
+    )
     if arguments.push_to_hub:
         address = _push(arguments.destination, arguments.push_to_hub)
         report(f"Uploaded to {address}")
+    report(f"Next: deepseek-vl chat {shlex.quote(arguments.destination)}")
     return 0
 
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from PIL import Image
 
 from ..chat import Chat
+from ..chat.page_facts import abilities_of
+from ..chat.unasked import ask_surest, questions_for, written
 from .many import describe_many
 from .models import end_progress, load_chat
 from .pictures import Found, fault_of, find_pictures, open_picture, short_name
@@ -39,14 +41,17 @@ def run(arguments: argparse.Namespace) -> int:
     found = find_pictures(arguments.pictures, arguments.recursive)
     if arguments.output is not None:
         return describe_many(found, arguments)
+    asked = questions_for(arguments.model, arguments.prompt)
     questions = [_question(group) for group in ([found] if arguments.together else [[each] for each in found])]
     # Without a picture that might be described there is nothing to load a model for.
     chat = load_chat(arguments) if any(not question.error for question in questions) else None
+    if chat is not None and len(asked) > 1 and sys.stdout.isatty() and not arguments.json:
+        print(f"[{abilities_of(chat)} Ask it with -p.]", file=sys.stderr)
     for question in questions:
         if chat is not None and not question.error:
-            _answer(chat, question, arguments, several=len(questions) > 1)
+            _answer(chat, question, asked, arguments, several=len(questions) > 1)
         if question.error:
-            _tell(question, arguments)
+            _tell(question, asked, arguments)
     failed = [short_name(name) for question in questions if question.error for name in question.pictures]
     if failed and len(questions) > 1:
         print(f"error: not described ({len(failed)} of {len(questions)}): {', '.join(failed)}", file=sys.stderr)
@@ -59,17 +64,22 @@ def _question(group: Sequence[Found]) -> Question:
     return Question(names, next((each.fault for each in group if each.fault), "") or fault_of(*names))
 
 
-def _answer(chat: Chat, question: Question, arguments: argparse.Namespace, several: bool) -> None:
+def _answer(chat: Chat, question: Question, asked: Sequence[str], arguments: argparse.Namespace, several: bool) -> None:
     """Asks and prints; notes an error that may be this picture's alone."""
+    label = f"{question.pictures[0]}: " if several else ""
     try:
         pictures = [open_picture(name) for name in question.pictures]
-        chat.new()
+        if len(asked) == 1 and not arguments.json:
+            chat.new()
+            _print_answer(chat, asked[0], pictures, label)
+            return
+        found = ask_surest(chat, asked, pictures)
+        end_progress(chat)
         if arguments.json:
-            answer = chat.ask(arguments.prompt, pictures)
-            figures = asdict(chat.figures) if chat.figures else {}
-            _print_json({"pictures": question.pictures, "prompt": arguments.prompt, "answer": answer, **figures})
+            figures = asdict(found.figures) if found.figures else {}
+            _print_json({"pictures": question.pictures, "prompt": found.question, "answer": found.answer, **figures})
         else:
-            _print_answer(chat, arguments.prompt, pictures, f"{question.pictures[0]}: " if several else "")
+            print(f"{label}{found.answer}", flush=True)
     except BrokenPipeError:  # nobody reads the answers any more
         raise
     except (OSError, ValueError) as error:
@@ -94,9 +104,9 @@ def _print_answer(chat: Chat, prompt: str, pictures: list[Image.Image], label: s
         print(flush=True)
 
 
-def _tell(question: Question, arguments: argparse.Namespace) -> None:
+def _tell(question: Question, asked: Sequence[str], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        _print_json({"pictures": question.pictures, "prompt": arguments.prompt, "error": question.error})
+        _print_json({"pictures": question.pictures, "prompt": written(asked), "error": question.error})
     print(f"error: {question.error}", file=sys.stderr, flush=True)
 
 

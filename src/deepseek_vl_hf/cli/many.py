@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..chat import SAMPLING, Chat
-from ..chat.batch import ask_each
+from ..chat.unasked import ask_each_surest, questions_for, written
 from .answers import AnswerFile
 from .models import load_chat
 from .pictures import Found, fault_of, open_picture, short_name
@@ -52,7 +52,8 @@ def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
     """What every record says of its question: the model, the prompt, and the settings that were given."""
     given = {name: getattr(arguments, name, None) for name in (*SAMPLING, *SETTINGS)}
     settings = {name: value for name, value in given.items() if value is not None and value is not False}
-    return {"model": arguments.model, "prompt": arguments.prompt, "settings": settings}
+    prompt = written(questions_for(arguments.model, arguments.prompt))
+    return {"model": arguments.model, "prompt": prompt, "settings": settings}
 
 
 def _describe(
@@ -73,13 +74,14 @@ def _describe(
         faults: why pictures have none.
         before: how many have theirs from an earlier run.
     """
+    questions = questions_for(arguments.model, arguments.prompt)
     bar = tqdm(desc="describing", total=before + len(names), initial=before, unit="picture", disable=None)
     try:
         with bar, answers:
             for start in range(0, len(names), arguments.batch_size):
                 batch = names[start : start + arguments.batch_size]
                 opened = dict(_opened(batch, faults, arguments.debug))
-                results = ask_each(chat, arguments.prompt, [*opened.values()])
+                results = ask_each_surest(chat, questions, [*opened.values()])
                 pairs = [*zip(opened, results, strict=True)]
                 for name, result in pairs:
                     if result.failure:

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers.utils import logging
 
 from ..chat import SAMPLING, Chat
-from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.layouts.files import named_folder
 from ..checkpoints.tensors.damage import naming_damage
 from ..cpu.dtypes import fast_dtype
 from ..cpu.packed_weights import AS_IT_WAS, packing_report, packing_seconds, prepack_weights
 from ..devices import check_device
+from .console import bars_on_terminals
 
 UNITS = {"pictures": "picture", "prompt": "token"}
 
@@ -35,9 +35,8 @@ def load_chat(arguments: argparse.Namespace) -> Chat:
         raise ValueError(f"Found --fast with --device {arguments.device}; it is for a CPU. Leave one of them out.")
     if arguments.device is not None:
         check_device(arguments.device)
-    folder = local_folder(arguments.model)
-    if sys.stderr.isatty():
-        logging.enable_progress_bar()  # transformers shows how many weights are loaded
+    bars_on_terminals()
+    folder = named_folder(arguments.model)
     with naming_damage(folder):
         chat = Chat.from_pretrained(
             folder,

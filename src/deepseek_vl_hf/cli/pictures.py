@@ -1,6 +1,7 @@
 """Pictures that a person names: files and links, with errors that say which one it was."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ def find_pictures(sources: Sequence[str], recursive: bool) -> list[Found]:
     found: list[Found] = []
     for source in sources:
         folder = os.path.expanduser(source)  # noqa: PTH111 - pathlib raises for home folders that nobody has
-        if not source.strip() or _is_link(source) or not os.path.isdir(folder):  # noqa: PTH112
+        if not source.strip() or is_link(source) or not os.path.isdir(folder):  # noqa: PTH112
             found.append(Found(source))
             continue
         inside = _in_folder(folder, recursive)
@@ -98,7 +99,7 @@ def open_picture(source: str) -> Image.Image:
 
 def check_picture(source: str) -> None:
     """Raises what `open_picture` would for a file that is none, or no picture, without decoding it; links are left."""
-    if _is_link(source):
+    if is_link(source):
         return
     try:
         with Image.open(Path(source).expanduser()):
@@ -117,10 +118,17 @@ def fault_of(*sources: str) -> str:
     return ""
 
 
+def shown_name(source: str) -> str:
+    """A picture's name for a person who knows it: that of the file without its folders."""
+    of_a_file = not is_link(source) or source.lower().startswith("file:")
+    return short_name(re.split(r"[/\\]", source)[-1] if of_a_file else source)
+
+
 def short_name(source: str) -> str:
     """A picture's name for a message; `data:` links are long."""
     return source if len(source) <= LONGEST_NAME else f"{source[:LONGEST_NAME]}..."
 
 
-def _is_link(source: str) -> bool:
+def is_link(source: str) -> bool:
+    """Whether a picture's name is no path."""
     return source.strip().lower().startswith(LINKS)

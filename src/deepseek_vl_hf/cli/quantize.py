@@ -1,15 +1,14 @@
 """`deepseek-vl quantize`: a checkpoint with 4-bit weights."""
 
 import argparse
-import sys
 from functools import partial
 
 import torch
-from transformers.utils import logging
 
 from ..checkpoints import quantize_checkpoint
 from ..checkpoints.conversion.convert import no_report
-from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.layouts.files import named_folder
+from .console import bars_on_terminals
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -18,10 +17,10 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ImportError, OSError, ValueError: see `quantize_checkpoint`.
     """
-    if not arguments.quiet and sys.stderr.isatty():
-        logging.enable_progress_bar()  # transformers shows how many weights are loaded and written
+    if not arguments.quiet:
+        bars_on_terminals()
     quantize_checkpoint(
-        local_folder(arguments.source),
+        named_folder(arguments.source),
         arguments.destination,
         group_size=arguments.group_size,
         device=arguments.device,

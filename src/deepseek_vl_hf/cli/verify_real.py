@@ -7,9 +7,9 @@ import sys
 from importlib.metadata import version
 
 from ..checkpoints.conversion.real import verify_checkpoint
-from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.layouts.files import named_folder
 from ..version import __version__
-from .console import byte_bar
+from .console import bars_on_terminals, byte_bar
 
 PACKAGES = ("transformers", "torch", "tokenizers", "pillow")
 
@@ -22,7 +22,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if not arguments.report.resolve().parent.is_dir():
         raise FileNotFoundError(f"{arguments.report.parent} is no folder. Name a --report in one that exists.")
-    folder = local_folder(arguments.model)
+    bars_on_terminals()
+    folder = named_folder(arguments.model)
     try:
         figures = verify_checkpoint(folder, arguments.work_dir, report=print, progress=byte_bar)
     except ValueError as error:  # the checkpoint fails: that is a result, too

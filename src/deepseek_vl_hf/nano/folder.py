@@ -15,6 +15,14 @@ def nano_path() -> Path:
     return Path(__file__).parent / "checkpoint"
 
 
+def is_nano(model: str | Path) -> bool:
+    """Whether a model's name, as people pass it, or its folder is that of the model that comes with the package.
+
+    A path is always a folder's, so `Path("nano")` is one that lies here.
+    """
+    return model == NANO or Path(model).absolute() == nano_path().absolute()
+
+
 def example_picture(name: str) -> str:
     """Path of a drawn picture that comes with the package, as a PNG file.
 

@@ -3,7 +3,7 @@
 import argparse
 from importlib.util import find_spec
 
-from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.layouts.files import named_folder
 from .vllm_server import can_serve
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
@@ -40,7 +40,7 @@ def choose(arguments: argparse.Namespace) -> tuple[str, str]:
         return TRANSFORMERS, "vLLM is not installed."
     if refused:
         return TRANSFORMERS, f"vLLM does not know {', '.join(refused)}."
-    reason = can_serve(local_folder(arguments.model))
+    reason = can_serve(named_folder(arguments.model))
     return (TRANSFORMERS, reason) if reason else (VLLM, "It is installed, and can serve the model.")
 
 

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ..checkpoints.conversion.convert import convert_checkpoint
-from ..checkpoints.layouts.files import CONFIG, in_folder, local_folder, read_json, require
+from ..checkpoints.layouts.files import CONFIG, in_folder, named_folder, read_json, require
 from ..cpu.dtypes import fast_dtype
-from ..nano.folder import nano_path
+from ..nano.folder import is_nano
 from .vllm_checkpoints import refusal
 
 # What asks a program to stop; it is passed on to vLLM, which then ends its own processes.
@@ -35,7 +35,7 @@ def can_serve(folder: str | Path) -> str | None:
         FileNotFoundError: there is no config.json.
         ValueError: it is damaged.
     """
-    if Path(folder) == nano_path():
+    if is_nano(Path(folder)):
         return None  # it is converted first
     config = read_json(require(in_folder(Path(folder)), CONFIG))
     return refusal(config, str(folder), on_cpu=not torch.cuda.is_available())
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, name: str, address: tuple[str, int], key:
     Raises:
         OSError, ValueError: the checkpoint cannot be read or served.
     """
-    folder = local_folder(arguments.model)
+    folder = named_folder(arguments.model)
     reason = can_serve(folder)
     if reason:
         raise ValueError(reason)
@@ -88,7 +88,7 @@ def command(arguments: argparse.Namespace, folder: Path, name: str, address: tup
 @contextmanager
 def _converted(folder: Path, report: Report) -> Iterator[Path]:
     """A folder in the transformers layout: the same, but for the packaged model, which comes as an original."""
-    if folder != nano_path():
+    if not is_nano(folder):
         yield folder
         return
     with TemporaryDirectory(prefix="deepseek-vl-nano-") as temporary:

@@ -15,7 +15,7 @@ from ..checkpoints import convert_checkpoint
 from ..checkpoints.conversion.convert import no_report
 from ..checkpoints.conversion.destination import check_destination, new_folder
 from ..checkpoints.conversion.jobs import ORIGINAL, TRANSFORMERS
-from ..checkpoints.layouts.files import ADAPTERS, CONFIG, base_folder, local_folder, read_json
+from ..checkpoints.layouts.files import ADAPTERS, CONFIG, base_folder, named_folder, read_json
 from ..checkpoints.layouts.small_files import open_processor
 from ..hf.zero import load_whole_from_here_on
 from .recipes import part_of
@@ -105,7 +105,7 @@ def merge_adapters(
             f"{folder} holds no {ADAPTERS}, so there are no adapters to merge. Name the --output of a run with --lora "
             "that has ended, or one of its checkpoints."
         )
-    base = local_folder(model) if model else base_folder(folder)
+    base = named_folder(model) if model else base_folder(folder)
     _check_base(folder, base)
     check_destination(folder, destination, overwrite)
     check_destination(base, destination, overwrite)

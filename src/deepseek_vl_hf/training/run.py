@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, PrinterCallback, TrainingArguments, set_seed
 
-from ..checkpoints.layouts.files import local_folder
+from ..checkpoints.layouts.files import named_folder
 from ..checkpoints.layouts.small_files import open_processor
 from ..models.families import config_of
 from ..quantization import int4_config
@@ -47,7 +47,7 @@ class _Run:
     def __init__(self, settings: TrainingSettings, report: Report, progress: Callable[[str], Progress]) -> None:
         check_installed(settings)
         self.settings = settings
-        self.folder = local_folder(settings.model)
+        self.folder = named_folder(settings.model)
         self.config = config_of(self.folder)
         self.processor = open_processor(self.folder)
         self._check_recipe()

@@ -12,6 +12,7 @@ from ..tensors.writer import ByteProgress, target_tensors, write_tensors
 from .destination import check_destination, check_space, new_folder
 from .jobs import TRANSFORMERS, Job, open_job
 from .model_card import write_model_card
+from .telling import size_text, table_of, words_of
 from .verify import SAMPLE_PROMPT, SamplePrompt, compare_models, compare_tensors, figures, fits_in_memory
 
 Report = Callable[[str], None]
@@ -106,7 +107,6 @@ def convert_checkpoint(
             job.write_files(folder)
             verification = _verify(job, source, folder, total, prompt, report, progress) if verify else None
             write_model_card(folder, job, source, verification, base_model)
-    report(f"Wrote {destination}")
     dropped = {reason: len(tensors) for reason, tensors in job.plan.dropped.items()}
     return ConversionResult(destination, len(job.plan.tensors), total, dropped, not_finite, verification)
 
@@ -114,7 +114,7 @@ def convert_checkpoint(
 def describe_conversion(
     source: str | Path, *, to: str = TRANSFORMERS, dtype: torch.dtype | None = None, report: Report
 ) -> None:
-    """Reports what `convert_checkpoint` would write, tensor by tensor with sizes, and writes nothing.
+    """Reports what `convert_checkpoint` would write, as a table of tensors with sizes, and writes nothing.
 
     Args:
         source: see `convert_checkpoint`.
@@ -128,14 +128,11 @@ def describe_conversion(
     with open_job(Path(source), to, dtype) as job:
         _report_job(job, report)
         targets = target_tensors(job.plan.tensors, dtype)
-        for target in targets:
-            kind = str(target.dtype).removeprefix("torch.")
-            sources = " + ".join(target.planned.sources)
-            report(f"{sources} -> {target.planned.name} {list(target.planned.shape)} {kind}, {target.num_bytes} bytes")
-        for reason, tensors in job.plan.dropped.items():
-            for tensor in tensors:
-                report(f"{tensor.name} {list(tensor.shape)} -> nothing: {reason}")
-        report(f"{len(targets)} tensors, {sum(target.num_bytes for target in targets)} bytes; nothing was written")
+        for line in ("", *table_of(job.plan, targets), ""):
+            report(line)
+        total = size_text(sum(target.num_bytes for target in targets))
+        report("A * stands for the numbers of layers and experts.")
+        report(f"{len(targets)} tensors, {total}; nothing was written")
 
 
 def report_not_finite(found: dict[str, int], report: Report, refuse: bool) -> None:
@@ -169,9 +166,8 @@ def _report_job(job: Job, report: Report) -> None:
     )
     for note in job.notes:
         report(f"Note: {note}")
-    report(f"{len(job.sources)} tensors become {len(job.plan.tensors)}")
-    for reason, tensors in job.plan.dropped.items():
-        report(f"Dropped {len(tensors)} tensors: {reason}")
+    for line in words_of(job.plan):
+        report(line)
 
 
 def _verify(

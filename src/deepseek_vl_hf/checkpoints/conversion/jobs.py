@@ -1,6 +1,7 @@
 """What a conversion will do, in either direction, worked out and checked before anything is written."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,8 +158,7 @@ def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dt
     tensors, rules = _short_names(tensors), invert(layout.rules)
     plan = plan_tensors(rules, tensors)
     _check_shapes(plan_tensors(layout.rules, as_sources(plan)), layout, config)
-    dropped = [rule for rule in layout.rules if isinstance(rule, Drop)]
-    notes += [f"The result lacks {rule.source}, which the original stores: {rule.reason}" for rule in dropped]
+    notes += _tensors_lacking(layout)
 
     def write_files(folder: Path) -> None:
         contents = {CONFIG: model_json, PROCESSOR: layout.write_processor(processor)}
@@ -170,6 +170,18 @@ def _to_original(source: Path, tensors: dict[str, StoredTensor], dtype: torch.dt
             generation.save_pretrained(folder)
 
     return Job(ORIGINAL, config, dtype, rules, tensors, plan, notes, write_files)
+
+
+def _tensors_lacking(layout: OriginalFormat) -> list[str]:
+    """Notes on what original checkpoints hold and the transformers layout does not, by the reason."""
+    lacking: dict[str, list[str]] = {}
+    for rule in layout.rules:
+        if isinstance(rule, Drop):
+            lacking.setdefault(rule.reason, []).append(re.sub(r"\{\w+\}", "*", rule.source))
+    return [
+        f"The result lacks {' and '.join(names)}, which the original stores: {reason}"
+        for reason, names in lacking.items()
+    ]
 
 
 def _settings_lost(processor: ProcessorMixin, layout: OriginalFormat) -> list[str]:

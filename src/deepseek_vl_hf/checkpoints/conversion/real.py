@@ -52,7 +52,9 @@ def verify_checkpoint(
             folder, Path(temporary) / "converted", to=to, verify=True, prompt=None, report=report, progress=progress
         )
         models: list[ModelComparison] = []
+        report(f"Converted to the {to} layout, in a temporary folder")
         if fits_in_memory(result.num_bytes):
+            report(f"Running prompts through both layouts: {len(prompts)}. The model is loaded twice.")
             models = compare_models(folder, result.folder, prompts)
         else:
             report("The model does not fit in memory, so no prompt was run")

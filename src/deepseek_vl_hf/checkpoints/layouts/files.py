@@ -136,16 +136,24 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def named_folder(name: str | Path) -> Path:
+    """The folder of a checkpoint that a person names, to `Chat` or to a command.
+
+    The text `nano` names the model that comes with the package; a folder of that name is `./nano`, or a `Path`. All
+    other names are those of `local_folder`, which knows no model of its own: it reads what files of checkpoints name.
+
+    Raises:
+        FileNotFoundError: see `local_folder`.
+    """
+    return nano_path() if name == NANO else local_folder(name)
+
+
 def local_folder(source: str | Path) -> Path:
     """The folder of a checkpoint that is named by its folder or by its Hub repository, which is downloaded.
-
-    `nano` names the model that comes with the package; a folder of that name is `./nano`.
 
     Raises:
         FileNotFoundError: no such folder, and no name of a repository or no way to the Hub.
     """
-    if str(source) == NANO:
-        return nano_path()
     if Path(source).is_dir():
         return Path(source)
     # A Hub name has one slash, and neither part begins with a dot, as those of paths do.
