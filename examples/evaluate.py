@@ -89,13 +89,31 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(device).eval()
 
 
-@torch.no_grad()
 def answers(model: Any, processor: Any, examples: list[Example], label: str) -> Answers:
     """The model's answer to every turn of every example."""
-    prompts = [
-        [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": f"\n{question}"}]}]
+    contents = [
+        [{"type": "image", "image": picture}, {"type": "text", "text": f"\n{question}"}]
         for picture, question in _questions(examples)
     ]
+    remaining = iter(texts_of(model, processor, contents, label))
+    return [[next(remaining) for _ in one.turns] for one in examples]
+
+
+@torch.no_grad()
+def texts_of(
+    model: Any, processor: Any, contents: list[Any], label: str, *, skip_special_tokens: bool = True, **kwargs: Any
+) -> list[str]:
+    """Greedy answers to users' messages, each the only one of its conversation.
+
+    Args:
+        model: any of our models.
+        processor: its processor.
+        contents: of the messages.
+        label: for the progress bar.
+        skip_special_tokens: in the answers.
+        **kwargs: for the processor.
+    """
+    prompts = [[{"role": "user", "content": content}] for content in contents]
     texts: list[str] = []
     for start in tqdm(range(0, len(prompts), BATCH), desc=label, disable=None):
         inputs = processor.apply_chat_template(
@@ -104,13 +122,12 @@ def answers(model: Any, processor: Any, examples: list[Example], label: str) -> 
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True},
+            processor_kwargs={"padding": True, **kwargs},
         ).to(model.device, model.dtype)
         ids = model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False)
         new = ids[:, inputs["input_ids"].shape[1] :]
-        texts += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
-    remaining = iter(texts)
-    return [[next(remaining) for _ in one.turns] for one in examples]
+        texts += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=skip_special_tokens)]
+    return texts
 
 
 def _questions(examples: list[Example]) -> Iterator[tuple[Any, str]]:

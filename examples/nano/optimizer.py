@@ -5,6 +5,7 @@ given loss in far fewer steps than AdamW alone, and a step costs little more.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -32,11 +33,11 @@ def rate(step: int, *, looking_steps: int, steps: int) -> float:
         steps: steps of the whole run.
     """
     if step < looking_steps:
-        return _stage(step, min(looking_steps, steps))
-    return ANSWERING_RATE * _stage(step - looking_steps, steps - looking_steps)
+        return stage(step, min(looking_steps, steps))
+    return ANSWERING_RATE * stage(step - looking_steps, steps - looking_steps)
 
 
-def _stage(step: int, steps: int) -> float:
+def stage(step: int, steps: int) -> float:
     """Linear up, level, linear down to zero."""
     warm_up = min(WARM_UP_STEPS, max(1, steps // 10))
     return min(1.0, (step + 1) / warm_up, (steps - step) / max(1, int(DECAY_SHARE * steps)))
@@ -55,8 +56,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.matrices = [weight for name, weight in named if _is_matrix(name, weight)]
         others = [weight for name, weight in named if not _is_matrix(name, weight)]
         super().__init__([{"params": self.matrices}, {"params": others}], {"lr": learning_rate})
-        # Muon takes matrices alone: a convolution is one with a row per output channel, in the same memory.
-        self.views = [nn.Parameter(weight.data.flatten(1)) for weight in self.matrices]
+        self.views = [nn.Parameter(view) for weight in self.matrices for view in _as_matrices(weight.data)]
         self.parts: tuple[torch.optim.Optimizer, ...] = (
             torch.optim.Muon(
                 self.views,
@@ -75,8 +75,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:
         """One step of both."""
-        for weight, view in zip(self.matrices, self.views, strict=True):
-            view.grad = None if weight.grad is None else weight.grad.flatten(1)
+        gradients = chain.from_iterable(_gradients(weight) for weight in self.matrices)
+        for view, gradient in zip(self.views, gradients, strict=True):
+            view.grad = gradient
         for part in self.parts:
             part.step()
 
@@ -98,4 +99,15 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def _is_matrix(name: str, weight: nn.Parameter) -> bool:
-    return weight.ndim in (2, 4) and not any(table in name for table in TABLES)
+    return weight.ndim in (2, 3, 4) and not any(table in name for table in TABLES)
+
+
+def _as_matrices(weight: torch.Tensor) -> Iterable[torch.Tensor]:
+    """Muon takes matrices alone, in the same memory: a convolution has a row per output channel, experts are many."""
+    return weight.unbind() if weight.ndim == 3 else [weight.flatten(1)]
+
+
+def _gradients(weight: nn.Parameter) -> Iterable[torch.Tensor | None]:
+    if weight.grad is not None:
+        return _as_matrices(weight.grad)
+    return [None] * (len(weight) if weight.ndim == 3 else 1)

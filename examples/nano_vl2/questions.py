@@ -1,0 +1,192 @@
+"""What only DeepSeek-VL2 is asked: where things are, what is in a box, several pictures, tables as Markdown.
+
+Places are written as the published models write them: `<|ref|>name<|/ref|><|det|>[[x1, y1, x2, y2]]<|/det|>`.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+from nano.questions import Turn, Wordings, ask
+from nano.scenes import COLORS, SHAPES, SIDE, Shape, ShapeScene
+
+from .boards import Board, Table
+from .pictures import corners
+
+# The kinds beside those of nano.
+KINDS = ("find", "find_all", "absent", "caption", "region", "read_tiles", "table", "several", "in_context")
+CAPTION: Wordings = ("<|grounding|>Describe the picture.", "<|grounding|>What is in the picture?")
+MARKDOWN: Wordings = ("Write the table as Markdown.", "Convert the table to Markdown.")
+WHOLE: Wordings = ("What is written?", "Read the text.", "What is written in the picture?")
+MOST_FOUND = 3  # things that one conversation asks for
+
+
+def boxes(shapes: list[Shape], board: Board) -> str:
+    """`<|det|>[[x1, y1, x2, y2], ...]<|/det|>`, in the order of reading."""
+    written = ", ".join(str(list(corners(shape, board.width, board.height))) for shape in in_order(shapes, board))
+    return f"<|det|>[{written}]<|/det|>"
+
+
+def in_order(shapes: list[Shape], board: Board) -> list[Shape]:
+    """By thirds of the picture from the top, then from the left."""
+    return sorted(shapes, key=lambda shape: (int(3 * shape.y / board.height), shape.x))
+
+
+def about_shapes(board: Board, rng: random.Random) -> list[Turn]:
+    """Questions about a board's shapes, of which no answer gives another one's box away."""
+    draw = rng.random()
+    if draw < 0.2:
+        return [_caption(board, rng), *_in_words(board, rng)[:2]]
+    if draw < 0.4:
+        turns = [_region(shape, board, rng) for shape in board.shapes][:MOST_FOUND]
+        return [*turns, *_absent(board, rng)[:1], *_in_words(board, rng)[:2]]
+    found = _found(board, rng)
+    turns = [*found, *_absent(board, rng)[: rng.randint(1, 2)], *_in_words(board, rng)[:2]]
+    rng.shuffle(turns)
+    return turns
+
+
+def _in_words(board: Board, rng: random.Random) -> list[Turn]:
+    """What nano answers about shapes, apart from their places, which are those of a square."""
+    scale = SIDE / max(board.width, board.height)
+    shapes = tuple(replace(shape, x=round(scale * shape.x), y=round(scale * shape.y)) for shape in board.shapes)
+    turns = ask(ShapeScene(board.background, shapes, None), rng)
+    return [turn for turn in turns if turn.kind in {"color", "shape", "count", "relation"}]
+
+
+def _found(board: Board, rng: random.Random) -> list[Turn]:
+    """Single things and groups; none is in two answers."""
+    groups = _groups(board)
+    names = [(name, shapes) for name, shapes in groups.items()]
+    rng.shuffle(names)
+    # Groups of several are rare, so they come first in half of the conversations.
+    if rng.random() < 0.5:
+        names.sort(key=lambda pair: -len(pair[1]))
+    taken: set[Shape] = set()
+    turns = []
+    for name, shapes in names:
+        if taken.isdisjoint(shapes) and len(turns) < MOST_FOUND:
+            taken.update(shapes)
+            kind = "find_all" if name.startswith("all ") else "find"
+            turns.append(Turn(kind, _wanted(name, rng), f"<|ref|>{name}<|/ref|>{boxes(shapes, board)}"))
+    return turns
+
+
+def _wanted(name: str, rng: random.Random) -> str:
+    return rng.choice(("{}", "{}", "Find {}.", "Where is {}?" if not name.startswith("all ") else "Locate {}.")).format(
+        f"<|ref|>{name}<|/ref|>"
+    )
+
+
+def _groups(board: Board) -> dict[str, list[Shape]]:
+    """Names that say plainly what is meant, with what they mean."""
+    groups: dict[str, list[Shape]] = {}
+    shapes = list(board.shapes)
+    for (color, kind), number in Counter((shape.color, shape.shape) for shape in shapes).items():
+        if number == 1:
+            groups[f"the {color} {kind}"] = [shape for shape in shapes if (shape.color, shape.shape) == (color, kind)]
+    for kind, number in Counter(shape.shape for shape in shapes).items():
+        name = f"the {kind}" if number == 1 else f"all {plural(kind)}"
+        groups[name] = [shape for shape in shapes if shape.shape == kind]
+    for color, number in Counter(shape.color for shape in shapes).items():
+        name = f"the {color} shape" if number == 1 else f"all {color} shapes"
+        groups[name] = [shape for shape in shapes if shape.color == color]
+    groups["all shapes"] = shapes
+    return groups
+
+
+def plural(kind: str) -> str:
+    """circles, crosses."""
+    return "crosses" if kind == "cross" else f"{kind}s"
+
+
+def _absent(board: Board, rng: random.Random) -> list[Turn]:
+    """What is not there, often something of a color and a kind that are."""
+    kinds, colors = {shape.shape for shape in board.shapes}, {shape.color for shape in board.shapes}
+    there = {(shape.color, shape.shape) for shape in board.shapes}
+    near = [(color, kind) for color in sorted(colors) for kind in sorted(kinds) if (color, kind) not in there]
+    far = [(color, kind) for color in COLORS for kind in SHAPES if (color, kind) not in there]
+    color, kind = rng.choice(near if near and rng.random() < 0.6 else far)
+    single = Turn("absent", _wanted(f"the {color} {kind}", rng), f"There is no {color} {kind}.")
+    missing = [kind for kind in SHAPES if kind not in kinds]
+    kind = rng.choice(missing)
+    group = Turn("absent", _wanted(f"all {plural(kind)}", rng), f"There are no {plural(kind)}.")
+    return [single, group] if rng.random() < 0.7 else [group, single]
+
+
+def described(shape: Shape) -> str:
+    """a red circle, an orange star."""
+    return f"{'an' if shape.color == 'orange' else 'a'} {shape.color} {shape.shape}"
+
+
+def _caption(board: Board, rng: random.Random) -> Turn:
+    named = [
+        f"<|ref|>{described(shape)}<|/ref|>{boxes([shape], board)}" for shape in in_order(list(board.shapes), board)
+    ]
+    return Turn("caption", rng.choice(CAPTION), ", ".join(named))
+
+
+def _region(shape: Shape, board: Board, rng: random.Random) -> Turn:
+    wording = rng.choice(("What is in {}?", "What is this? {}"))
+    return Turn("region", wording.format(boxes([shape], board)), described(shape))
+
+
+def about_texts(board: Board, rng: random.Random) -> list[Turn]:
+    """What each line says; by its color where there are several."""
+    if len(board.texts) == 1:
+        return [Turn("read_tiles", rng.choice(WHOLE), board.texts[0].text)]
+    return [
+        Turn("read_tiles", rng.choice(("What does the {} text say?", "What is written in {}?")).format(text.color), text.text)
+        for text in board.texts
+    ]
+
+
+def about_table(table: Table, rng: random.Random) -> list[Turn]:
+    """The table in Markdown."""
+    return [Turn("table", rng.choice(MARKDOWN), table.markdown)]
+
+
+def about_several(boards: list[Board], rng: random.Random) -> list[Turn]:
+    """Questions for which the right one of several pictures has to be found, named as `image_1`."""
+    turns: list[Turn] = []
+    kinds = Counter(kind for board in boards for kind in {shape.shape for shape in board.shapes})
+    for number, board in enumerate(boards, 1):
+        turns.append(Turn("several", f"How many shapes are in image_{number}?", str(len(board.shapes))))
+        alone = [shape for shape in board.shapes if sum(other.shape == shape.shape for other in board.shapes) == 1]
+        if alone:
+            shape = rng.choice(alone)
+            turns.append(Turn("several", f"What color is the {shape.shape} in image_{number}?", shape.color))
+        own = [shape for shape in board.shapes if kinds[shape.shape] == 1]
+        if own:
+            turns.append(Turn("several", f"Which image shows a {rng.choice(own).shape}?", f"image_{number}"))
+    rng.shuffle(turns)
+    return turns[:4]
+
+
+SAYINGS: tuple[Callable[[Board], str], ...] = (
+    lambda board: described(board.shapes[0]),
+    lambda board: board.shapes[0].color,
+    lambda board: board.shapes[0].shape,
+    lambda board: str(len(board.shapes)),
+)
+
+
+def example_in_context(boards: list[Board], rng: random.Random) -> tuple[list[str], str]:
+    """What is said of all pictures but the last, and what is to be said of that one.
+
+    One says the same of each: name, color, shape of the one thing in it, or how many things it holds. The examples
+    differ, so that they say which of these it is.
+    """
+    alone = all(len(board.shapes) == 1 for board in boards)
+    say = rng.choice(SAYINGS[:3]) if alone else SAYINGS[3]
+    *said, answer = [say(board) for board in boards]
+    return said, answer
+
+
+def told_apart(boards: list[Board]) -> bool:
+    """Whether pictures of one thing each differ in it, or the numbers of things do."""
+    if all(len(board.shapes) == 1 for board in boards):
+        return all(one.shapes[0].shape != other.shapes[0].shape for one, other in pairwise(boards))
+    return len({len(board.shapes) for board in boards[:-1]}) > 1

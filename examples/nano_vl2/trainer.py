@@ -1,0 +1,118 @@
+"""transformers' `Trainer` for both stages: looking, with the labels of `cells` alone, and answering beside them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import BatchFeature, Trainer
+
+from deepseek_vl_hf.models.deepseek_moe.experts import DeepseekMoeRouter
+from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
+from deepseek_vl_hf.training.collator import ConversationCollator
+
+from .cells import stack_labels
+
+CELL_WEIGHT = 0.5  # of the labels beside the answers
+VIEWS_LABELED = 4  # while it answers, of so many views one has labels: they keep the projector from forgetting
+# How far a correction bias moves per step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, at 0.001 for far longer runs).
+BIAS_STEP = 0.005
+LABELS = ("points", "middles")
+
+
+class LookingCollator:
+    """Pixels and labels of pictures without questions."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
+        """`pixel_values` and labels of the rows' views."""
+        seen = self.processor.image_processor([row["picture"] for row in rows], return_tensors="pt")
+        per_picture = seen["pixel_values"].split([num_tiles(*grid) for grid in seen["tile_grids"].tolist()])
+        chosen = [pixels[row["views"]] for pixels, row in zip(per_picture, rows, strict=True)]
+        batch = BatchFeature({"pixel_values": torch.cat(chosen)})
+        batch.update(stack_labels([labels for row in rows for labels in row["labels"]]))
+        return batch
+
+
+class AnsweringCollator:
+    """`ConversationCollator`'s batches with the labels of all views beside them."""
+
+    def __init__(self, processor: Any) -> None:
+        self.collate = ConversationCollator(processor, answers_only=True)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
+        """One batch."""
+        batch = self.collate([{"messages": row["messages"]} for row in rows])
+        batch.update(stack_labels([labels for row in rows for labels in row["labels"]]))
+        return batch
+
+
+class NanoVL2Trainer(Trainer):
+    """A `Trainer` whose model has a `cell_head` and whose batches have the labels of `cells`; all losses are logged."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._sums: dict[str, list[float]] = defaultdict(list)
+        super().__init__(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The loss of the cells; where there are questions, that of the answers beside it."""
+        labels = [inputs.pop(name) for name in LABELS]
+        if "input_ids" not in inputs:
+            with self.accelerator.autocast():  # else only `forward` runs in bfloat16, and these are other methods
+                seen = model.model.vision_model(inputs["pixel_values"]).last_hidden_state
+                return self._cell_loss(model, seen, labels)
+        with self.accelerator.autocast():
+            features = _features(model, inputs.pop("pixel_values"), inputs.pop("tile_grids"))
+            some = slice(None, None, VIEWS_LABELED)
+            cells = self._cell_loss(model, features.last_hidden_state[some], [each[some] for each in labels])
+        inputs["mm_encoder_outputs"] = {"image": features}
+        with balanced(model, inputs["attention_mask"]):
+            answers, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self._sums["answer_loss"].append(answers.item())
+        loss = answers + CELL_WEIGHT * cells
+        return (loss, outputs) if return_outputs else loss
+
+    def _cell_loss(self, model: Any, seen: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
+        losses = model.cell_head.losses(model.model.projector(seen), *labels)
+        for name, value in losses.items():
+            self._sums[name].append(value.item())
+        return torch.stack([*losses.values()]).sum()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs the means of the parts since the last time, too."""
+        means = {name: sum(values) / len(values) for name, values in self._sums.items()}
+        self._sums.clear()
+        super().log({**logs, **means}, *args, **kwargs)
+
+
+def _features(model: Any, pixel_values: torch.Tensor, tile_grids: torch.Tensor) -> Any:
+    """Image features. The tower stays as looking left it: gradients of the first answers, which are guesses, harm it."""
+    model.model.vision_model.requires_grad_(False)
+    return model.model.get_image_features(pixel_values, tile_grids)
+
+
+@contextmanager
+def balanced(model: Any, attention_mask: torch.Tensor) -> Iterator[None]:
+    """Counts the experts that tokens choose meanwhile, and moves the correction biases towards even shares."""
+    members = attention_mask.flatten().bool()
+    routers = [module for module in model.modules() if isinstance(module, DeepseekMoeRouter)]
+
+    def count(router: DeepseekMoeRouter, inputs: Any, outputs: Any) -> None:
+        chosen = outputs[2][members].flatten().bincount(minlength=len(router.e_score_correction_bias)).float()
+        router.e_score_correction_bias += BIAS_STEP * (chosen.mean() - chosen).sign()
+
+    hooks = [router.register_forward_hook(count) for router in routers] if model.training else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,188 @@
+"""Trains the nano-vl2 model from scratch on drawn pictures: first it looks, then it answers.
+
+A run that was stopped goes on from its last checkpoint when it is called again. Towards the end of each stage the
+learning rate falls; to lengthen answering, name a checkpoint from before that with --resume-from and a larger number of
+--conversations.
+"""
+
+import argparse
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+from transformers import AutoProcessor, TrainingArguments, set_seed
+
+from deepseek_vl_command.arguments import add_debug
+from deepseek_vl_hf.checkpoints import convert_checkpoint
+from deepseek_vl_hf.cli.console import run_command
+from deepseek_vl_hf.cpu.dtypes import fast_dtype
+from deepseek_vl_hf.training.curves import write_curves
+from nano.checkpoints import check_recipe, checkpoint_to_resume
+from nano.optimizer import ANSWERING_RATE, MuonWithAdamW, stage
+from nano_vl2.cells import CellHead
+from nano_vl2.dataset import AnsweringDataset, LookingDataset
+from nano_vl2.model import SIZES, build_model, build_processor
+from nano_vl2.trainer import AnsweringCollator, LookingCollator, NanoVL2Trainer
+
+CARD = Path(__file__).parent / "nano_vl2" / "card.md"
+CHECKPOINTS = 20  # per stage; the ones before the rate falls are where a longer run can go on
+LOOKING_WEIGHTS = "looking.safetensors"  # of the finished first stage
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("build/nano-vl2"), help="(default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=96_000, help="pictures to look at (default: %(default)s)")
+    parser.add_argument("--conversations", type=int, default=320_000, help="to answer in (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="AdamW's (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--resume-from", type=Path, metavar="CHECKPOINT", help="of answering (default: the last one in --output)"
+    )
+    add_debug(parser)
+    return parser.parse_args(arguments)
+
+
+def training_arguments(options: argparse.Namespace, folder: Path, steps: int) -> TrainingArguments:
+    """Settings of transformers' `Trainer`."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        max_grad_norm=1.0,
+        bf16=fast_dtype() == torch.bfloat16,  # elsewhere it is nine times as slow as float32
+        use_cpu=not torch.cuda.is_available(),
+        train_sampling_strategy="sequential",  # pictures grow harder row by row
+        remove_unused_columns=False,
+        label_names=["labels"],
+        logging_steps=10,
+        # Pictures are drawn while the step before is computed; a second process would take time from that.
+        dataloader_num_workers=1,
+        dataloader_persistent_workers=True,
+        save_steps=max(1, steps // CHECKPOINTS),
+        seed=options.seed,
+        report_to=[],
+    )
+
+
+def build_trainer(
+    options: argparse.Namespace, model: Any, folder: Path, dataset: Dataset[Any], collator: Any, factor: float
+) -> NanoVL2Trainer:
+    """The trainer of one stage; `factor` is its share of the learning rate."""
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # before the optimizer looks at the weights' memory
+    steps = len(dataset) // options.batch_size  # type: ignore[arg-type]
+    optimizer = MuonWithAdamW(model.named_parameters(), options.learning_rate)
+    return NanoVL2Trainer(
+        model=model,
+        args=training_arguments(options, folder, steps),
+        optimizers=(optimizer, LambdaLR(optimizer, partial(_rate, steps=steps, factor=factor))),
+        train_dataset=dataset,
+        data_collator=collator,
+    )
+
+
+def _rate(step: int, *, steps: int, factor: float) -> float:
+    return factor * stage(step, steps)
+
+
+def load(output: Path) -> tuple[Any, Any]:
+    """Fresh model, with the layer of the second task, and processor; a run that goes on keeps its tokenizer."""
+    kept = output / "processor"
+    if not kept.is_dir():
+        build_processor().save_pretrained(kept)
+    processor = AutoProcessor.from_pretrained(kept)
+    model = build_model(processor)
+    # At this size a plain product takes less time than the fused one.
+    model.set_attn_implementation({"vision_config": "eager"})
+    model.add_module("cell_head", CellHead(model.config.text_config.hidden_size))
+    return model, processor
+
+
+def look(options: argparse.Namespace, model: Any, processor: Any) -> None:
+    """The first stage, unless it is finished; writes its weights at the end."""
+    finished = options.output / LOOKING_WEIGHTS
+    if not finished.is_file():
+        folder = options.output / "looking"
+        checkpoint = checkpoint_to_resume(folder, None, model)
+        dataset = LookingDataset(options.pictures)
+        trainer = build_trainer(options, model, folder, dataset, LookingCollator(processor), 1.0)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        write_curves(trainer.state.log_history, folder, parts=("points", "edges"))
+        save_model(model, str(finished))
+    load_model(model, str(finished))
+
+
+def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
+    """The second stage."""
+    folder = options.output / "answering"
+    checkpoint = checkpoint_to_resume(folder, options.resume_from, model)
+    dataset = AnsweringDataset(options.conversations)
+    trainer = build_trainer(options, model, folder, dataset, AnsweringCollator(processor), ANSWERING_RATE)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    write_curves(trainer.state.log_history, options.output, parts=("answer_loss", "points"))
+
+
+def export(model: Any, processor: Any, folder: Path) -> None:
+    """Writes the model in float16 and the original layout, in which it also loads directly.
+
+    Args:
+        model: the trained model.
+        processor: its processor.
+        folder: where they go.
+    """
+    # Its answers are short and exact: nothing in them is to be drawn at random.
+    model.generation_config.update(do_sample=False, repetition_penalty=1.0)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        model.to(torch.float16).save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+        convert_checkpoint(scratch, folder, to="original", overwrite=folder.exists())
+    (folder / "README.md").write_text(CARD.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def recipe(options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the run's course; a run goes on only with the same."""
+    return {
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "pictures": options.pictures,
+        "model": SIZES,
+    }
+
+
+def train(options: argparse.Namespace) -> int:
+    """Runs or continues a training run, writes model, loss curves and recipe to `options.output`; returns 0.
+
+    Raises:
+        ValueError: a checkpoint that is damaged or of another run, or numbers that make no batch.
+    """
+    fewest = min(options.pictures, options.conversations)
+    if not 0 < options.batch_size <= fewest:
+        raise ValueError(f"Found {fewest} pictures in batches of {options.batch_size}; that makes no batch.")
+    set_seed(options.seed)
+    options.output.mkdir(parents=True, exist_ok=True)
+    check_recipe(options.output, recipe(options))
+    model, processor = load(options.output)
+    look(options, model, processor)
+    answer(options, model, processor)
+    del model.cell_head
+    export(model, processor, options.output / "model")
+    return 0
+
+
+def main() -> int:
+    """Runs the command; returns the exit status."""
+    return run_command(train, parse())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

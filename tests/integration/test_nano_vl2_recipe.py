@@ -1,0 +1,274 @@
+"""The pictures, questions and labels behind the nano-vl2 model."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
+from nano.cells import COLUMNS, HUES, ROWS, THINGS
+from nano.questions import KINDS as NANO_KINDS
+from nano.scenes import COLORS, Shape, Text
+from nano.splits import is_held_out
+from nano_vl2.boards import Board, Table, page, random_grid, shape_board, table, text_board
+from nano_vl2.cells import EDGES, IGNORED, SIDE, label_views
+from nano_vl2.dataset import ALIKE, SHARES, AnsweringDataset, LookingDataset, content, conversation, example, look
+from nano_vl2.model import build_processor
+from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, draw
+from nano_vl2.questions import KINDS, about_shapes, about_several, about_texts, example_in_context
+
+WHITE = (255, 255, 255)
+RED_CIRCLE = Shape("circle", "red", 56, 50, 40)
+BLUE_STAR = Shape("star", "blue", 160, 170, 60)
+GREEN_CIRCLE = Shape("circle", "green", 170, 60, 50)
+BOARD = Board((RED_CIRCLE, BLUE_STAR, GREEN_CIRCLE), (), 224, 224, WHITE)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor(800)
+
+
+@pytest.fixture(scope="module", params=["train", "held-out"])
+def examples(request):
+    return request.param, [example(request.param, number) for number in range(300)]
+
+
+# Splits and rows
+
+
+def strings(picture):
+    return [part.text for part in picture.parts if isinstance(part, Text) and len(part.text) > 2]
+
+
+def test_strings_belong_to_their_split(examples):
+    split, rows = examples
+    for row in rows:
+        for string in (string for picture in row.pictures for string in strings(picture)):
+            assert is_held_out(string) == (split == "held-out")
+
+
+def test_boards_and_tables_belong_to_their_split():
+    rng = random.Random(0)
+    for split in ("train", "held-out"):
+        for _ in range(20):
+            assert is_held_out(shape_board(rng, split).key) == (split == "held-out")
+            assert is_held_out(f"table {table(rng, split).rows}") == (split == "held-out")
+
+
+def test_rows_are_the_same_every_time_and_of_all_kinds(examples):
+    split, rows = examples
+    assert rows[:40] == [example(split, number) for number in range(40)]
+    assert {row.kind for row in rows} == set(SHARES)
+    assert {turn.kind for row in rows for turn in row.turns} == {*KINDS, *NANO_KINDS}
+
+
+def test_no_question_has_two_answers(examples):
+    for row in examples[1]:
+        answers = {}
+        for turn in row.turns:
+            assert turn.answer
+            assert answers.setdefault(turn.question, turn.answer) == turn.answer
+
+
+# Pictures
+
+
+def test_grids_are_the_published_ones():
+    assert len(GRIDS) == len(CANDIDATES) == 23
+    assert max(columns * rows for columns, rows in GRIDS) == 9
+    drawn = Counter(random_grid(random.Random(number)) for number in range(2000))
+    assert set(drawn) == set(GRIDS)
+
+
+def test_pictures_are_cut_into_the_grid_that_they_say(processor, examples):
+    for row in examples[1][:80]:
+        for picture in row.pictures:
+            image = draw(picture)
+            assert image.size == (picture.width, picture.height)
+            assert tuple(processor.image_processor([image])["tile_grids"][0]) == picture.grid
+
+
+def test_shapes_do_not_touch_and_lie_inside():
+    rng = random.Random(0)
+    for _ in range(60):
+        board = shape_board(rng, "train")
+        longer = max(board.width, board.height)
+        for number, shape in enumerate(board.shapes):
+            assert shape.size >= 0.11 * longer  # 12 pixels in the view of the whole
+            assert shape.size / 2 < min(shape.x, shape.y, board.width - shape.x, board.height - shape.y)
+            for other in board.shapes[:number]:
+                assert max(abs(shape.x - other.x), abs(shape.y - other.y)) >= (shape.size + other.size) / 2
+
+
+def test_text_that_only_tiles_show():
+    rng = random.Random(0)
+    for _ in range(60):
+        board = text_board(rng, "train")
+        for text in board.texts:
+            assert text.size >= 13
+            assert text.size * TILE / max(board.width, board.height) <= 8
+
+
+# Boxes and questions
+
+
+def test_boxes_are_those_of_the_shapes():
+    answers = {turn.question: turn.answer for seed in range(200) for turn in about_shapes(BOARD, random.Random(seed))}
+    assert answers["<|ref|>the star<|/ref|>"] == "<|ref|>the star<|/ref|><|det|>[[580, 620, 850, 890]]<|/det|>"
+    found = find_boxes(answers["<|ref|>all circles<|/ref|>"], (224, 224))
+    assert found.labels == ["all circles"]
+    for shape, box in zip((RED_CIRCLE, GREEN_CIRCLE), found.boxes[0], strict=True):
+        expected = [shape.x - shape.size / 2, shape.y - shape.size / 2, shape.x + shape.size / 2, shape.y + shape.size / 2]
+        assert box == pytest.approx(expected, abs=2)
+    assert answers["<|ref|>the red star<|/ref|>"] == "There is no red star."
+    assert answers["<|ref|>all squares<|/ref|>"] == "There are no squares."
+    assert "<|ref|>the circle<|/ref|>" not in answers
+    assert answers["What is in <|det|>[[580, 620, 850, 890]]<|/det|>?"] == "a blue star"
+    caption = find_boxes(answers["<|grounding|>Describe the picture."], (224, 224))
+    assert caption.labels == ["a red circle", "a green circle", "a blue star"]
+    assert answers["Where is the red circle relative to the green circle?"] == "left"
+
+
+def test_no_answer_gives_another_box_away():
+    for seed in range(100):
+        turns = about_shapes(BOARD, random.Random(seed))
+        boxes = [box for turn in turns for found in find_boxes(turn.answer + turn.question, (999, 999)).boxes for box in found]
+        assert len({*boxes}) == len(boxes)
+
+
+def test_boxes_at_the_edge_stay_inside():
+    assert corners(Shape("square", "red", 110, 5, 10), 114, 1000) == (920, 0, 990, 10)
+    assert max(corners(Shape("square", "red", 110, 5, 10), 114, 1000)) < 10 * EDGES
+
+
+def test_lines_are_read_by_their_color():
+    texts = (Text("OPEN", "red", "DejaVuSans", 10, 30, 14), Text("22", "blue", "DejaVuSans", 10, 80, 14))
+    turns = about_texts(Board((), texts, 224, 224, WHITE), random.Random(0))
+    assert [turn.answer for turn in turns] == ["OPEN", "22"]
+    assert ["red" in turns[0].question, "blue" in turns[1].question] == [True, True]
+
+
+def test_tables_are_written_as_markdown():
+    drawn = Table((("A", "B"), ("12", "7")), Picture((), 112, 112, WHITE))
+    assert drawn.markdown == "| A | B |\n| --- | --- |\n| 12 | 7 |"
+
+
+def test_several_pictures():
+    one, other = (Board(shapes, (), 112, 112, WHITE) for shapes in ((RED_CIRCLE,), (BLUE_STAR, GREEN_CIRCLE)))
+    answers = {turn.question: turn.answer for seed in range(50) for turn in about_several([one, other], random.Random(seed))}
+    assert answers["How many shapes are in image_2?"] == "2"
+    assert answers["What color is the star in image_2?"] == "blue"
+    assert answers["Which image shows a star?"] == "image_2"
+    assert "Which image shows a circle?" not in answers  # both do
+    counted = example_in_context([one, other, other], random.Random(0))
+    assert counted == (["1", "2"], "2")
+
+
+def test_examples_in_context_stand_behind_their_pictures():
+    one = example("train", 0, kind="in_context")
+    parts = content(one, one.turns[0])
+    assert [part["type"] for part in parts] == ["image", "text", "text", "image", "text", "text", "image", "text"]
+    said = [part["text"] for part in parts if part["type"] == "text"]
+    assert said[1].endswith("\n") and len(said[1]) > 1
+    assert said[-1] == "\n"
+    assert conversation(one)[1] == {"role": "assistant", "content": one.turns[0].answer}
+
+
+# Labels of the views
+
+
+def as_map(points, columns, rows):
+    """[tiles, tokens, POINTS] of a view -> [rows * SIDE * ROWS, columns * SIDE * COLUMNS]."""
+    grid = points.reshape(rows, columns, SIDE, SIDE, ROWS, COLUMNS).transpose(0, 2, 4, 1, 3, 5)
+    return grid.reshape(rows * SIDE * ROWS, columns * SIDE * COLUMNS)
+
+
+def test_labels_follow_each_view():
+    picture = Picture((Shape("square", "blue", 150, 60, 60),), 200, 112, WHITE)  # 2 x 1 tiles, padded
+    assert picture.grid == (2, 1)
+    points, middles = label_views(picture)
+    assert points.shape == (3, SIDE * SIDE, 2, ROWS * COLUMNS)
+    assert middles.shape == (3, SIDE * SIDE, 4, 6)
+    whole, tiles = as_map(points[:1, :, 0], 1, 1), as_map(points[1:, :, 0], 2, 1)
+    square = THINGS.index("square")
+    for shown, width, height in ((whole, 112, 112), (tiles, 224, 112)):
+        scale = min(width / 200, height / 112)
+        x, y = scale * 150 + (width - scale * 200) / 2, scale * 60 + (height - scale * 112) / 2
+        assert shown[int(y * ROWS / 28), int(x * COLUMNS / 28)] == square
+        assert np.mean(shown == square) == pytest.approx((scale * 53) ** 2 / (width * height), rel=0.3)
+
+
+def test_labels_of_middles_and_edges():
+    points, middles = label_views(BOARD.picture)
+    [place] = np.argwhere(middles[0, ..., 0] == THINGS.index("star")).tolist()
+    assert place == [3 * SIDE + 2, 1]  # (80, 85) of 112 pixels: the third token of the last row, upper right patch
+    assert middles[0, place[0], place[1]].tolist() == [THINGS.index("star"), HUES.index("blue"), 58, 62, 85, 89]
+    assert (middles[1:, ..., 2:] == IGNORED).all()  # boxes are those of the whole
+    assert (middles[1:, ..., 0] > 0).sum() == 3
+
+
+def test_characters_too_small_to_read_are_not_asked_for():
+    text = Text("KQ", "red", "DejaVuSansMono", 120, 130, 16)
+    points, _ = label_views(Picture((text,), 224, 224, WHITE))
+    assert IGNORED in points[0]
+    assert {THINGS[label] for label in np.unique(points[1:, :, 0]) if label} == {"K", "Q"}
+
+
+def test_labels_fit_the_pixels(processor):
+    """Where a label names a hue, the processor's pixels have about that color."""
+    for number in range(12):
+        one = example("train", number, kind="board")
+        points, _ = label_views(one.pictures[0])
+        pixels = np.asarray(processor.image_processor([draw(one.pictures[0])])["pixel_values"])
+        right = total = 0
+        for view, token, point in np.argwhere(points[:, :, 1] % IGNORED > 0)[::3].tolist():
+            row, column = divmod(token, SIDE)
+            y = 28 * row + int((point // COLUMNS + 0.5) * 28 / ROWS)
+            x = 28 * column + int((point % COLUMNS + 0.5) * 28 / COLUMNS)
+            color = np.asarray(COLORS[HUES[points[view, token, 1, point]]]) / 127.5 - 1
+            right += np.abs(pixels[view, :, y, x] - color).max() < 0.3
+            total += 1
+        assert right >= 0.8 * total > 0  # the others lie at an edge
+
+
+# Stages
+
+
+def test_looking_leaves_out_the_whole_of_pages_and_keeps_few_views():
+    for number in range(0, 96_000, 4800):
+        picture, views = look(number)
+        assert 1 <= len(views) <= 4
+        assert max(views) <= picture.grid[0] * picture.grid[1]
+        assert (0 in views) == (not all(isinstance(part, Text) for part in picture.parts) or len(picture.parts) <= 5)
+    row = LookingDataset(10)[3]
+    assert isinstance(row["picture"], Image.Image)
+    assert len(row["labels"][0][0]) == len(row["views"])
+
+
+def test_pages_begin_in_one_style():
+    first = page(random.Random(0), "train", variety=0.0)
+    assert len({(text.color, text.font, text.size) for text in first.parts}) == 1
+    later = page(random.Random(0), "train", variety=1.0)
+    assert len({(text.color, text.font, text.size) for text in later.parts}) > 3
+
+
+def test_rows_of_about_the_same_length_share_a_batch(processor):
+    dataset = AnsweringDataset(10**6)
+    start = 50 * ALIKE
+    prompts = [dataset[start + number]["messages"] for number in range(ALIKE)]
+    ids = processor.apply_chat_template(prompts, tokenize=True, return_dict=True, return_tensors=None)["input_ids"]
+    lengths = np.asarray([len(each) for each in ids]).reshape(4, -1)
+    assert lengths.mean() / lengths.max(1).mean() > 0.8
+
+
+def test_the_tokenizer_knows_the_words_and_reads_characters(processor):
+    tokenizer = processor.tokenizer
+    assert len(tokenizer) <= 704
+    for string in ("OPEN", "7BKC", "1996"):
+        assert len(tokenizer.tokenize(string)) == len(string)
+    assert tokenizer.tokenize("<|ref|>") == ["<|ref|>"]
+    for answer in ("<|ref|>the star<|/ref|><|det|>[[580, 0, 850, 890]]<|/det|>", "| A | B |\n| --- | --- |"):
+        assert tokenizer.decode(tokenizer(answer)["input_ids"]) == answer
