@@ -198,6 +198,7 @@ release:
 	@$(RELEASE_VENV)/bin/python -m build --outdir dist build/release > build/release.log 2>&1 || { cat build/release.log >&2; exit 1; }
 	@$(RELEASE_VENV)/bin/python -m twine check --strict dist/*
 	@echo "Nothing was uploaded."
+	@rm -rf build/release build/release.log
 	@$(PYTHON) release/check.py
 
 clean:

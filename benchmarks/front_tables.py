@@ -1,4 +1,4 @@
-"""The README's own parts: why this package, in five rows with figures from benchmarks/results, and where to clone it."""
+"""The README's own parts: where to clone it, and why this package, in five rows from benchmarks/results."""
 
 import json
 import re

@@ -292,7 +292,7 @@ COMMANDS = {
     "demo": Command(
         "open a web page to talk with a model",
         f"""A web page with pictures, answers as they are made, and several turns. It needs Gradio:
-pip install 'deepseek-vl-hf[demo]'
+pip install 'gradio>=6'
 
 {KNOWS_SCENES}""",
         _demo,
@@ -300,7 +300,7 @@ pip install 'deepseek-vl-hf[demo]'
     "serve": Command(
         "answer OpenAI clients",
         f"""A server with OpenAI's protocol, run by transformers or by vLLM; which one, and why, is printed. It needs
-pip install 'deepseek-vl-hf[serving]', or vLLM. What stands behind -- goes to vLLM:
+pip install 'transformers[serving]', or vLLM. What stands behind -- goes to vLLM:
 
   deepseek-vl serve path/to/model --engine vllm -- --tensor-parallel-size 4
 
@@ -309,7 +309,8 @@ pip install 'deepseek-vl-hf[serving]', or vLLM. What stands behind -- goes to vL
     ),
     "train": Command(
         "fine-tune a model on conversations with pictures",
-        """Teaches a model the answers in conversations. It needs pip install 'deepseek-vl-hf[train]'
+        """Teaches a model the answers in conversations. It needs:
+pip install 'datasets>=4' 'matplotlib>=3.8' 'peft>=0.18'
 
 All rows are checked before the model is loaded. OUT gets checkpoints, the loss curve, and in the end adapters or a
 checkpoint, with the processor. On several GPUs or machines:

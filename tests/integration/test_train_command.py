@@ -85,8 +85,8 @@ def test_what_learns_and_what_stays(families, data, tmp_path, capsys, name, reci
         part: sum(tensor.numel() for key, tensor in before.items() if part_of(key) == part) for part in EVERYTHING
     }
     for part in {part_of(key) for key in before}:
-        learnt = counted[part] if part in learning else 0
-        assert f"{part:<16} {counted[part]:>15,} {learnt:>15,}\n" in table
+        learned = counted[part] if part in learning else 0
+        assert f"{part:<16} {counted[part]:>15,} {learned:>15,}\n" in table
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -265,7 +265,7 @@ def test_rows_at_fault_are_all_named_before_anything_is_loaded(families, data, t
     bad.write_text("\n".join(lines))
     assert train(bad, vl.converted, output, "--lora", "4") == 1
     error = capsys.readouterr().err
-    assert "4 rows cannot be learnt:" in error
+    assert "4 rows cannot be trained on:" in error
     for number, reason in ((2, "is no JSON"), (3, "There is no assistant answer"), (4, "none.png"), (5, "Picture 1")):
         assert any(f"line {number}" in line and reason in line for line in error.splitlines()), number
     assert not output.exists()
