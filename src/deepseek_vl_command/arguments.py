@@ -350,8 +350,8 @@ model fits in memory.""",
     ),
     "doctor": Command(
         "check this installation and this machine",
-        """Compares versions with the supported ranges, and shows what is installed and what this machine can do. The output
-can be pasted into a bug report.
+        """Compares versions with the supported ranges, and shows what is installed and what this machine can do. The
+output can be pasted into a bug report.
 
 It works where the package itself cannot be loaded. The exit status is 1 if something that is required is broken.""",
         _doctor,

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 BRITISH = re.compile(
     r"colour|\bgrey|neighbour|behaviour|favour|flavour|honour|labour|centre|centring|learnt|spelt|burnt|catalogue|artefact"
     r"|defence|licence|programme\b|judgement|whilst|fulfil\b|grammes?\b|(label|cancel|model|travel|signal|channel|level)l(ed|ing)\b"
-    r"|\b\w*(normal|initial|material|orthogonal|token|recogn|organ|optim|summar|util|general|special|serial|synchron|minim|maxim"
+    r"|(normal|initial|material|orthogonal|token|recogn|organ|optim|summar|util|general|special|serial|synchron|minim|maxim"
     r"|emphas|quant|visual|vector|standard|categor|author|equal|parallel|stabil|memor|anonym|custom|random|real)is(e|ing|ation)"
     r"|analys(e[dr]?|ing)\b",
     re.IGNORECASE,
@@ -42,11 +42,10 @@ def texts():
 
 def test_spelling_is_american():
     found = [
-        f"{name}:{number}: {match.group()}"
+        f"{name}: {word}"
         for name, text in texts()
-        for number, line in enumerate(text.splitlines(), 1)
-        for match in BRITISH.finditer(line)
-        if match.group().lower() not in ALLOWED.get(name, ())
+        for word in sorted(set(re.findall("[a-z]+", text.lower())))  # each word once: searching the whole takes seconds
+        if BRITISH.search(word) and word not in ALLOWED.get(name, ())
     ]
     assert found == []
 
