@@ -332,7 +332,7 @@ def test_files_that_cannot_be_rewound():
         (b'<?xml version="1.0"?><svg>', ValueError, "it is an SVG drawing"),
         (b"%PDF-1.7", ValueError, "it is a PDF document"),
         (b"version https://git-lfs.github.com/spec/v1", ValueError, r"pointer of a Git LFS file; fetch .*git lfs pull"),
-        (b"nothing", ValueError, "it begins with b'nothing', and is no picture"),
+        (b"nothing", ValueError, "it begins with b'nothing', and is not a picture"),
         (DATA[: len(DATA) // 2], ValueError, "truncated"),
         ({"bytes": None, "path": None}, ValueError, "the bytes are None and the path is None; expected one of them"),
         ({"bytes": "text"}, TypeError, "Found a str as a picture's bytes"),

@@ -85,7 +85,7 @@ def test_families_without_boxes_refuse_them(vl):
     [
         ({"ref": ["a"], "bbox": [[0, 0, 1, 1]]}, r"Found 2 times <ref-object> and 1 in `objects`"),
         ({"ref": ["a", "a"], "bbox": []}, r"Found 1 times <bbox> and 0 in `objects`"),
-        ({"ref": ["a", 1], "bbox": [[0, 0, 1, 1]]}, "Found a `ref` that is no list of texts"),
+        ({"ref": ["a", 1], "bbox": [[0, 0, 1, 1]]}, "Found a `ref` that is not a list of texts"),
         ({"ref": ["a", "a"], "bbox": [[0, 0, 1]]}, r"Box 1 is \[0, 0, 1\]; expected the numbers"),
         ({"ref": ["a", "a"], "bbox": [[0, 0, 1, "1"]]}, r"Box 1 is \[0, 0, 1, '1'\]; expected the numbers"),
         ({"ref": ["a", "a"], "bbox": [[0, 0, 1, float("nan")]]}, r"Box 1 is \[0, 0, 1, nan\]"),

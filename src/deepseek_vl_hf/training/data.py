@@ -25,7 +25,7 @@ SHOWN_FAULTS = 20
 ROWS_FOR_PROCESSES = 256
 MOST_PROCESSES = 16
 DATASETS_NEEDED = (
-    "{name} is no file, so it is taken for a data set of the library `datasets`, which is not installed here: "
+    "{name} is not a file, so it is taken for a data set of the library `datasets`, which is not installed here: "
     "pip install 'datasets>=4'. Or name a file of JSON lines."
 )
 NO_PICTURE = (

@@ -89,7 +89,7 @@ def naming_bad_values(place: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, StrictDataclassError) as error:
         raise ValueError(
             f"{place} holds a value of another kind than every DeepSeek-VL checkpoint has ({error}). Download the file "
-            "again, or mend the value."
+            "again, or correct the value."
         ) from error
 
 
