@@ -294,7 +294,7 @@ def test_long_prompts_are_shown_where_they_part(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"picture": "a.png"}\n', "record 1, is no answer of this command"),
+        ("a.jsonl", '{"picture": "a.png"}\n', "record 1, is not an answer of this command"),
         ("a.jsonl", "hello\n", "record 1, cannot be read"),
         ("a.jsonl", "hello", "is not a file of answers"),
         ("a.csv", "a,b\n1,2\n", "the first line is 'a,b'"),

@@ -256,7 +256,7 @@ def test_published_sizes_where_nothing_is_said():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"high_res_vision_config": {"image_size": 1000}}, "image_size 1000 is no multiple of the patch size 16"),
+        ({"high_res_vision_config": {"image_size": 1000}}, "image_size 1000 is not a multiple of the patch size 16"),
         ({"high_res_vision_config": {"model_type": "vitdet"}}, "high_res_vision_config has the model_type 'vitdet'"),
         (
             {"vision_config": {"model_type": "clip_vision_model"}},

@@ -131,7 +131,7 @@ class AnswerFile:
 
     def _note(self, record: Any, number: int) -> None:
         if not isinstance(record, dict) or set(record) != set(FIELDS) or not isinstance(record["picture"], str):
-            raise ValueError(f"{self._place(number)} is no answer of this command. Name another --output.")
+            raise ValueError(f"{self._place(number)} is not an answer of this command. Name another --output.")
         differences = list(_differences({name: record[name] for name in ASKED}, self.asked))
         if differences:
             raise ValueError(
