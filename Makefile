@@ -16,6 +16,7 @@
 #   make compatibility  the parity tests on every transformers release that the package admits, for docs/compatibility.md
 #   make lint           linters and type checker alone
 #   make docs-tables    write the tables of the README and of docs/ anew from their files
+#   make release        build the sdist and the wheel of the last commit in dist/ and check them; nothing is uploaded
 #   make bench          time every stage against transformers' own classes (half an hour on two cores; 14 GB of memory)
 #   make clean          remove environments and build products
 
@@ -29,6 +30,7 @@ SWIFT_VENV ?= .venv-ms-swift
 EVAL_VENV ?= .venv-eval
 NEXT_VENV ?= .venv-next
 LOCK_VENV ?= .venv-lock
+RELEASE_VENV ?= .venv-release
 # Installed where $(PYTHON) has no torch to lend. Whether it is the CPU build decides the package index that pip is set
 # up for (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL); the general one serves Linux a build with the CUDA libraries.
 TORCH ?= -r requirements/torch.txt
@@ -43,7 +45,7 @@ INSTALL = bin/python -m pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo docs test test-oldest test-page test-docs test-vllm test-ms-swift test-eval test-newest fuzz lock compatibility lint bench docs-tables clean
+.PHONY: demo docs test test-oldest test-page test-docs test-vllm test-ms-swift test-eval test-newest fuzz lock compatibility lint bench docs-tables release clean
 
 # $(call make-torch,folder,options of pip): an environment with a torch, lent or installed
 define make-torch
@@ -184,6 +186,21 @@ bench: $(VENV)/.installed
 docs-tables: $(VENV)/.installed
 	$(BIN)/python benchmarks/readme_tables.py --write
 
+# From the last commit alone: a build in the working tree would take along what lies there, and what earlier builds left.
+# The wheel is built from the sdist, so that a file missing there is missed.
+release:
+	@git diff --quiet HEAD || { echo "Some changes are not committed. Commit or stash them: a release is built from a commit." >&2; exit 1; }
+	@$(PYTHON) release/check.py > /dev/null
+	@$(PYTHON) -m venv $(RELEASE_VENV)
+	@$(RELEASE_VENV)/$(INSTALL) "build>=1.2" "twine>=6.1"
+	@rm -rf dist build/release && mkdir -p build/release
+	@git archive HEAD | tar -x -C build/release
+	@$(RELEASE_VENV)/bin/python -m build --outdir dist build/release > build/release.log 2>&1 || { cat build/release.log >&2; exit 1; }
+	@$(RELEASE_VENV)/bin/python -m twine check --strict dist/*
+	@echo "Nothing was uploaded."
+	@rm -rf build/release build/release.log
+	@$(PYTHON) release/check.py
+
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) $(DOCS_VENV) $(VLLM_VENV) $(SWIFT_VENV) $(EVAL_VENV) $(NEXT_VENV) $(LOCK_VENV) build dist \
+	rm -rf $(VENV) $(OLDEST_VENV) $(PAGE_VENV) $(DOCS_VENV) $(VLLM_VENV) $(SWIFT_VENV) $(EVAL_VENV) $(NEXT_VENV) $(LOCK_VENV) $(RELEASE_VENV) build dist \
 		demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

@@ -1,6 +1,7 @@
-"""The README's own table: why this package, in five rows with figures from benchmarks/results."""
+"""The README's own parts: where to clone it, and why this package, in five rows from benchmarks/results."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,16 @@ from typing import Any
 from speed_tables import amount
 
 RESULTS = Path(__file__).parent / "results"
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+INSTALL = """In a virtual environment of Python 3.10 or newer{instead}:
+
+```bash
+git clone {address} deepseek_vl_hf && cd deepseek_vl_hf
+pip install uv
+uv pip install torch --torch-backend=auto
+uv pip install -e .
+```"""
+PLACEHOLDER = "https://example.org/"
 HEAD = ("", "deepseek_vl_hf", "transformers' port", "original code")
 NOT_MEASURED = "not measured"
 
@@ -22,6 +33,13 @@ def why_table() -> str:
         ("DeepSeek-VL2", "tiny, small, base", "none", "tiny, small, base; transformers 4.38 only"),
     ]
     return "\n".join("| " + " | ".join(line) + " |" for line in (HEAD, ("---",) * len(HEAD), *rows))
+
+
+def install_lines() -> str:
+    """How to clone and install, with the address that pyproject.toml gives."""
+    (address,) = re.findall(r'^Repository = "(.*)"$', PYPROJECT.read_text(encoding="utf-8"), re.MULTILINE)
+    instead = f", with this repository's address in place of `{address}`" if address.startswith(PLACEHOLDER) else ""
+    return INSTALL.format(address=address, instead=instead)
 
 
 def _results(name: str) -> Any:

@@ -75,10 +75,10 @@ def build(cls: Any, config: Any, dtype: torch.dtype, lender: Any = None) -> Any:
             owner, _, leaf = name.rpartition(".")
             model.get_submodule(owner).register_buffer(leaf, lent[name].to(buffer.dtype), persistent=False)
         return model.eval()
-    return _materialise(model).eval()
+    return _materialize(model).eval()
 
 
-def _materialise(model: Any) -> Any:
+def _materialize(model: Any) -> Any:
     """Gives a model on the meta device memory, and its buffers their values."""
     model.to_empty(device=DEVICE)
     rotary = model.model.language_model.rotary_emb

@@ -309,7 +309,7 @@ QUANTIZATION = {
     "int4 memory": int4_tables.memory_table,
 }
 PAGES = {
-    "README.md": {"memory": memory_table, "why": front_tables.why_table},
+    "README.md": {"install": front_tables.install_lines, "memory": memory_table, "why": front_tables.why_table},
     "docs/checkpoints.md": {"checkpoints": checkpoints_table, "conversion": conversion_table},
     "docs/nano.md": {"nano": nano_table},
     "docs/parity.md": {"parity": parity_table},

@@ -49,7 +49,7 @@ MEMORY = Path(__file__).parent / "memory_vl2.py"
 
 
 def pixels(tiles: int, dtype: torch.dtype) -> torch.Tensor:
-    """Random normalised pixels, [tiles, 3, 384, 384]."""
+    """Random normalized pixels, [tiles, 3, 384, 384]."""
     return torch.randn(tiles, 3, 384, 384, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
 
 

@@ -35,13 +35,13 @@ def each(pair: Pair, make: Callable[[Implementation], Run]) -> Runs:
 
 
 def preprocessing(pair: Pair, pictures: int) -> Runs:
-    """Pictures in memory to normalised pixels in both resolutions."""
+    """Pictures in memory to normalized pixels in both resolutions."""
     images = [picture()] * pictures
     return each(pair, lambda one: lambda: one.processor.image_processor(images, return_tensors="pt"))
 
 
 def pixels(pair: Pair, pictures: int = 1) -> dict[str, torch.Tensor]:
-    """Random normalised pixels in both resolutions."""
+    """Random normalized pixels in both resolutions."""
     model = next(iter(pair.values())).model
     generator = torch.Generator().manual_seed(0)
     sides = {"pixel_values": 384, "high_res_pixel_values": 1024}

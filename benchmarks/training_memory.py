@@ -4,7 +4,7 @@
 
 Models of the published sizes are made without memory, as torch's fake tensors. The recipes' own code chooses what
 learns, and a forward and a backward pass run over one sequence of 2048 tokens, the first of which are a picture's; a
-quarter of them is learnt. All tensors are counted for as long as they live: weights, gradients, and the most of
+quarter of them is learned. All tensors are counted for as long as they live: weights, gradients, and the most of
 everything else, which is what is kept for the gradients, autocast's copies of weights that learn, and what exists for a
 moment. Gradients are there from the beginning, as in all batches of a step but the first. What runs is what a GPU runs:
 attention without kept scores, experts as grouped products. With 4-bit weights it is taken to be the same.
@@ -53,7 +53,7 @@ RECIPES = {
     **{f"--stage {stage}": Recipe(stage=stage) for stage in (1, 2, 3)},
     "--full": Recipe(full=True),
 }
-TOKENS, LEARNT = 2048, 512
+TOKENS, LEARNED = 2048, 512
 PICTURE = (1024, 768)
 TILE = 384
 COMPUTED_IN = torch.bfloat16
@@ -129,9 +129,9 @@ def loss_of(model: Any, pixels: dict[str, torch.Tensor]) -> torch.Tensor:
     text = model.get_input_embeddings()(ids)
     embeds = torch.cat([image[None].to(text.dtype), text], 1)
     hidden = model.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, -LEARNT:].flatten(0, 1))
+    logits = model.lm_head(hidden[:, -LEARNED:].flatten(0, 1))
     vocabulary = model.config.text_config.vocab_size
-    labels = torch.zeros(LEARNT, dtype=torch.long)
+    labels = torch.zeros(LEARNED, dtype=torch.long)
     loss: torch.Tensor = model.loss_function(logits, None, vocabulary, shift_labels=labels)
     return loss
 
@@ -219,7 +219,7 @@ def main() -> int:
     sizes: dict[str, dict[str, Any]] = {size: {} for size in SIZES}
     for size, recipe in tqdm([(size, recipe) for size in SIZES for recipe in RECIPES]):
         sizes[size][recipe] = figures_of(SIZES[size], RECIPES[recipe])
-    figures = {"tokens": TOKENS, "learnt": LEARNT, "picture": PICTURE, "check": check_in_a_process(), "bytes": sizes}
+    figures = {"tokens": TOKENS, "learnt": LEARNED, "picture": PICTURE, "check": check_in_a_process(), "bytes": sizes}
     report("training_memory", figures, stored=not arguments.no_result)
     return 0
 

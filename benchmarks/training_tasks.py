@@ -4,7 +4,7 @@
 
 Models are nano, and the small models with random weights that the tests use. Tasks: which team a flag is (a color is
 answered by another one's name), reading a digit, and for DeepSeek-VL2 the box of a square. Adapters beside random
-weights have nothing to stand on, so there they begin with what `--full` learnt of another task. Exact answers count.
+weights have nothing to stand on, so there they begin with what `--full` learned of another task. Exact answers count.
 """
 
 import argparse

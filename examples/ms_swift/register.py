@@ -121,7 +121,7 @@ class ConversationTemplate(Template):
         elif isinstance(answers[-1], list):
             encoded = self._encode_generated(conversation, objects)
         else:
-            encoded = self._encode_answers(conversation, objects, self._learnt_answers(inputs.messages))
+            encoded = self._encode_answers(conversation, objects, self._learned_answers(inputs.messages))
         pixels = {name: encoded[name] for name in self._pixel_names if name in encoded}
         return {name: encoded[name][0].tolist() for name in ("input_ids", "labels") if name in encoded} | pixels
 
@@ -145,17 +145,17 @@ class ConversationTemplate(Template):
         system = self.template_meta.default_system if inputs.system is None else inputs.system
         return messages if system is None else [{"role": "system", "content": system}, *messages]
 
-    def _encode_answers(self, conversation: Conversation, objects: dict[str, Any], learnt: list[bool]) -> Any:
+    def _encode_answers(self, conversation: Conversation, objects: dict[str, Any], learned: list[bool]) -> Any:
         collator = ConversationCollator(self.processor, max_length=maxsize)  # ms-swift itself looks at the length
         encoded = collator([{"messages": conversation, "objects": objects}])
         labels = encoded["labels"][0]
         labels[0] = IGNORED  # nothing predicts the first token, and ms-swift counts on it
-        if not all(learnt):
-            self._ignore_answers(labels, learnt)
+        if not all(learned):
+            self._ignore_answers(labels, learned)
         return encoded
 
-    def _learnt_answers(self, messages: Conversation) -> list[bool]:
-        """For each answer whether it is learnt: as its message says, else as `--loss_scale` does."""
+    def _learned_answers(self, messages: Conversation) -> list[bool]:
+        """For each answer whether it is learned: as its message says, else as `--loss_scale` does."""
         questions = [number for number, message in enumerate(messages) if message["role"] == "user"]
         ignored_to = questions[-1] if questions and self._loss_scale == "last_round" else -1
         return [
@@ -164,16 +164,16 @@ class ConversationTemplate(Template):
             if message["role"] == "assistant"
         ]
 
-    def _ignore_answers(self, labels: torch.Tensor, learnt: list[bool]) -> None:
+    def _ignore_answers(self, labels: torch.Tensor, learned: list[bool]) -> None:
         """Takes the labels from answers. Each ends with the only end-of-sentence token in it."""
         ends = ((labels == self.processor.tokenizer.eos_token_id).nonzero().flatten() + 1).tolist()
-        if len(ends) != len(learnt):
+        if len(ends) != len(learned):
             raise ValueError(
-                f"Found {len(learnt)} answers, of which {len(learnt) - len(ends)} are empty; expected text in each of "
-                "them where not all answers are learnt."
+                f"Found {len(learned)} answers, of which {len(learned) - len(ends)} are empty; expected text in each, "
+                "because not all answers are trained on. Fill them in, or leave these turns out."
             )
-        for is_learnt, start, end in zip(learnt, [0, *ends], ends, strict=False):
-            if not is_learnt:
+        for is_learned, start, end in zip(learned, [0, *ends], ends, strict=False):
+            if not is_learned:
                 labels[start:end] = IGNORED
 
     def _encode_question(self, conversation: Conversation, objects: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 Answers say little about a picture: a few tokens, and which part of the picture they are about is for the model to find
 out. Yet everything in a drawn scene is known. So while it learns to answer, a linear layer on the image tokens also
 says what is at each of `POINTS` points of the token's part of the picture: nothing, which character, which shape or a
-bar, and in which colour; which shape has its middle there, or which bar its top, for counting and comparing; and in
+bar, and in which color; which shape has its middle there, or which bar its top, for counting and comparing; and in
 which column and row of the grid the token is. The layer is thrown away when training is over.
 """
 

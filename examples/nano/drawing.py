@@ -67,7 +67,7 @@ class View:
 
     @property
     def shift(self) -> tuple[int, int]:
-        """How far the image processor, which centres a picture on a square, moves what is seen: right and down."""
+        """How far the image processor, which centers a picture on a square, moves what is seen: right and down."""
         width, height = self.right - self.left, self.bottom - self.top
         return (SIDE - width) // 2 - self.left, (SIDE - height) // 2 - self.top
 

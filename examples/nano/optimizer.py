@@ -1,6 +1,6 @@
 """Muon for the matrices, AdamW for everything else, as one optimizer.
 
-Muon (Jordan et al. 2024; `torch.optim.Muon`) orthogonalises the update of each matrix. On these scenes it reaches a
+Muon (Jordan et al. 2024; `torch.optim.Muon`) orthogonalizes the update of each matrix. On these scenes it reaches a
 given loss in far fewer steps than AdamW alone, and a step costs little more.
 """
 
@@ -19,7 +19,7 @@ BETAS = (0.9, 0.98)
 TABLES = ("embed_tokens", "position_embedding", "pos_embed", "lm_head", "rel_pos")
 
 WARM_UP_STEPS = 100
-# Of the rate for looking: answers stand still at the full rate, and are learnt at this one.
+# Of the rate for looking: answers stand still at the full rate, and are learned at this one.
 ANSWERING_RATE = 0.3
 DECAY_SHARE = 0.25  # of a stage
 

@@ -9,7 +9,7 @@ from .scenes import SIDE, SMALL_TEXT, Bar, CharacterScene, ChartScene, Scene, Sh
 
 CHINESE_SHARE = 0.2
 MOST_TURNS = 8
-# Difference of the distances between two centres, in pixels, from which on one direction is plainly the larger one.
+# Difference of the distances between two centers, in pixels, from which on one direction is plainly the larger one.
 CLEAR_DIRECTION = 24
 KINDS = (
     "color",
@@ -143,7 +143,7 @@ def _counts(scene: ShapeScene, rng: random.Random) -> list[Turn]:
     for color, number in Counter(shape.color for shape in scene.shapes).items():
         english = (f"How many {color} shapes are there?", f"How many shapes are {color}?")
         turns.append(_turn(rng, "count", english, f"图中有几个{CHINESE[color]}的形状？", str(number)))
-    # Most kinds and colours occur once; without a preference for the others, "1" would be right too often.
+    # Most kinds and colors occur once; without a preference for the others, "1" would be right too often.
     return sorted(turns, key=lambda turn: rng.random() + (turn.answer == "1"))
 
 
@@ -152,13 +152,13 @@ def _plural(kind: str) -> str:
 
 
 def _unique(scene: ShapeScene) -> list[Shape]:
-    """The shapes that colour and kind together tell from all others."""
+    """The shapes that color and kind together tell from all others."""
     names = Counter((shape.color, shape.shape) for shape in scene.shapes)
     return [shape for shape in scene.shapes if names[shape.color, shape.shape] == 1]
 
 
 def _name(shape: Shape, scene: ShapeScene, rng: random.Random) -> tuple[str, str]:
-    """What to call a shape, in English and Chinese: without its colour in half of the cases in which that is clear."""
+    """What to call a shape, in English and Chinese: without its color in half of the cases in which that is clear."""
     alone = sum(other.shape == shape.shape for other in scene.shapes) == 1
     if alone and rng.random() < 0.5:
         return f"the {shape.shape}", CHINESE[shape.shape]
@@ -177,7 +177,7 @@ def _places(scene: ShapeScene, rng: random.Random, view: View) -> list[Turn]:
 
 
 def place_of(shape: Shape | Text, view: View) -> str | None:
-    """The ninth of the picture in which a shape or a centred text has its middle; None where that is not plain."""
+    """The ninth of the picture in which a shape or a centered text has its middle; None where that is not plain."""
     thirds = []
     for middle, shift in zip((shape.x, shape.y), view.shift, strict=True):
         near = [int((middle + shift + step) * 3 / SIDE) for step in (-CLEAR_PLACE, CLEAR_PLACE)]
@@ -279,6 +279,6 @@ def _about_bar(bar: Bar, rng: random.Random) -> list[Turn]:
         (f"What color is the bar {label}?", f"{label}是什么颜色？", color),
         (f"What is the label of the {color} bar?", f"{chinese}柱子的标签是什么？", label),
     )
-    # A bar's value stands next to its colour; what goes by labels is harder and asked more often.
+    # A bar's value stands next to its color; what goes by labels is harder and asked more often.
     chosen = {*rng.choices(questions, weights=(1, 2, 2, 2), k=2)}
     return [_turn(rng, "chart", (english,), in_chinese, answer) for english, in_chinese, answer in sorted(chosen)]

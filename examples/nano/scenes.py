@@ -35,7 +35,7 @@ CELLS = tuple((column, row) for row in range(3) for column in range(3))
 
 @dataclass(frozen=True)
 class Shape:
-    """A filled shape: its centre and its size in pixels."""
+    """A filled shape: its center and its size in pixels."""
 
     shape: str
     color: str
@@ -46,7 +46,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Text:
-    """A line of text: left edge (or middle, if centred), middle of its height, and font size in pixels."""
+    """A line of text: left edge (or middle, if centered), middle of its height, and font size in pixels."""
 
     text: str
     color: str
@@ -67,14 +67,14 @@ class ShapeScene:
 
     @property
     def key(self) -> str:
-        """Shapes, colours and the ninth of the picture that each stands in."""
+        """Shapes, colors and the ninth of the picture that each stands in."""
         places = sorted((shape.shape, shape.color, shape.x // CELL, shape.y // CELL) for shape in self.shapes)
         return f"shapes {places}"
 
 
 @dataclass(frozen=True)
 class TextScene:
-    """One to four lines of text from top to bottom, each in a colour of its own."""
+    """One to four lines of text from top to bottom, each in a color of its own."""
 
     background: tuple[int, int, int]
     texts: tuple[Text, ...]
@@ -94,7 +94,7 @@ class CharacterScene:
 
     @property
     def key(self) -> str:
-        """Characters, colours and the ninth of the picture that each stands in."""
+        """Characters, colors and the ninth of the picture that each stands in."""
         places = sorted((text.text, text.color, text.x // CELL, text.y // CELL) for text in self.characters)
         return f"characters {places}"
 
@@ -182,7 +182,7 @@ def _large_text_scene(rng: random.Random, split: str) -> TextScene:
 def _shape_scene(rng: random.Random, split: str) -> ShapeScene:
     cells = rng.sample(CELLS, rng.randint(1, 5))
     shapes = []
-    # Few kinds or few colours at a time, so that counts above one are common.
+    # Few kinds or few colors at a time, so that counts above one are common.
     kinds, colors = rng.sample(SHAPES, rng.randint(2, 5)), rng.sample(tuple(COLORS), rng.randint(2, 5))
     for cell in cells:
         x, y, size = _in_cell(cell, rng)
@@ -195,7 +195,7 @@ def _shape_scene(rng: random.Random, split: str) -> ShapeScene:
 
 
 def _in_cell(cell: tuple[int, int], rng: random.Random) -> tuple[int, int, int]:
-    """Centre and size of something that stands within a cell, in pixels."""
+    """Center and size of something that stands within a cell, in pixels."""
     size = rng.randint(28, 62)
     x, y = (8 + CELL * place + size // 2 + rng.randint(0, CELL - size) for place in cell)
     return x, y, size
@@ -234,7 +234,7 @@ def page_scene(rng: random.Random, split: str, variety: float = 1.0) -> PageScen
     Args:
         rng: source of randomness.
         split: "train" or "held-out".
-        variety: 0 to 1, from black text in one font and size to all of them. Characters are learnt far sooner one
+        variety: 0 to 1, from black text in one font and size to all of them. Characters are learned far sooner one
             style after the other.
     """
     smallest, largest = (MIDDLE_TEXT * (size / MIDDLE_TEXT) ** variety for size in (SMALLEST_TEXT, LARGEST_PAGE_TEXT))

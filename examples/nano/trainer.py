@@ -53,7 +53,7 @@ class NanoTrainer(Trainer):
 
 
 def _freeze_towers(model: Any) -> None:
-    """Keeps what the towers learnt by looking: gradients of the first answers, which are guesses, would undo it."""
+    """Keeps what the towers learned by looking: gradients of the first answers, which are guesses, would undo it."""
     model.model.vision_model.requires_grad_(False)
     model.model.high_res_vision_model.requires_grad_(False)
     model.model.high_res_vision_neck.requires_grad_(False)

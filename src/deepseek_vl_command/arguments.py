@@ -21,7 +21,7 @@ SHARD_SIZE = "5GB"
 GROUP_SIZES = (32, 64, 128)
 
 QUESTION = "Describe the picture."
-KNOWS_SCENES = "The default model, nano, knows drawn scenes alone: shapes, strings, bar charts."
+KNOWS_SCENES = "The default model, nano, knows only drawn scenes: shapes, strings, bar charts."
 OF_THE_CHECKPOINT = "folder or Hub repository of the checkpoint"
 
 
@@ -95,7 +95,7 @@ def _version() -> str:
 def _chat(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument(
-        "--image", metavar="FILE", action="append", default=[], help="picture of the first message; may be repeated"
+        "--image", metavar="FILE", action="append", default=[], help="picture for the first message; may be repeated"
     )
     _add_model_arguments(parser)
 
@@ -121,7 +121,9 @@ def _describe(parser: argparse.ArgumentParser) -> None:
         "--model", type=values.name, default=NANO, help="folder or Hub repository (default: %(default)s)"
     )
     parser.add_argument("--together", action="store_true", help="ask once, about all pictures")
-    parser.add_argument("--json", action="store_true", help="print an object with figures on a line for each answer")
+    parser.add_argument(
+        "--json", action="store_true", help="print each answer as a JSON object with its figures,\none per line"
+    )
     add_many(parser)
     _add_model_arguments(parser)
 
@@ -141,15 +143,19 @@ def _serve(parser: argparse.ArgumentParser) -> None:
         help="auto takes vLLM where it is installed and can serve\nthe model (default: %(default)s)",
     )
     _add_address(parser, 8000)
-    parser.add_argument("--name", type=values.name, help="of the model, for clients (default: MODEL as it stands here)")
+    parser.add_argument("--name", type=values.name, help="the model's name for clients (default: MODEL as given here)")
     parser.add_argument(
         "--api-key",
         type=values.name,
         metavar="KEY",
-        help="that clients must send (default:\n$DEEPSEEK_VL_API_KEY, or none)",
+        help="key that clients must send (default:\n$DEEPSEEK_VL_API_KEY, or none)",
     )
     parser.add_argument(
-        "--max-images", type=values.count, metavar="N", default=16, help="in one request (default: %(default)s)"
+        "--max-images",
+        type=values.count,
+        metavar="N",
+        default=16,
+        help="most pictures in a request (default: %(default)s)",
     )
     _add_loading(parser)
 
@@ -161,12 +167,19 @@ def _add_address(parser: argparse.ArgumentParser, port: int) -> None:
         default="127.0.0.1",
         help="address to listen on (default: %(default)s, this machine alone;\n0.0.0.0 is open to the network)",
     )
-    parser.add_argument("--port", type=values.port, default=port, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--port", type=values.port, default=port, metavar="N", help="port to listen on (default: %(default)s)"
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", type=values.name, default=NANO, help="(default: %(default)s)"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        type=values.name,
+        default=NANO,
+        help="folder or Hub repository (default: %(default)s)",
     )
 
 
@@ -177,7 +190,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--int4", action="store_true", help="give the language model 4-bit weights")
+    parser.add_argument("--int4", action="store_true", help="load the language model with 4-bit weights")
     parser.add_argument(
         "--dtype",
         choices=("bfloat16", "float32", "float16"),
@@ -186,7 +199,7 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast",
         action="store_true",
-        help="pack the weights for this machine's processor\nfirst; up to two minutes for 7 billion of them",
+        help="pack the weights for this machine's processor\nfirst, which takes up to two minutes for 7 billion",
     )
     parser.add_argument("--device", type=values.device, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
 
@@ -218,7 +231,7 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="read DST again, compare every tensor with SRC,\nand run a prompt through both if memory allows",
+        help="read DST back, compare every tensor with SRC,\nand run a prompt through both if memory allows",
     )
     result = parser.add_mutually_exclusive_group()
     result.add_argument("--dry-run", action="store_true", help="show what becomes of each tensor; write nothing")
@@ -254,22 +267,26 @@ def _add_shard_size(parser: argparse.ArgumentParser) -> None:
         type=values.size,
         metavar="SIZE",
         default=SHARD_SIZE,
-        help="of a weight file (default: %(default)s)",
+        help="largest size of a weight file (default: %(default)s)",
     )
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is at DST")
-    parser.add_argument("--base-model", type=values.name, metavar="REPO", help="origin to name in the model card")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DST")
+    parser.add_argument("--base-model", type=values.name, metavar="REPO", help="origin that the model card names")
+    parser.add_argument("--quiet", action="store_true", help="print only errors")
 
 
 def _verify_real(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=values.name, metavar="MODEL", help="folder or Hub repository, in either layout")
     parser.add_argument(
-        "--report", metavar="FILE", type=Path, default=Path("verify-real.json"), help="(default: %(default)s)"
+        "--report",
+        metavar="FILE",
+        type=Path,
+        default=Path("verify-real.json"),
+        help="report to write (default: %(default)s)",
     )
-    parser.add_argument("--work-dir", metavar="DIR", type=Path, help="where the temporary folder goes")
+    parser.add_argument("--work-dir", metavar="DIR", type=Path, help="where to put the temporary folder")
 
 
 def _doctor(parser: argparse.ArgumentParser) -> None:
@@ -279,14 +296,14 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "chat": Command(
         "talk with a model about pictures",
-        f"""A conversation about pictures; answers come as they are made.
+        f"""A conversation about pictures; answers appear as they are generated.
 
 {KNOWS_SCENES} Type /help in the conversation.""",
         _chat,
     ),
     "describe": Command(
         "ask one question about pictures",
-        f"""Asks a question about each picture by itself, and prints the answers. For many pictures:
+        f"""Asks a question about each picture on its own and prints the answers. For many pictures:
 
   deepseek-vl describe FOLDER --output answers.jsonl --resume
 
@@ -295,16 +312,16 @@ COMMANDS = {
     ),
     "demo": Command(
         "open a web page to talk with a model",
-        f"""A web page with pictures, answers as they are made, and several turns. It needs Gradio:
-pip install 'deepseek-vl-hf[demo]'
+        f"""A web page for conversations about pictures; answers appear as they are generated. It needs Gradio:
+pip install 'gradio>=6'
 
 {KNOWS_SCENES}""",
         _demo,
     ),
     "serve": Command(
         "answer OpenAI clients",
-        f"""A server with OpenAI's protocol, run by transformers or by vLLM; which one, and why, is printed. It needs
-pip install 'deepseek-vl-hf[serving]', or vLLM. What stands behind -- goes to vLLM:
+        f"""A server with OpenAI's protocol, run by transformers or by vLLM. It says which one
+it took, and why. It needs vLLM, or pip install 'transformers[serving]'. Arguments after -- are passed to vLLM:
 
   deepseek-vl serve path/to/model --engine vllm -- --tensor-parallel-size 4
 
@@ -313,33 +330,35 @@ pip install 'deepseek-vl-hf[serving]', or vLLM. What stands behind -- goes to vL
     ),
     "train": Command(
         "fine-tune a model on conversations with pictures",
-        """Teaches a model the answers in conversations. It needs pip install 'deepseek-vl-hf[train]'
+        """Trains a model on the answers in conversations. It needs:
+pip install 'datasets>=4' 'matplotlib>=3.8' 'peft>=0.18'
 
-All rows are checked before the model is loaded. OUT gets checkpoints, the loss curve, and in the end adapters or a
-checkpoint, with the processor. On several GPUs or machines:
+All rows are checked before the model is loaded. OUT gets checkpoints and the loss curve, and in the end the adapters or
+the model, with the processor. On several GPUs or machines:
 
   accelerate launch -m deepseek_vl_hf train DATA ...""",
         add_train,
     ),
     "merge": Command(
-        "add adapters to their model's weights",
-        """Writes a checkpoint with the weights of a model and its adapters added up, in either layout.
+        "merge adapters into their model's weights",
+        """Writes a checkpoint that has the adapters merged into the model's weights, in either layout.
 
-DST is complete or absent, whatever happens.""",
+Whatever happens, DST is either complete or absent.""",
         add_merge,
     ),
     "convert": Command(
         "convert a checkpoint to the transformers layout, or back",
         """Converts a DeepSeek-VL checkpoint between the original and the transformers layout.
 
-SRC is only read. DST is complete or absent, whatever happens. Original checkpoints also load without conversion.""",
+SRC is never changed. Whatever happens, DST is either complete or absent.
+Original checkpoints also load without conversion.""",
         _convert,
     ),
     "quantize": Command(
         "write a checkpoint with 4-bit weights",
         """Writes a DeepSeek-VL checkpoint whose language model has 4-bit weights.
 
-SRC is read layer by layer, in either layout. DST is complete or absent, whatever happens.""",
+SRC is read layer by layer, in either layout. Whatever happens, DST is either complete or absent.""",
         _quantize,
     ),
     "verify-real": Command(
@@ -353,7 +372,8 @@ model fits in memory.""",
     ),
     "doctor": Command(
         "check this installation and this machine",
-        """Shows versions against the tested ranges, what this machine can do and what is installed, for a bug report.
+        """Compares versions with the supported ranges, and shows what is installed and what this machine can do. The
+output can be pasted into a bug report.
 
 It works where the package itself cannot be loaded. The exit status is 1 if something that is required is broken.""",
         _doctor,

@@ -13,19 +13,19 @@ JSON_LINES, CSV = ".jsonl", ".csv"
 def add_many(parser: argparse.ArgumentParser) -> None:
     """Describes the options that lead to a file of answers."""
     group = parser.add_argument_group("many pictures")
-    group.add_argument("--recursive", action="store_true", help="also take the pictures of folders in folders")
+    group.add_argument("--recursive", action="store_true", help="also take pictures from subfolders")
     group.add_argument(
         "--output",
         type=_file_of_answers,
         metavar="FILE",
         help=f"write the answers into this file, as JSON lines ({JSON_LINES})\nor CSV ({CSV}), and show a progress bar",
     )
-    group.add_argument("--resume", action="store_true", help="go on with an --output that a run before left")
+    group.add_argument("--resume", action="store_true", help="continue the --output of an earlier run")
     group.add_argument(
         "--batch-size",
         type=values.count,
         metavar="N",
-        help=f"pictures that the model reads at once (default: {BATCH_SIZE})",
+        help=f"pictures that the model reads together (default: {BATCH_SIZE})",
     )
 
 
@@ -41,9 +41,7 @@ def check_many(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> N
                 parser.error(f"found {option} without --output; name the file of answers with --output FILE")
     for option, given in (("--json", parsed.json), ("--together", parsed.together)):
         if parsed.output is not None and given:
-            parser.error(
-                f"found {option} with --output, which writes an answer for each picture; leave one of them out"
-            )
+            parser.error(f"found {option} with --output, which writes one answer per picture; leave one of them out")
     parsed.batch_size = parsed.batch_size or BATCH_SIZE
 
 
@@ -52,7 +50,7 @@ def question_in_file(name: str) -> str:
     try:
         text = Path(name).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
-        reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else _reason(error)
+        reason = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else _reason(error)
         raise argparse.ArgumentTypeError(f"found {name!r}, but {reason}; expected a text file in UTF-8") from error
     if not text:
         raise argparse.ArgumentTypeError(f"found {name!r}, which holds no text; write the question into it")

@@ -1,7 +1,7 @@
 """`deepseek-vl doctor`: what is installed and what this machine can do, also where the package cannot be imported.
 
-Versions come from the packages' metadata and the tested ranges from this package's own, so nothing is imported for
-them. What has to be imported is asked for in another process, see `probe`.
+Versions come from the packages' metadata and the supported ranges from this package's own, so nothing is imported
+for them. What has to be imported is asked for in another process, see `probe`.
 """
 
 import argparse
@@ -20,6 +20,9 @@ from .faults import one_line
 
 PACKAGE = "deepseek-vl-hf"
 SECONDS = 300  # for the imports, on a slow disk
+# The versions that the test suite is pinned to, oldest first. requirements/ has them, but is not installed, so they are
+# repeated here; tests/unit/test_requirements.py compares.
+TESTED = {"transformers": ("5.18.0", "5.24.0"), "torch": ("2.13.0",)}
 # Beside the package: what it is for.
 OPTIONAL = {
     "torchao": "4-bit weights (--int4, quantize): a quarter of the memory",
@@ -45,7 +48,7 @@ class Installed:
     Attributes:
         name: that of its distribution.
         version: None where it is not installed.
-        wanted: the tested range, "" for any.
+        wanted: the supported range, "" for any.
         fits: whether the version is in it; None where that cannot be told.
         use: what an optional package is for.
     """
@@ -68,6 +71,7 @@ class Report:
         torch: see `probe.torch_findings`, or an "error".
         package: see `probe.package_findings`, or an "error".
         memory: bytes in all, and those that are free; None where the system does not tell.
+        tested: the versions that the test suite runs with, of the packages that matter most.
         problems: what is broken, and what to do.
         advice: what would be faster, or possible.
     """
@@ -78,6 +82,7 @@ class Report:
     torch: dict[str, Any]
     package: dict[str, Any]
     memory: dict[str, int | None]
+    tested: dict[str, tuple[str, ...]]
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
@@ -109,6 +114,7 @@ def examine() -> Report:
         torch=found["torch"],
         package=found["package"],
         memory=_memory(),
+        tested=TESTED,
     )
     report.problems += _problems(report)
     report.advice += _advice(report)
@@ -218,7 +224,7 @@ def _problems(report: Report) -> list[str]:
         if each.version is None:
             problems.append(f"{each.name} is not installed. {line}")
         elif each.fits is False:
-            problems.append(f"Found {each.name} {each.version}; tested is {each.wanted}. {line}")
+            problems.append(f"Found {each.name} {each.version}; supported is {each.wanted}. {line}")
     for name, found in (("torch", report.torch), ("deepseek_vl_hf", report.package)):
         if "error" in found:
             problems.append(f"{name} cannot be imported: {one_line(found['error'])}")

@@ -12,12 +12,13 @@ def text_of(report: Report) -> str:
     width = max((len(each.name) for each in names), default=0)
     lines = [
         _row("package", f"deepseek-vl-hf {system['version']}"),
-        _row("Python", f"{system['python']} (tested: {system['python_wanted'] or 'not known'})"),
+        _row("Python", f"{system['python']} (supported: {system['python_wanted'] or 'not known'})"),
         _row("system", system["system"]),
         *_machine(report),
         "",
         "Required packages",
         *(_required(each, width) for each in report.required),
+        _tested(report),
         "",
         "Optional packages",
         *(_optional(each, width) for each in report.optional),
@@ -55,10 +56,15 @@ def _machine(report: Report) -> list[str]:
 
 def _required(each: Installed, width: int) -> str:
     mark = "missing" if each.version is None else {True: "ok", False: "WRONG", None: "?"}[each.fits]
-    return f"  {mark:<9}{each.name:<{width}}  {each.version or '-':<14}  tested: {each.wanted or 'any'}".rstrip()
+    return f"  {mark:<9}{each.name:<{width}}  {each.version or '-':<14}  supported: {each.wanted or 'any'}".rstrip()
+
+
+def _tested(report: Report) -> str:
+    versions = ", ".join(f"{name} {' and '.join(found)}" for name, found in report.tested.items())
+    return f"  The test suite runs with {versions}; docs/compatibility.md lists what else was run."
 
 
 def _optional(each: Installed, width: int) -> str:
     mark = "absent" if each.version is None else {True: "ok", False: "other", None: "?"}[each.fits]
-    tested = f" (tested: {each.wanted})" if each.fits is False else ""
-    return f"  {mark:<9}{each.name:<{width}}  {each.version or '-':<14}  {each.use}{tested}".rstrip()
+    supported = f" (supported: {each.wanted})" if each.fits is False else ""
+    return f"  {mark:<9}{each.name:<{width}}  {each.version or '-':<14}  {each.use}{supported}".rstrip()

@@ -6,6 +6,7 @@ Importing the package registers its classes, so that `pipeline("image-text-to-te
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import program as _program  # noqa: F401 # first, see there
 from .cpu.dtypes import fast_dtype
 from .cpu.packed_weights import packing_report, prepack_weights
 from .hf.versions import warn_if_untested

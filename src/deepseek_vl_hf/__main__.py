@@ -1,4 +1,4 @@
-"""`python -m deepseek_vl_hf`, for launchers that take a module; `deepseek-vl` is quicker."""
+"""`python -m deepseek_vl_hf`, for launchers that take a module."""
 
 import sys
 

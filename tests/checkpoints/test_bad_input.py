@@ -200,7 +200,7 @@ DAMAGED = {
         ValueError,
         "preprocessor_config.json has image_size 336, but config.json's tower reads 384",
     ),
-    "normalised twice": (in_file("preprocessor_config.json", do_normalize=True), ValueError, "do_normalize is True"),
+    "normalized twice": (in_file("preprocessor_config.json", do_normalize=True), ValueError, "do_normalize is True"),
     "another chat format": (in_file("processor_config.json", sft_format="plain"), ValueError, "sft_format is 'plain'"),
     "number of image tokens": (
         in_file("processor_config.json", num_image_tokens=100),

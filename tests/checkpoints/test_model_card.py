@@ -75,7 +75,7 @@ def test_no_trace_of_the_template(card):
 
 
 @pytest.mark.parametrize("folder", ["deepseek-vl-7b-chat", "deepseek-vl-1.3b-base"])
-def test_a_published_folder_is_recognised(original, tmp_path, folder):
+def test_a_published_folder_is_recognized(original, tmp_path, folder):
     shutil.copytree(original, tmp_path / folder)
     convert_checkpoint(tmp_path / folder, tmp_path / "target")
     card = ModelCard.load(tmp_path / "target" / "README.md")

@@ -248,8 +248,8 @@ def test_what_is_left_behind_is_said(source, tmp_path):
     assert "Note: Nothing reads tokenizer_config.json: chat_template" in lines
 
 
-def test_the_paddings_colour_follows_the_mean(source, tmp_path):
-    """As in the original, where no colour is stored."""
+def test_the_paddings_color_follows_the_mean(source, tmp_path):
+    """As in the original, where no color is stored."""
 
     def change(content):
         content.pop("background_color")

@@ -226,7 +226,7 @@ HIGH, LOW = "vision_config.params.high_res_cfg", "vision_config.params.low_res_c
         (f"{HIGH}.model_name", "sam_h", "high_res_cfg.model_name is 'sam_h'; expected 'sam_b_downsample'"),
         (f"{HIGH}.select_layer", -2, "high_res_cfg.select_layer is -2; expected -1"),
         (f"{HIGH}.downsample_channels", [512, 512], r"downsample_channels is \[512, 512\]; expected \[512, 1024\]"),
-        (f"{HIGH}.image_size", 1000, "image_size 1000 is no multiple of the patch size 16"),
+        (f"{HIGH}.image_size", 1000, "image_size 1000 is not a multiple of the patch size 16"),
         (f"{LOW}.model_name", "vit_huge", "low_res_cfg.model_name is 'vit_huge'"),
         ("vision_config.params.concat_type", "add", "concat_type is 'add'; expected 'tuple'"),
         ("aligner_config.params.projector_type", "mlp_gelu", "expected 'low_high_hybrid_split_mlp_gelu'"),

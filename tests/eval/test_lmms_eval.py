@@ -282,7 +282,7 @@ def test_the_tasks_of_the_page_exist_and_those_that_are_scored_elsewhere_say_so(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("pretrained=nano,colour=red", "Found model arguments that do not exist: colour"),
+        ("pretrained=nano,color=red", "Found model arguments that do not exist: color"),
         ("dtype=float32", "Found no model; expected --model_args pretrained=path/to/model"),
         ("pretrained=nano,dtype=half-float", "Found dtype=half-float; expected float32"),
         ("pretrained=nano,tiling=false", "Found tiling for a deepseek_vl_hybrid; it is for DeepSeek-VL2"),

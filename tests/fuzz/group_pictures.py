@@ -329,7 +329,7 @@ def array_of_bool(numbers: np.ndarray) -> np.ndarray | None:
 
 
 def _check_scaled(recipe: Recipe) -> None:
-    """Rescaling and normalising are what the settings say, of bytes and of floats that are scaled already."""
+    """Rescaling and normalizing are what the settings say, of bytes and of floats that are scaled already."""
     processor = checkpoint("vl", "original").processor.image_processor
     random = np.random.default_rng(recipe["seed"])
     pixels = random.integers(0, 256, (recipe["height"] + 4, recipe["width"] + 4, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Training rows as several trainers write them: a row's pictures are learnt, or it is refused by its number."""
+"""Training rows as several trainers write them: a row's pictures are learned, or it is refused by its number."""
 
 import base64
 import json
@@ -167,13 +167,13 @@ def _compare(processor: Any, recipe: Recipe, batch: Any, wanted: list[int]) -> N
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     lengths = processor.num_tokens_of_images(batch) if "pixel_values" in batch else []
     if len(lengths) != len(wanted) or int((ids == processor.image_token_id).sum()) != sum(lengths):
-        raise OtherValueError(f"{len(lengths)} pictures are learnt of {len(wanted)}")
+        raise OtherValueError(f"{len(lengths)} pictures are learned of {len(wanted)}")
     if recipe["family"] == "vl" and wanted:
         each = [processor.image_processor(picture(number), return_tensors="pt")["pixel_values"] for number in wanted]
         if not torch.equal(batch["pixel_values"], torch.cat(each)):
             raise OtherValueError("the pictures are others, or stand in another order")
-    learnt = processor.tokenizer.decode(labels[1:][labels[1:] >= 0], clean_up_tokenization_spaces=False)
+    learned = processor.tokenizer.decode(labels[1:][labels[1:] >= 0], clean_up_tokenization_spaces=False)
     answers = "".join(turn["answer"].strip() for turn in recipe["turns"])
-    without_marks = learnt.replace(" ", "").replace(processor.tokenizer.eos_token, "")
+    without_marks = learned.replace(" ", "").replace(processor.tokenizer.eos_token, "")
     if without_marks != answers.replace(" ", "").replace(processor.tokenizer.eos_token, ""):
-        raise OtherValueError(f"learns {learnt!r}; the answers are {answers!r}")
+        raise OtherValueError(f"learns {learned!r}; the answers are {answers!r}")

@@ -236,4 +236,4 @@ def test_the_loop_of_vl2(vl2, capsys):
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is not None, reason="Gradio is installed")
 def test_the_page_without_gradio(capsys):
     assert main(["demo"]) == 1
-    assert "The page needs Gradio: pip install 'deepseek-vl-hf[demo]'" in capsys.readouterr().err
+    assert "The page needs Gradio: pip install 'gradio>=6'" in capsys.readouterr().err

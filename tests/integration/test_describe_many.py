@@ -310,11 +310,11 @@ def test_long_prompts_are_shown_where_they_part(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"picture": "a.png"}\n', "record 1, is no answer of this command"),
+        ("a.jsonl", '{"picture": "a.png"}\n', "record 1, is not an answer of this command"),
         ("a.jsonl", "hello\n", "record 1, cannot be read"),
-        ("a.jsonl", "hello", "is no file of answers"),
+        ("a.jsonl", "hello", "is not a file of answers"),
         ("a.csv", "a,b\n1,2\n", "the first line is 'a,b'"),
-        ("a.csv", "a,b", "is no file of answers"),
+        ("a.csv", "a,b", "is not a file of answers"),
         ("missing/a.csv", None, "there is no folder"),
     ],
 )
@@ -370,7 +370,7 @@ def test_a_folder_without_output_is_printed(folder, capsys):
         ("-p x --prompt-file a", "not allowed with argument"),
         ("--prompt-file missing.txt", "found 'missing.txt', but no such file or directory"),
         ("--prompt-file empty.txt", "found 'empty.txt', which holds no text"),
-        ("--prompt-file bytes.txt", "found 'bytes.txt', but it is no text in UTF-8"),
+        ("--prompt-file bytes.txt", "found 'bytes.txt', but it is not text in UTF-8"),
     ],
 )
 def test_refused_combinations(tmp_path, monkeypatch, capsys, line, message):

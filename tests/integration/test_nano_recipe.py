@@ -374,7 +374,7 @@ def test_questions_grow_harder():
         [len(np.unique(dataset[LOOKING_PICTURES + start + number]["cells"][1])) - 1 for number in range(100)]
         for start in (0, 15_000)
     )
-    assert np.median(first) == 1  # one thing in one colour
+    assert np.median(first) == 1  # one thing in one color
     assert np.mean(later) > 1.5 > np.mean(first)
 
 

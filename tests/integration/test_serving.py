@@ -20,8 +20,8 @@ import pytest
 import transformers
 from transformers.models.auto import modeling_auto
 
-pytest.importorskip("fastapi", reason="needs what a server needs: pip install 'deepseek-vl-hf[serving]'")
-openai = pytest.importorskip("openai", reason="needs OpenAI's client: pip install 'deepseek-vl-hf[serving]'")
+pytest.importorskip("fastapi", reason="needs what a server needs: pip install 'transformers[serving]'")
+openai = pytest.importorskip("openai", reason="needs OpenAI's client: pip install 'transformers[serving]'")
 
 import deepseek_vl_hf
 from addresses import free_port

@@ -85,8 +85,8 @@ def test_what_learns_and_what_stays(families, data, tmp_path, capsys, name, reci
         part: sum(tensor.numel() for key, tensor in before.items() if part_of(key) == part) for part in EVERYTHING
     }
     for part in {part_of(key) for key in before}:
-        learnt = counted[part] if part in learning else 0
-        assert f"{part:<16} {counted[part]:>15,} {learnt:>15,}\n" in table
+        learned = counted[part] if part in learning else 0
+        assert f"{part:<16} {counted[part]:>15,} {learned:>15,}\n" in table
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -192,7 +192,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(families, data, tm
     (output / "checkpoint-2" / "trainer_state.json").unlink()
     (output / "checkpoint-3").mkdir(exist_ok=True)
     assert train(data, vl.converted, output, *course) == 1
-    assert "holds a run. Pass --resume to go on with it" in capsys.readouterr().err
+    assert "holds a run. Pass --resume to continue it" in capsys.readouterr().err
     shutil.copytree(output, tmp_path / "late")
     assert train(data, vl.converted, output, *course, "--resume") == 0
     told = capsys.readouterr().out
@@ -245,7 +245,7 @@ def test_another_run_is_not_gone_on_with(families, data, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     assert train(data, vl.converted, tmp_path / "full", "--lora", "4") == 1
-    assert "holds something that is no run of this command" in capsys.readouterr().err
+    assert "holds something other than a run of this command" in capsys.readouterr().err
 
 
 def test_rows_at_fault_are_all_named_before_anything_is_loaded(families, data, tmp_path, capsys, monkeypatch):
@@ -265,8 +265,8 @@ def test_rows_at_fault_are_all_named_before_anything_is_loaded(families, data, t
     bad.write_text("\n".join(lines))
     assert train(bad, vl.converted, output, "--lora", "4") == 1
     error = capsys.readouterr().err
-    assert "4 rows cannot be learnt:" in error
-    for number, reason in ((2, "is no JSON"), (3, "There is no assistant answer"), (4, "none.png"), (5, "Picture 1")):
+    assert "4 rows cannot be trained on:" in error
+    for number, reason in ((2, "is not JSON"), (3, "There is no assistant answer"), (4, "none.png"), (5, "Picture 1")):
         assert any(f"line {number}" in line and reason in line for line in error.splitlines()), number
     assert not output.exists()
 

@@ -1,7 +1,7 @@
 """Encodes rows with ms-swift, in a process of its own: python encode.py requests.json answers.pt
 
 The requests name the file to register, rows of each model, by its folder, and settings of templates that are refused.
-For each model the answers hold a batch, the ids of each row's question, what is learnt of the last row where its last
+For each model the answers hold a batch, the ids of each row's question, what is learned of the last row where its last
 answer alone counts, and the texts of the refusals. ms-swift changes transformers and peft while it is imported.
 """
 

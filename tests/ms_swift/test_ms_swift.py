@@ -118,8 +118,8 @@ def test_batches_and_questions_are_our_own(encoded, name):
         assert found["batch"][field].dtype == tensor.dtype
         assert torch.equal(found["batch"][field], tensor), field
     assert found["questions"] == [question(processor, row)["input_ids"][0].tolist() for row in rows]
-    learnt = [label for label in found["labels"] if label != -100]
-    assert processor.decode(learnt).strip() == f"I see it{processor.tokenizer.eos_token}"
+    learned = [label for label in found["labels"] if label != -100]
+    assert processor.decode(learned).strip() == f"I see it{processor.tokenizer.eos_token}"
 
 
 def test_settings_that_would_change_prompts_are_refused(encoded):

@@ -275,7 +275,7 @@ def client(nano_address):
 
 @pytest.mark.parametrize("source", ["file:///etc/hostname", "/etc/hostname", "{server}/picture.png"])
 def test_nothing_nearby_is_fetched_for_a_visitor(client, local_server, source):
-    """Whoever speaks to the server without the page cannot make it read its own files or its neighbours' pages."""
+    """Whoever speaks to the server without the page cannot make it read its own files or its neighbors' pages."""
     server, asked = local_server
     file = {"path": source.format(server=server), "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(Exception, match=r".") as error:

@@ -103,7 +103,7 @@ def test_towers_and_aligner(family, inputs, relative, case):
 
 
 def check_logits(logits, family, case, relative, tolerance):
-    """Last four rows, and for every position the normaliser, which covers the rest of each row."""
+    """Last four rows, and for every position the normalizer, which covers the rest of each row."""
     assert relative(logits[-4:], family.expected[f"case{case}.last_logits"]) <= tolerance
     assert relative(logits.logsumexp(-1), family.expected[f"case{case}.logsumexp"]) <= tolerance
 

@@ -93,7 +93,7 @@ def test_logits(opened, inputs, vl2, relative, case):
 
 
 def check_logits(logits, vl2, case, relative):
-    """Last four rows, and for every position the most likely token and the normaliser, which covers the whole row."""
+    """Last four rows, and for every position the most likely token and the normalizer, which covers the whole row."""
     assert relative(logits[-4:], vl2.expected[f"case{case}.last_logits"]) <= TOLERANCE
     assert torch.equal(logits.argmax(-1).int(), vl2.expected[f"case{case}.argmax"])
     assert relative(logits.logsumexp(-1), vl2.expected[f"case{case}.logsumexp"]) <= TOLERANCE

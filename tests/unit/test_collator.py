@@ -1,4 +1,4 @@
-"""Batches for training: what is learnt from, what is cut, and what is refused."""
+"""Batches for training: what is learned from, what is cut, and what is refused."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def num_images(batch):
     return len(batch.get("tile_grids", batch["pixel_values"]))
 
 
-def learnt(processor, batch, row):
+def learned(processor, batch, row):
     """The texts that labels stand for, one per run of them; the first token's label has no effect."""
     assert batch["labels"][row, 0] == batch["input_ids"][row, 0] == processor.tokenizer.bos_token_id
     runs, before = [], -100
@@ -64,12 +64,12 @@ def learnt(processor, batch, row):
     return [processor.tokenizer.decode(run) for run in runs]
 
 
-def test_answers_and_their_eos_are_learnt_and_nothing_else(processor, collate, gap):
+def test_answers_and_their_eos_are_learned_and_nothing_else(processor, collate, gap):
     rows = [dialogue("Red.", "No, just one."), dialogue("A longer answer than that of the first row.", images=2)]
     batch = collate([{"messages": rows[0]}, rows[1]])
     eos = processor.tokenizer.eos_token
-    assert learnt(processor, batch, 0) == [f"{gap}Red.{eos}", f"{gap}No, just one.{eos}"]
-    assert learnt(processor, batch, 1) == [f"{gap}A longer answer than that of the first row.{eos}"]
+    assert learned(processor, batch, 0) == [f"{gap}Red.{eos}", f"{gap}No, just one.{eos}"]
+    assert learned(processor, batch, 1) == [f"{gap}A longer answer than that of the first row.{eos}"]
     kept = batch["labels"] != -100
     assert torch.equal(batch["labels"][kept], batch["input_ids"][kept])
 
@@ -188,11 +188,11 @@ def test_the_originals_messages(processor, collate, gap):
         {"role": "User", "content": f"{processor.image_token}What?", "images": [PICTURE]},
         {"role": "Assistant", "content": "That."},
     ]
-    assert learnt(processor, collate([row]), 0) == [f"{gap}That.{processor.tokenizer.eos_token}"]
+    assert learned(processor, collate([row]), 0) == [f"{gap}That.{processor.tokenizer.eos_token}"]
 
 
 def test_labels_are_those_of_the_original(vl2, images):
-    """A finished conversation, with the prompt masked and with all text to be learnt."""
+    """A finished conversation, with the prompt masked and with all text to be learned."""
     row = vl2.cases["train_conversation"]
     row = [{**message, "images": [str(images / name) for name in message.get("images", [])]} for message in row]
     for masked, name in ((True, "train.labels"), (False, "train.labels_prompt_kept")):
@@ -201,7 +201,7 @@ def test_labels_are_those_of_the_original(vl2, images):
         assert batch["labels"][0].tolist() == vl2.expected[name].tolist()
 
 
-def test_prompts_can_be_learnt_too(processor):
+def test_prompts_can_be_learned_too(processor):
     batch = ConversationCollator(processor, mask_prompt=False)([dialogue("Red."), dialogue("Yes.", images=2)])
     masked = batch["labels"] == -100
     assert torch.equal(masked, (batch["input_ids"] == processor.image_token_id) | (batch["attention_mask"] == 0))
@@ -246,7 +246,7 @@ def test_a_cut_through_an_image_leaves_the_image_out(processor, collate, tokens,
     inside = inside % tokens
     batch = ConversationCollator(processor, max_length=start + inside, truncation=True)([row])
     assert batch["input_ids"].tolist() == whole["input_ids"][:, :start].tolist()
-    assert learnt(processor, batch, 0) == [f"{gap}Red.{processor.tokenizer.eos_token}"]
+    assert learned(processor, batch, 0) == [f"{gap}Red.{processor.tokenizer.eos_token}"]
     alone = collate([dialogue("Red.")])
     for name in set(whole) - {"input_ids", "attention_mask", "labels"}:
         assert torch.equal(batch[name], alone[name])

@@ -60,6 +60,19 @@ def test_what_needs_no_model_imports_nothing(words, status):
     assert ("usage: deepseek-vl" in result.stderr) == (status == 2)
 
 
+@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["describe"], 2)])
+def test_the_package_as_a_program_answers_at_once_too(tmp_path, words, status):
+    """With a torch that cannot be imported, so that what gets that far fails."""
+    (tmp_path / "torch.py").write_text("raise SystemExit(99)", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(Path(cli.__file__).parents[2])))}
+    command = [sys.executable, "-m", "deepseek_vl_hf"]
+    result = subprocess.run([*command, *words], capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == status
+    assert "usage: deepseek-vl" in result.stdout + result.stderr
+    command = [sys.executable, "-c", "import deepseek_vl_hf", "-m", "deepseek_vl_hf"]
+    assert subprocess.run([*command, *words], capture_output=True, check=False, env=environment).returncode == 99
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])

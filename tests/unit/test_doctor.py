@@ -49,7 +49,7 @@ def test_an_untested_release(probed, monkeypatch, capsys):
     monkeypatch.setattr(metadata, "version", lambda name: "5.30.1" if name == "transformers" else version(name))
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out
-    assert "Found transformers 5.30.1; tested is <5.25,>=5.18. pip install 'transformers<5.25,>=5.18'" in shown
+    assert "Found transformers 5.30.1; supported is <5.25,>=5.18. pip install 'transformers<5.25,>=5.18'" in shown
     assert any(line.split()[:3] == ["WRONG", "transformers", "5.30.1"] for line in shown.splitlines())
 
 

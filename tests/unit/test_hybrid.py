@@ -74,7 +74,7 @@ def test_the_reduction_test_sees_every_mistake(detailed):
         assert (found - expected).abs().max() > 100 * REDUCTION_TOLERANCE, name
 
 
-def test_both_resolutions_are_normalised_on_their_own(images):
+def test_both_resolutions_are_normalized_on_their_own(images):
     processor = DeepseekVLHybridImageProcessor()
     picture = Image.open(images / "wide.png")
     plain = processor(picture, do_normalize=False, return_tensors="pt")
@@ -141,7 +141,7 @@ def test_sizes_and_filters_that_do_not_suit(images, kwargs, message):
 
 
 def test_settings_of_other_peoples_files():
-    """transformers' own processor writes a background colour for the low resolution too; nothing is padded there."""
+    """transformers' own processor writes a background color for the low resolution too; nothing is padded there."""
     written = {"background_color": [127, 127, 127], "high_res_background_color": [122, 116, 104], "resample": 2}
     processor = DeepseekVLHybridImageProcessor(**written, high_res_size=512, high_res_image_mean=[0.5, 0.5, 0.5])
     assert processor.high_res_background_color == [122, 116, 104]
@@ -256,7 +256,7 @@ def test_published_sizes_where_nothing_is_said():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"high_res_vision_config": {"image_size": 1000}}, "image_size 1000 is no multiple of the patch size 16"),
+        ({"high_res_vision_config": {"image_size": 1000}}, "image_size 1000 is not a multiple of the patch size 16"),
         ({"high_res_vision_config": {"model_type": "vitdet"}}, "high_res_vision_config has the model_type 'vitdet'"),
         (
             {"vision_config": {"model_type": "clip_vision_model"}},

@@ -68,7 +68,7 @@ def test_num_image_tokens_of_an_image_below_a_patch():
 
 
 @pytest.mark.parametrize(("size", "offset"), [((10, 7), (0, 1)), ((7, 10), (1, 0)), ((10, 6), (0, 2))])
-def test_padding_is_centred_with_the_odd_pixel_behind(size, offset):
+def test_padding_is_centered_with_the_odd_pixel_behind(size, offset):
     image = gradient(*size)
     square = pad_to_square(image, (1, 2, 3))
     assert square.size == (10, 10)
@@ -93,7 +93,7 @@ def test_scaling_table_is_float32_division_by_255():
     assert np.array_equal(scaling_table(None)[0], values)
 
 
-def test_scaling_table_normalises_per_channel():
+def test_scaling_table_normalizes_per_channel():
     mean, std = [0.5, 0.4, 0.3], [0.5, 0.2, 0.1]
     table = scaling_table(1 / 255, mean, std)
     x = torch.arange(256, dtype=torch.float32) / 255
@@ -153,10 +153,10 @@ def test_arrays_give_the_same_pixels_as_the_picture(convert):
     assert to_rgb(convert(np.asarray(image))).tobytes() == image.tobytes()
 
 
-def test_grey_arrays():
-    grey = np.asarray(gradient(20, 10).convert("L"))
-    for array in (grey, grey[None], grey[..., None]):
-        assert to_rgb(array).tobytes() == Image.fromarray(grey).convert("RGB").tobytes()
+def test_gray_arrays():
+    gray = np.asarray(gradient(20, 10).convert("L"))
+    for array in (gray, gray[None], gray[..., None]):
+        assert to_rgb(array).tobytes() == Image.fromarray(gray).convert("RGB").tobytes()
 
 
 def test_floats_may_leave_the_range_by_a_rounding_error():
@@ -192,7 +192,7 @@ def test_a_format_that_the_shape_does_not_have():
         (np.zeros((0, 20, 3), np.uint8), "empty image of 20 x 0"),
         (np.full((10, 20, 3), 65536), "values from 65536 to 65536"),
         (np.full((10, 20, 3), -1), "values from -1 to -1"),
-        (np.full((10, 20, 3), -1.5), "values from -1.5 to -1.5.*before any normalisation"),
+        (np.full((10, 20, 3), -1.5), "values from -1.5 to -1.5.*before any normalization"),
         (np.full((10, 20, 3), np.nan), "values from nan to nan"),
     ],
 )

@@ -104,11 +104,11 @@ def test_blocks_cover_all_rows():
     assert rows[-1].stop == 8192 + 48
 
 
-@pytest.mark.parametrize("neighbours", [False, True])
-def test_sorting_and_back(neighbours):
-    block = Block(slice(0, 24), torch.empty(0), 3, neighbours)
+@pytest.mark.parametrize("neighbors", [False, True])
+def test_sorting_and_back(neighbors):
+    block = Block(slice(0, 24), torch.empty(0), 3, neighbors)
     taken = block.unsort(torch.arange(24))
-    assert taken[:5].tolist() == ([0, 2, 4, 6, 8] if neighbours else [0, 1, 2, 3, 8])
+    assert taken[:5].tolist() == ([0, 2, 4, 6, 8] if neighbors else [0, 1, 2, 3, 8])
     assert torch.equal(block.sort(taken), torch.arange(24))
 
 

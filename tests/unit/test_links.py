@@ -114,10 +114,10 @@ def test_another_status_is_named_whatever_comes_with_it(serve, status):
         ("/page", "it is a web page; link to the picture itself"),
         ("/announced", "the file is larger than the limit of 0.0[0-9]* MB"),
         ("/endless", "the file is larger than the limit of 0.0[0-9]* MB"),
-        ("/again", "the server sends on more than 5 times"),
-        ("/to/file:///etc/hosts", "the server sends on to 'file:///etc/hosts', which is not an http"),
-        ("/to/ftp://127.0.0.1/a.png", "the server sends on to 'ftp:"),
-        ("/to/data:image/png;base64,AAAA", "the server sends on to 'data:"),
+        ("/again", "the server redirects more than 5 times"),
+        ("/to/file:///etc/hosts", "the server redirects to 'file:///etc/hosts', which is not an http"),
+        ("/to/ftp://127.0.0.1/a.png", "the server redirects to 'ftp:"),
+        ("/to/data:image/png;base64,AAAA", "the server redirects to 'data:"),
     ],
 )
 def test_what_is_not_followed_or_not_read(serve, monkeypatch, path, message):
@@ -141,7 +141,7 @@ def test_the_time_is_the_whole_time(serve, monkeypatch, path):
     monkeypatch.setattr(links, "SECONDS", 0.2)
     _, url = serve()
     start = time.monotonic()
-    with pytest.raises(ValueError, match=r"TimeoutError: 'not everything came within 0.2 s'"):
+    with pytest.raises(ValueError, match=r"TimeoutError: 'not everything arrived within 0.2 s'"):
         open_image(url + path)
     assert time.monotonic() - start < 2
     for thread in [each for each in threading.enumerate() if each.name == "picture"]:
@@ -290,7 +290,7 @@ def test_ways_to_write_a_picture_down(tmp_path, monkeypatch, write):
         ("file://elsewhere/a.png", "names a file of the computer 'elsewhere'"),
         ("s3://bucket/a.png", "Links of the kind s3:// are not read"),
         ("data:image/png;base64", "comma before its data"),
-        ("data:image/png;base64,???", "no base64 text"),
+        ("data:image/png;base64,???", "not base64 text"),
         ("http://", "the link names no server"),
         ("http://127.0.0.1:99999/a.png", "No image could be read from .*Port"),
     ],

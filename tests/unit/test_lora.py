@@ -45,7 +45,7 @@ def test_attention_and_mlps_of_the_language_model_learn(families, name):
 
 @pytest.mark.parametrize("name", VL2_FAMILIES)
 def test_experts_on_request(families, name):
-    """They learn, and what was learnt is in the merged model.
+    """They learn, and what was learned is in the merged model.
 
     A short prompt, because a choice of experts that is close can turn out otherwise when weights are added up first.
     """
@@ -146,5 +146,5 @@ def test_refusals(families, monkeypatch):
         return load(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_peft)
-    with pytest.raises(ImportError, match=r"pip install 'deepseek-vl-hf\[train\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'peft>=0.18'"):
         lora_config(families["vl"].model)

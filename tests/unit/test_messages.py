@@ -17,7 +17,7 @@ def test_plain_messages_pass():
     assert normalize(*messages) == messages
 
 
-def test_neighbouring_texts_become_one():
+def test_neighboring_texts_become_one():
     content = [text("a"), text("b"), {"type": "image", "url": "u"}, text("c"), text("d")]
     result = normalize({"role": "user", "content": content})
     assert result == [{"role": "user", "content": [text("ab"), {"type": "image", "url": "u"}, text("cd")]}]

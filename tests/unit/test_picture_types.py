@@ -20,7 +20,7 @@ from deepseek_vl_hf.pictures.opening import flatten_pictures, open_image, open_i
 from deepseek_vl_hf.training.collator import ConversationCollator
 
 PROCESSORS = (DeepseekVLImageProcessor, DeepseekVLHybridImageProcessor, DeepseekVL2ImageProcessor)
-GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+GRAY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
 def encoded(image, kind="PNG", **options):
@@ -36,32 +36,32 @@ def levels(picture):
     return pixels[..., 0]
 
 
-SIXTEEN = GREY.astype(np.uint16) * 257
+SIXTEEN = GRAY.astype(np.uint16) * 257
 DEEP = {
     "I;16": Image.fromarray(SIXTEEN),
     "I;16B": Image.frombytes("I;16B", (16, 16), SIXTEEN.astype(">u2").tobytes()),
     "I": Image.fromarray(SIXTEEN.astype(np.int32)),
-    "I, 8 bits": Image.fromarray(GREY.astype(np.int32)),
+    "I, 8 bits": Image.fromarray(GRAY.astype(np.int32)),
     "PNG": encoded(Image.fromarray(SIXTEEN)),
     "TIFF": encoded(Image.fromarray(SIXTEEN), "TIFF"),
-    "F": Image.fromarray(GREY.astype(np.float32) / 255),
-    "F, [0, 255]": Image.fromarray(GREY.astype(np.float32)),
-    "TIFF of floats": encoded(Image.fromarray(GREY.astype(np.float32) / 255), "TIFF"),
+    "F": Image.fromarray(GRAY.astype(np.float32) / 255),
+    "F, [0, 255]": Image.fromarray(GRAY.astype(np.float32)),
+    "TIFF of floats": encoded(Image.fromarray(GRAY.astype(np.float32) / 255), "TIFF"),
     **{f"{kind} array": SIXTEEN.astype(kind) for kind in ("uint16", ">u2", "int32", "int64", "uint32")},
-    **{f"{kind} array, 8 bits": GREY.astype(kind) for kind in ("int16", "int32", "int64", "uint64")},
-    **{f"{kind} array": GREY.astype(kind) / 255 for kind in ("float32", "float64")},
-    **{f"{kind} array, [0, 255]": GREY.astype(kind) for kind in ("float16", "float32", "float64")},
+    **{f"{kind} array, 8 bits": GRAY.astype(kind) for kind in ("int16", "int32", "int64", "uint64")},
+    **{f"{kind} array": GRAY.astype(kind) / 255 for kind in ("float32", "float64")},
+    **{f"{kind} array, [0, 255]": GRAY.astype(kind) for kind in ("float16", "float32", "float64")},
     "channels": np.repeat(SIXTEEN[..., None], 3, axis=2),
     "uint16 tensor": torch.from_numpy(SIXTEEN)[None],
     "int64 tensor": torch.from_numpy(SIXTEEN.astype(np.int64))[None],
-    "float tensor": torch.from_numpy(GREY / 255)[None],
-    "bfloat16 tensor": torch.from_numpy(GREY.astype(np.float32))[None].to(torch.bfloat16),
+    "float tensor": torch.from_numpy(GRAY / 255)[None],
+    "bfloat16 tensor": torch.from_numpy(GRAY.astype(np.float32))[None].to(torch.bfloat16),
 }
 
 
 @pytest.mark.parametrize("name", DEEP)
 def test_more_bits_and_floats_are_scaled(name):
-    assert np.array_equal(levels(DEEP[name]), GREY)
+    assert np.array_equal(levels(DEEP[name]), GRAY)
 
 
 def test_sixteen_bits_are_rounded_to_the_nearest_level():
@@ -332,7 +332,7 @@ def test_files_that_cannot_be_rewound():
         (b'<?xml version="1.0"?><svg>', ValueError, "it is an SVG drawing"),
         (b"%PDF-1.7", ValueError, "it is a PDF document"),
         (b"version https://git-lfs.github.com/spec/v1", ValueError, r"pointer of a Git LFS file; fetch .*git lfs pull"),
-        (b"nothing", ValueError, "it begins with b'nothing', and is no picture"),
+        (b"nothing", ValueError, "it begins with b'nothing', and is not a picture"),
         (DATA[: len(DATA) // 2], ValueError, "truncated"),
         ({"bytes": None, "path": None}, ValueError, "the bytes are None and the path is None; expected one of them"),
         ({"bytes": "text"}, TypeError, "Found a str as a picture's bytes"),

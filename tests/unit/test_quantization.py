@@ -72,7 +72,7 @@ def test_answers_stay_near(families, int4, name, relative):
     with torch.no_grad():
         found, expected = model(**inputs).logits, whole(**inputs).logits
     # In the norm 4 bits move the logits by 0.2 to 0.31. Scales that are 1.5 times too large move them by 0.51,
-    # neighbouring groups in each other's place by 1.2.
+    # neighboring groups in each other's place by 1.2.
     assert 0.1 < ((found - expected).norm() / expected.norm()).item() < 0.38
     assert model.generate(**inputs, max_new_tokens=3, min_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
 

@@ -9,6 +9,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from deepseek_vl_command.doctor import TESTED
+
 ROOT = Path(__file__).parents[2]
 LOCKS = {"newest": ("dev",), "oldest": ("dev",), "page": ("dev", "demo", "page"), "docs": ("dev", "docs")}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -84,6 +86,13 @@ def test_what_is_known_of_transformers_is_what_the_metadata_admits():
     assert newest.release[:2] == (cap.major, cap.minor - 1)
     oldest = pinned(on("3.11", requirements("oldest.txt"))["transformers"])
     assert oldest.release[:2] == floor(transformers).release[:2]
+
+
+def test_the_doctor_names_the_versions_of_the_locks():
+    pins = [on("3.11", requirements(f"{name}.txt"))["transformers"] for name in ("oldest", "newest")]
+    (torch,) = requirements("torch.txt")
+    found = {"transformers": tuple(str(pinned(pin)) for pin in pins), "torch": (str(pinned(torch)),)}
+    assert found == TESTED
 
 
 def test_the_oldest_lock_begins_where_the_ranges_do():

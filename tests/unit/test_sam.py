@@ -238,7 +238,7 @@ def test_same_numbers_as_transformers_encoder(relative):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("image_size", 500, r"image_size 500 is no multiple of the patch size 16.*such as 496"),
+        ("image_size", 500, r"image_size 500 is not a multiple of the patch size 16.*such as 496"),
         ("use_rel_pos", False, "use_rel_pos is False; the encoder of DeepSeek-VL-Hybrid has True"),
         ("use_abs_pos", False, "use_abs_pos is False"),
         ("qkv_bias", False, "qkv_bias is False"),

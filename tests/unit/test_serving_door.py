@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-pytest.importorskip("starlette", reason="needs what a server needs: pip install 'deepseek-vl-hf[serving]'")
+pytest.importorskip("starlette", reason="needs what a server needs: pip install 'transformers[serving]'")
 
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse

@@ -103,7 +103,7 @@ def test_a_link_that_fails_without_words_is_named(reader, monkeypatch):
         raise TimeoutError
 
     monkeypatch.setattr(requests, "fetch", fail)
-    with pytest.raises(RequestError, match=r"a\.png', cannot be had: TimeoutError"):
+    with pytest.raises(RequestError, match=r"a\.png', cannot be fetched: TimeoutError"):
         reader.read({"messages": ask("Hi", "https://example.com/a.png")})
 
 

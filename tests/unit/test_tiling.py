@@ -16,7 +16,7 @@ from deepseek_vl_hf.models.deepseek_vl2.tiling import (
 
 
 def slow_choice(width, height):
-    """The rule step by step, as behaviour of the original is written down."""
+    """The rule step by step, as behavior of the original is written down."""
     best, most, least = None, -1, None
     for candidate in CANDIDATE_RESOLUTIONS:
         scale = min(candidate[0] / width, candidate[1] / height)

@@ -21,7 +21,7 @@ def rendered(vl2, one):
     return vl2.processor.tokenizer.decode(batch["input_ids"][0])
 
 
-def learnt(vl2, one):
+def learned(vl2, one):
     batch = ConversationCollator(vl2.processor)([one])
     labels = batch["labels"][0, 1:]
     return vl2.processor.tokenizer.decode(labels[labels != -100]).removesuffix(vl2.processor.tokenizer.eos_token)
@@ -30,7 +30,7 @@ def learnt(vl2, one):
 def test_names_and_boxes_take_their_places(vl2):
     one = row(ref=["a dog", "a dog"], bbox=[[40, 50, 200, 200]])
     assert "Find <|ref|>a dog<|/ref|>." in rendered(vl2, one)
-    answer = learnt(vl2, one)
+    answer = learned(vl2, one)
     assert answer == "<|ref|>a dog<|/ref|><|det|>[[100, 250, 500, 999]]<|/det|>"
     # The way back truncates, as the original does: a pixel less at most.
     assert vl2.processor.post_process_grounding([answer], [WIDE])[0].boxes == [[(40, 50, 200, 200)]]
@@ -51,7 +51,7 @@ def test_several_boxes_and_several_pictures(vl2):
         bbox=[[[0, 0, 400, 200], [200, 100, 400, 200]], [50, 150, 100, 300]],
         image_id=[0, 1],
     )
-    assert learnt(vl2, one) == (
+    assert learned(vl2, one) == (
         "<|det|>[[0, 0, 999, 999], [500, 500, 999, 999]]<|/det|> and <|det|>[[500, 500, 999, 999]]<|/det|>"
     )
 
@@ -67,7 +67,7 @@ def test_parts_and_files(vl2, tmp_path):
     one = {**row(ref=["it"], bbox=[[0, 0, 4, 2]], answer="<bbox>", question=parts), "images": ["wide.png"]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(one), encoding="utf-8")
     (loaded,) = load_conversations(tmp_path / "rows.jsonl")
-    assert learnt(vl2, loaded) == "<|det|>[[0, 0, 10, 10]]<|/det|>"
+    assert learned(vl2, loaded) == "<|det|>[[0, 0, 10, 10]]<|/det|>"
     assert "Find <|ref|>it<|/ref|>." in rendered(vl2, loaded)
 
 
@@ -85,7 +85,7 @@ def test_families_without_boxes_refuse_them(vl):
     [
         ({"ref": ["a"], "bbox": [[0, 0, 1, 1]]}, r"Found 2 times <ref-object> and 1 in `objects`"),
         ({"ref": ["a", "a"], "bbox": []}, r"Found 1 times <bbox> and 0 in `objects`"),
-        ({"ref": ["a", 1], "bbox": [[0, 0, 1, 1]]}, "Found a `ref` that is no list of texts"),
+        ({"ref": ["a", 1], "bbox": [[0, 0, 1, 1]]}, "Found a `ref` that is not a list of texts"),
         ({"ref": ["a", "a"], "bbox": [[0, 0, 1]]}, r"Box 1 is \[0, 0, 1\]; expected the numbers"),
         ({"ref": ["a", "a"], "bbox": [[0, 0, 1, "1"]]}, r"Box 1 is \[0, 0, 1, '1'\]; expected the numbers"),
         ({"ref": ["a", "a"], "bbox": [[0, 0, 1, float("nan")]]}, r"Box 1 is \[0, 0, 1, nan\]"),

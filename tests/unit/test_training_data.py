@@ -69,7 +69,7 @@ def test_data_that_is_not_there(vl, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="holds no rows"):
             load_data(str(tmp_path), vl.processor.image_token)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'deepseek-vl-hf\[train\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'datasets>=4'"):
         load_data("someone/something", vl.processor.image_token)
 
 
@@ -95,7 +95,7 @@ def test_a_fingerprint_is_of_texts_pictures_and_order(collator):
 
 def test_many_faults_are_counted(collator):
     bad = [{"messages": [{"role": "user", "content": "Hi"}], "place": f"row {number}"} for number in range(30)]
-    with pytest.raises(ValueError, match=r"(?s)^30 rows cannot be learnt:\nrow 0: .*\.\.\. and 10 more$"):
+    with pytest.raises(ValueError, match=r"(?s)^30 rows cannot be trained on:\nrow 0: .*\.\.\. and 10 more$"):
         check_rows(Data(bad), collator, False, nothing)
 
 

@@ -270,12 +270,12 @@ def test_a_line_ends_only_at_a_line_break(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2 is no JSON"),
-        ("[]", "line 2 is no object with a list of messages but a list"),
-        ("3", "line 2 is no object with a list of messages but a int"),
+        ("{", "line 2 is not JSON"),
+        ("[]", "line 2 is a list, not an object with a list of messages"),
+        ("3", "line 2 is a int, not an object with a list of messages"),
         ('{"messages": []}', "line 2: Found no messages; expected"),
         ('{"messages": [], "messages": []}', "line 2 names 'messages' twice"),
-        ("[" * 100_000, "line 2 is no JSON"),
+        ("[" * 100_000, "line 2 cannot be read as JSON"),
         ('{"messages": [{"role": "user", "content": "Hi"}]}', "line 2: There is no assistant answer"),
         (json.dumps(row_about("absent.png")), "line 2: Picture 1 is absent.png, and there is no file"),
         (json.dumps({"messages": TALK, "videos": ["a.mp4"]}), "line 2: Found the columns 'videos'"),
@@ -290,8 +290,8 @@ def test_lines_that_are_refused(folder, line, message):
     ("content", "message"),
     [
         ('[{"messages": [{"role": "user", "content": "Hi"}]}]', "row 1: There is no assistant answer"),
-        ("[1]", "row 1 is no object"),
-        ("[{]", "is no JSON: .*line 1 column"),
+        ("[1]", "row 1 is a int, not an object"),
+        ("[{]", "is not JSON: .*line 1 column"),
     ],
 )
 def test_arrays_that_are_refused(tmp_path, content, message):

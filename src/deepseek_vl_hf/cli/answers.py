@@ -50,9 +50,9 @@ class AnswerFile:
         if not path.parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.parent}. Create it, or name another --output.")
         if self._exists and not path.is_file():
-            raise ValueError(f"{path} is no file. Name another --output.")
+            raise ValueError(f"{path} is not a file. Name another --output.")
         if self._exists and not resume:
-            raise ValueError(f"{path} is there already. Pass --resume to go on with it, or name another --output.")
+            raise ValueError(f"{path} is there already. Pass --resume to continue it, or name another --output.")
         if not os.access(path if self._exists else path.parent, os.W_OK):
             raise ValueError(f"{path} may not be written. Name another --output.")
         if self._exists:
@@ -122,7 +122,7 @@ class AnswerFile:
         except (csv.Error, json.JSONDecodeError) as error:
             raise ValueError(f"{self._place(number + 1)} cannot be read: {error}. Name another --output.") from error
         if end == 0 and text and not self._begins_like_ours(text):
-            raise ValueError(f"{self.path} is no file of answers. Name another --output.")
+            raise ValueError(f"{self.path} is not a file of answers. Name another --output.")
         self._size = len(text[:end].encode("utf-8", "surrogateescape"))
 
     def _begins_like_ours(self, text: str) -> bool:
@@ -131,7 +131,7 @@ class AnswerFile:
 
     def _note(self, record: Any, number: int) -> None:
         if not isinstance(record, dict) or set(record) != set(FIELDS) or not isinstance(record["picture"], str):
-            raise ValueError(f"{self._place(number)} is no answer of this command. Name another --output.")
+            raise ValueError(f"{self._place(number)} is not an answer of this command. Name another --output.")
         differences = list(_differences({name: record[name] for name in ASKED}, self.asked))
         if differences:
             raise ValueError(

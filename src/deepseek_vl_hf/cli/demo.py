@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from ..chat.page import build_page, launch  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError("The page needs Gradio: pip install 'deepseek-vl-hf[demo]'") from error
+        raise ImportError("The page needs Gradio: pip install 'gradio>=6'") from error
     check_address(arguments.host, arguments.port)
     first = load_chat(arguments)
 

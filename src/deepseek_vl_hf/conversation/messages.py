@@ -43,7 +43,7 @@ def normalize_conversations(
     """Checks every conversation of a batch and brings it to transformers' shape; the given objects stay as they are.
 
     In the result a content is a string, or a list of `text` parts and `image` parts in which no two texts are
-    neighbours. An assistant's turn without content is an empty one.
+    neighbors. An assistant's turn without content is an empty one.
 
     Args:
         conversations: a batch of conversations.
@@ -88,7 +88,7 @@ def _normalize_message(
         del message["images"]  # an empty column beside parts that hold the images themselves
     # What calls tools has no content; a call itself is refused above.
     content = message.get("content", "" if role == "assistant" and "images" not in message else None)
-    # The original's shape is recognised by its spelling of the roles or by its `images`.
+    # The original's shape is recognized by its spelling of the roles or by its `images`.
     if "images" in message or (given[:1] in "<UAS" and isinstance(content, str)):
         content = _content_from_original(content, message.get("images"), place, image_placeholder)
     elif not isinstance(content, str):

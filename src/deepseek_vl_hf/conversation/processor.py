@@ -61,7 +61,7 @@ _OF_ORIGINALS = {"apply_sft_format", "conversations", "force_batchify", "inferen
 # What the families' own templates read beside the messages; of a message they read role and content alone.
 _VARIABLES_OF_OUR_TEMPLATES = frozenset({"bos_token", "eos_token"})
 
-# The mark of the conversation that is being tokenised. transformers' apply_chat_template calls the processor in between
+# The mark of the conversation that is being tokenized. transformers' apply_chat_template calls the processor in between
 # and, depending on its version, loses arguments that are not its own; a context variable is safe with threads as well.
 _typed_text_mark: ContextVar[str | None] = ContextVar("typed_text_mark", default=None)
 

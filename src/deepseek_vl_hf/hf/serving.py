@@ -42,7 +42,7 @@ def register_for_serving(model_type: str, model_class: type, registrations: Regi
 def check_installed() -> None:
     """Raises ImportError where what the server needs is not installed."""
     if not is_serve_available():
-        raise ImportError("Serving needs FastAPI and uvicorn: pip install 'deepseek-vl-hf[serving]'")
+        raise ImportError("Serving needs FastAPI and uvicorn: pip install 'transformers[serving]'")
 
 
 def showing(processor: Any, tokens: Collection[str]) -> Any:

@@ -13,7 +13,7 @@ def image_token_mask(
 ) -> torch.Tensor:
     """Where the sequence holds image places.
 
-    Without `input_ids` a place is recognised by its embedding, as `generate(inputs_embeds=...)` needs it.
+    Without `input_ids` a place is recognized by its embedding, as `generate(inputs_embeds=...)` needs it.
 
     Args:
         input_ids: [batch, sequence], or None.

@@ -27,7 +27,7 @@ from .language_view import LanguageModel
 
 logger = logging.get_logger(__name__)
 
-# How the original's towers normalise pixels from 0 to 1: (mean, standard deviation) of SigLIP's and of SAM's.
+# How the original's towers normalize pixels from 0 to 1: (mean, standard deviation) of SigLIP's and of SAM's.
 LOW_RESOLUTION = ((0.5,) * 3, (0.5,) * 3)
 HIGH_RESOLUTION = (tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD))
 

@@ -59,11 +59,11 @@ def check_sam_config(config: PreTrainedConfig) -> None:
         if getattr(config, name) != value:
             raise ValueError(
                 f"high_res_vision_config.{name} is {getattr(config, name)!r}; the encoder of DeepSeek-VL-Hybrid has "
-                f"{value!r}, as every published checkpoint."
+                f"{value!r}, like every published checkpoint."
             )
     if config.image_size % config.patch_size:
         raise ValueError(
-            f"high_res_vision_config.image_size {config.image_size} is no multiple of the patch size "
+            f"high_res_vision_config.image_size {config.image_size} is not a multiple of the patch size "
             f"{config.patch_size}. Use a side that the patches fill, such as "
             f"{config.image_size // config.patch_size * config.patch_size}."
         )

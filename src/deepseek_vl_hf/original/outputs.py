@@ -84,7 +84,7 @@ class VL2ChatProcessorOutput(Fields):
     Attributes:
         sft_format: the prompt's text.
         input_ids: [sequence].
-        target_ids: [sequence], -100 where nothing is learnt.
+        target_ids: [sequence], -100 where nothing is learned.
         images: [tiles, 3, side, side]; one of zeros for text alone.
         images_seq_mask: bool [sequence].
         images_spatial_crop: [pictures, 2], columns and rows of tiles; zeros for text alone.

@@ -115,8 +115,8 @@ class DeepseekVLV2Processor(OriginalProcessor):
     def _prepared(self, text: str, inputs: Any, inference_mode: bool) -> VL2ChatProcessorOutput:
         """The original's fields: an EOS ends every prompt, or with `inference_mode` none."""
         ids = inputs["input_ids"][0]
-        learnt = inputs.get("assistant_masks")
-        answers = torch.ones_like(ids) if learnt is None else torch.as_tensor(learnt)[0]
+        learned = inputs.get("assistant_masks")
+        answers = torch.ones_like(ids) if learned is None else torch.as_tensor(learned)[0]
         finished = int(ids[-1]) == self.eos_id
         if inference_mode and finished:
             ids, answers = ids[:-1], answers[:-1]

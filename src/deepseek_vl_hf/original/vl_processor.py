@@ -15,13 +15,13 @@ from .processor import AS_IN_THE_ORIGINAL, OriginalProcessor, check_one_of, warn
 
 
 class VLMImageProcessor:
-    """Pictures as pixels from 0 to 1, which the models of `AutoModelForCausalLM` normalise.
+    """Pictures as pixels from 0 to 1, which the models of `AutoModelForCausalLM` normalize.
 
     Args:
         image_processor: of DeepSeek-VL or DeepSeek-VL-Hybrid.
 
     Raises:
-        ValueError: it normalises otherwise than the published models.
+        ValueError: it normalizes otherwise than the published models.
     """
 
     def __init__(self, image_processor: Any) -> None:

@@ -53,7 +53,7 @@ def channels_last(array: np.ndarray, input_data_format: Any = None) -> np.ndarra
     first = array.ndim == 3 and array.shape[0] in SUPPORTED_CHANNELS
     last = array.ndim == 3 and array.shape[-1] in SUPPORTED_CHANNELS
     if first and last and input_data_format is None:
-        # One colour channel beside three or four: a picture of one row or column, not a grey one of that many.
+        # One color channel beside three or four: a picture of one row or column, not a gray one of that many.
         first, last = array.shape[0] > 1 == array.shape[-1], array.shape[-1] > 1 == array.shape[0]
         if not (first or last):
             raise ValueError(
@@ -109,6 +109,6 @@ def to_uint8(array: np.ndarray, sixteen_bits: bool = False) -> tuple[np.ndarray,
         return ((array.astype(np.uint32) + LEVELS_PER_BYTE // 2) // LEVELS_PER_BYTE).astype(np.uint8), False
     raise ValueError(
         f"Found an image array of {array.dtype} with values from {low:.9g} to {high:.9g}; expected integers in 0..255 "
-        "or 0..65535, or floats in [0, 1] or [0, 255]. Pass the picture before any normalisation: the image processor "
-        "normalises."
+        "or 0..65535, or floats in [0, 1] or [0, 255]. Pass the picture before any normalization: the image processor "
+        "normalizes."
     )

@@ -88,7 +88,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def with_known_depth(image: Image.Image) -> Image.Image:
-    """The same, where the file says more of the depth than Pillow's mode: I;16 for files of 9 to 16 bits of grey."""
+    """The same, where the file says more of the depth than Pillow's mode: I;16 for files of 9 to 16 bits of gray."""
     bits = getattr(image, "tag_v2", {}).get(258)
     if image.mode == "I;16" and bits == (12,):
         return Image.fromarray(np.asarray(image) * 16 + np.asarray(image) // 256)
@@ -107,13 +107,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return image
     values = np.asarray(image)
     pixels, unit = to_uint8(values, sixteen)
-    grey = Image.fromarray(pixels)
+    gray = Image.fromarray(pixels)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
-        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     if unit:
-        grey.info[UNIT_RANGE] = True
-    return grey
+        gray.info[UNIT_RANGE] = True
+    return gray
 
 
 def _on_white(image: Image.Image) -> Image.Image:

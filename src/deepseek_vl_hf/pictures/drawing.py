@@ -21,7 +21,7 @@ def draw_boxes(image: Any, labels: Sequence[str], boxes: Sequence[Sequence[Seque
         boxes: boxes (left, top, right, bottom) of each thing, in pixels.
 
     Returns:
-        A copy in RGB, each thing in a colour of its own.
+        A copy in RGB, each thing in a color of its own.
 
     Raises:
         TypeError, ValueError: not a picture, or other numbers of labels than of lists of boxes.
@@ -44,7 +44,7 @@ def draw_boxes(image: Any, labels: Sequence[str], boxes: Sequence[Sequence[Seque
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, label: str, corner: tuple[int, int], color: Any, font: Any) -> None:
-    """White text on the box's colour, above the box or, at the upper edge of the picture, in it."""
+    """White text on the box's color, above the box or, at the upper edge of the picture, in it."""
     left, top = corner
     _, _, width, height = draw.textbbox((0, 0), label, font=font)
     start = top - height if top >= height else top

@@ -99,7 +99,7 @@ class _Download:
             return self._body
         if self._error is not None and time.monotonic() < self._end:
             raise self._error
-        raise TimeoutError(f"not everything came within {SECONDS:g} s") from self._error
+        raise TimeoutError(f"not everything arrived within {SECONDS:g} s") from self._error
 
     def abandon(self) -> None:
         """Wakes the thread from whatever it waits for, so that it ends."""
@@ -118,11 +118,11 @@ class _Download:
                 return found
             url = urldefrag(urljoin(url, found)).url
             if urlsplit(url).scheme not in _PORTS:
-                raise LinkError(f"the server sends on to {url[:80]!r}, which is not an http(s) link")
-        raise LinkError(f"the server sends on more than {REDIRECTS} times")
+                raise LinkError(f"the server redirects to {url[:80]!r}, which is not an http(s) link")
+        raise LinkError(f"the server redirects more than {REDIRECTS} times")
 
     def _get(self, url: SplitResult) -> bytes | str:
-        """The body, or where the server sends on to."""
+        """The body, or where the server redirects to."""
         if not url.hostname:
             raise LinkError("the link names no server")
         connection, target, headers = self._connection(url)

@@ -53,12 +53,12 @@ def _resize_axis(image: Image.Image, length: int, resample: int, threads: int, *
 
 
 def padding_color(mean: Sequence[float] | float) -> tuple[int, ...]:
-    """The 8-bit RGB colour behind a padded picture: the normalisation mean, truncated (0.5 gives 127)."""
+    """The 8-bit RGB color behind a padded picture: the normalization mean, truncated (0.5 gives 127)."""
     return tuple(int(channel * 255) for channel in np.broadcast_to(np.asarray(mean, np.float64), (3,)).tolist())
 
 
 def pad_to_square(image: Image.Image, color: Sequence[int]) -> Image.Image:
-    """Centres an RGB image on a square of its longer edge, filled with the 8-bit `color`."""
+    """Centers an RGB image on a square of its longer edge, filled with the 8-bit `color`."""
     width, height = image.size
     if width == height:
         return image
@@ -75,13 +75,13 @@ def scaling_table(
 ) -> np.ndarray:
     """What each of the 256 pixel values becomes, per channel.
 
-    A pixel has 256 values, so scaling and normalisation are one look-up instead of three passes over float images. The
+    A pixel has 256 values, so scaling and normalization are one look-up instead of three passes over float images. The
     entries are computed in the order of the original: value times factor in float64, rounded to float32, then
     `(x - mean) / std` in float32.
 
     Args:
         rescale_factor: factor of the 8-bit value; None leaves 0..255.
-        mean: per channel or one for all; None skips the normalisation.
+        mean: per channel or one for all; None skips the normalization.
         std: per channel or one for all, given together with `mean`.
 
     Returns:

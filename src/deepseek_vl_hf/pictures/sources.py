@@ -217,7 +217,7 @@ def _what_it_is(head: bytes) -> str:
     text = head.decode("utf-8-sig", "replace").strip().lower()
     if text.startswith("<?xml") and "<svg" in text:
         text = "<svg"
-    unknown = f"it begins with {_shorten(head[:40])}, and is no picture that Pillow can read"
+    unknown = f"it begins with {_shorten(head[:40])}, and is not a picture that Pillow can read"
     return next((what for begin, what in NO_PICTURES.items() if text.startswith(begin)), unknown)
 
 
@@ -242,7 +242,7 @@ def _data_of_uri(rest: str) -> bytes:
     if head.strip().lower().endswith(";base64"):
         decoded = _from_base64(unquote(data))
         if data and not decoded:
-            raise ValueError("what stands behind the comma is no base64 text")
+            raise ValueError("what follows the comma is not base64 text")
         return decoded
     return unquote_to_bytes(data)
 

@@ -12,7 +12,7 @@ QUANT_METHOD = "deepseek_vl_int4"
 DEVICES = ("cpu", "cuda")
 
 # Only the language model's linear layers and experts are quantized. Towers and aligner are small and see every detail;
-# lm_head decides between neighbouring words; routers decide which expert sees a word. kv_b_proj of latent attention is
+# lm_head decides between neighboring words; routers decide which expert sees a word. kv_b_proj of latent attention is
 # multiplied into queries while decoding, for which it has to be a plain matrix.
 _OUTSIDE_THE_LANGUAGE_MODEL = (
     "vision_model",

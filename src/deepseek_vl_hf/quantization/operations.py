@@ -1,7 +1,7 @@
 """One parameter at a time: to 4 bits, into files and out of them.
 
 Files hold two tensors for each quantized one: `<layer>._weight_qdata` and `<layer>._weight_scale_and_zero`, of experts
-`_gate_up_proj_*` and `_down_proj_*`. Packed for a CPU, the first are plain pairs of neighbouring columns, which any
+`_gate_up_proj_*` and `_down_proj_*`. Packed for a CPU, the first are plain pairs of neighboring columns, which any
 processor puts into the order of its kernels; packed for CUDA they are what its kernels read.
 """
 

@@ -2,7 +2,7 @@
 
 The kernels read [rows, columns] in blocks of rows, column after column, two weights in a byte. How many rows a block
 has and which two weights share a byte depends on the processor, so the order is found out by packing known weights. A
-weight is (value - 8) * scale + zero; a group of neighbouring columns of a row shares scale and zero.
+weight is (value - 8) * scale + zero; a group of neighboring columns of a row shares scale and zero.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ SLAB_WEIGHTS = 1 << 19
 
 
 class Order(NamedTuple):
-    """Where weights lie: blocks of so many rows; in a byte are neighbouring rows, or rows that are half a block apart.
+    """Where weights lie: blocks of so many rows; in a byte are neighboring rows, or rows that are half a block apart.
 
-    In what is left behind the last whole block they are neighbouring rows.
+    In what is left behind the last whole block they are neighboring rows.
     """
 
     rows: int
-    neighbours: bool
+    neighbors: bool
 
 
 ORDERS = (Order(64, False), Order(32, False), Order(32, True))
@@ -55,7 +55,7 @@ def unpack(packed: torch.Tensor) -> torch.Tensor:
         RuntimeError: this version of torch packs in an order that is not known.
     """
     order = _known_order()
-    return torch.cat([_columns(part, neighbours, packed.dtype).T for _, part, neighbours in _parts(packed, order)])
+    return torch.cat([_columns(part, neighbors, packed.dtype).T for _, part, neighbors in _parts(packed, order)])
 
 
 class Block(NamedTuple):
@@ -67,22 +67,22 @@ class Block(NamedTuple):
         rows: which rows of the whole.
         weights: valid until the next block is asked for, which is written over it.
         blocks: how many of the kernel's blocks these are.
-        neighbours: see `Order`.
+        neighbors: see `Order`.
     """
 
     rows: slice
     weights: torch.Tensor
     blocks: int
-    neighbours: bool
+    neighbors: bool
 
     def sort(self, values: torch.Tensor) -> torch.Tensor:
         """[..., rows] as they come out -> [..., rows] in the order of the rows."""
         values = values.unflatten(-1, (2, self.blocks, -1))
-        return (values.movedim(-3, -1) if self.neighbours else values.transpose(-3, -2)).flatten(-3)
+        return (values.movedim(-3, -1) if self.neighbors else values.transpose(-3, -2)).flatten(-3)
 
     def unsort(self, values: torch.Tensor) -> torch.Tensor:
         """The inverse of `sort`."""
-        if self.neighbours:
+        if self.neighbors:
             return values.unflatten(-1, (self.blocks, -1, 2)).movedim(-1, -3).flatten(-3)
         return values.unflatten(-1, (self.blocks, 2, -1)).transpose(-3, -2).flatten(-3)
 
@@ -101,11 +101,11 @@ def dequantized(packed: torch.Tensor, scale_and_zero: torch.Tensor, dtype: torch
     order = _known_order()
     columns = packed.shape[1] * 2
     memory = None
-    for rows, part, neighbours in _parts(packed, order):
+    for rows, part, neighbors in _parts(packed, order):
         if memory is None:  # the first block is the largest
             memory = torch.empty(columns * rows.stop, dtype=dtype)
         weights = memory[: columns * (rows.stop - rows.start)].view(columns, -1)
-        block = Block(rows, weights, len(part), neighbours)
+        block = Block(rows, weights, len(part), neighbors)
         _fill(block, part, scale_and_zero[:, rows].float())
         yield block
 
@@ -143,7 +143,7 @@ def kernel_order() -> Order | None:
     values = torch.randint(16, (64 + 32 + ROW_MULTIPLE, 32), generator=generator, dtype=torch.uint8)
     packed = pack(values)
     for order in ORDERS:
-        parts = [_columns(part, neighbours, torch.uint8).T for _, part, neighbours in _parts(packed, order)]
+        parts = [_columns(part, neighbors, torch.uint8).T for _, part, neighbors in _parts(packed, order)]
         if torch.equal(torch.cat(parts), values):
             return order
     return None
@@ -160,23 +160,23 @@ def _known_order() -> Order:
 
 
 def _parts(packed: torch.Tensor, order: Order) -> Iterator[tuple[slice, torch.Tensor, bool]]:
-    """What is worked on together: rows, their bytes as [blocks, columns, rows of a block / 2], neighbours or not."""
+    """What is worked on together: rows, their bytes as [blocks, columns, rows of a block / 2], neighbors or not."""
     rows, columns = len(packed), packed.shape[1] * 2
     whole = rows // order.rows * order.rows
     step = max(BLOCK_WEIGHTS // (columns * order.rows), 1) * order.rows
     for start in range(0, whole, step):
         part = slice(start, min(start + step, whole))
-        yield part, packed[part].view(-1, columns, order.rows // 2), order.neighbours
+        yield part, packed[part].view(-1, columns, order.rows // 2), order.neighbors
     if whole < rows:
         yield slice(whole, rows), packed[whole:].view(1, columns, -1), True
 
 
-def _columns(blocks: torch.Tensor, neighbours: bool, dtype: torch.dtype) -> torch.Tensor:
+def _columns(blocks: torch.Tensor, neighbors: bool, dtype: torch.dtype) -> torch.Tensor:
     """Bytes [blocks, columns, rows of a block / 2] -> values [columns, rows]."""
     count, columns, half = blocks.shape
-    shape = (count, half, 2) if neighbours else (count, 2, half)
+    shape = (count, half, 2) if neighbors else (count, 2, half)
     values = torch.empty(columns, *shape, dtype=dtype)
-    first, second = values.unbind(-1 if neighbours else -2)
+    first, second = values.unbind(-1 if neighbors else -2)
     blocks = blocks.transpose(0, 1)
     first.copy_(blocks & 15)
     second.copy_(blocks >> 4)

@@ -48,7 +48,7 @@ class Int4CpuWeight(Int4OpaqueTensor):
         return cls(packed, scale_and_zero, [1, columns // len(scale_and_zero)], torch.Size([rows, columns]))
 
     def to_plain(self) -> torch.Tensor:
-        """Bytes of neighbouring columns, [rows, columns / 2], the first in the lower half: alike on all processors."""
+        """Bytes of neighboring columns, [rows, columns / 2], the first in the lower half: alike on all processors."""
         values = unpack(self.qdata)
         return values[:, ::2] | values[:, 1::2] << 4
 

@@ -28,7 +28,7 @@ def choose(arguments: argparse.Namespace) -> tuple[str, str]:
             "transformers' server needs neither."
         )
     if arguments.engine == VLLM and refused:
-        raise ValueError(f"Found {', '.join(refused)} with --engine vllm, which has its own ways; leave it out.")
+        raise ValueError(f"Found {', '.join(refused)} with --engine vllm, which does not know it; leave it out.")
     if arguments.engine_arguments and (arguments.engine == TRANSFORMERS or not installed):
         raise ValueError(
             f"Found {' '.join(arguments.engine_arguments)} behind --, which is for vLLM; pass --engine vllm where it "

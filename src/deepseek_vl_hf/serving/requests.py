@@ -156,7 +156,7 @@ class RequestReader:
             return fetch(url.strip(), private=False)
         except Exception as error:  # what networks and servers do is never a fault of this server
             reason = str(error) or type(error).__name__
-            raise RequestError(f"{place}, {url[:60]!r}, cannot be had: {reason}.") from error
+            raise RequestError(f"{place}, {url[:60]!r}, cannot be fetched: {reason}.") from error
 
     def _sampling(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """How to choose tokens: a temperature always, because 0 is how an engine is told to take the likeliest."""

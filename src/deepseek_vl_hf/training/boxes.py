@@ -62,7 +62,7 @@ def read_objects(column: Any, num_pictures: int) -> Objects:
         raise ValueError(f"Found the bbox_type {kind!r}; expected {PIXELS!r} (pixels) or {SHARES!r} (shares).")
     names = list(column.get("ref") or ())
     if not all(isinstance(name, str) for name in names):
-        raise TypeError("Found a `ref` that is no list of texts; expected a name for each <ref-object>.")
+        raise TypeError("Found a `ref` that is not a list of texts; expected a name for each <ref-object>.")
     boxes = [[*_boxes_of(value, number)] for number, value in enumerate(column.get("bbox") or (), 1)]
     return Objects(names, boxes, _pictures_of(column.get("image_id"), len(boxes), num_pictures), kind == SHARES)
 

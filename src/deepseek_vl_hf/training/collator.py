@@ -49,12 +49,12 @@ class ConversationCollator:
         truncation: cut longer sequences at their end instead of refusing them. An image of which not all places fit is
             left out with everything behind it.
         pad_to_multiple_of: pads the batch's length up to a multiple, which compiled models like.
-        mask_prompt: whether only answers are learnt.
+        mask_prompt: whether only answers are learned.
         packed: put the conversations one behind the other instead of below each other, so that nothing is padded.
             Positions begin anew with each, by which attention and the balance loss keep them apart.
-        answers_only: have logits made only where they are learnt from, which saves most of the memory that a large
+        answers_only: have logits made only where they are learned from, which saves most of the memory that a large
             vocabulary takes. The model's `logits` are then [positions, vocabulary].
-        picture_in_every_batch: give a batch without pictures a blank one, from which nothing is learnt. Processes that
+        picture_in_every_batch: give a batch without pictures a blank one, from which nothing is learned. Processes that
             train together need it: each has to run the towers whenever another one does.
 
     Raises:
@@ -120,9 +120,9 @@ class ConversationCollator:
     def _encode(self, row: Any, place: str) -> _Row:
         # Row by row: cut before they are padded, and with an error that names the row.
         ids, answers, pixels = self._render(self.conversation(row, place))
-        learnt = answers if self.mask_prompt else ids != self.processor.image_token_id
-        learnt[:1] = True
-        return self._cut(_Row(ids, torch.where(learnt, ids, IGNORED), pixels), place)
+        learned = answers if self.mask_prompt else ids != self.processor.image_token_id
+        learned[:1] = True
+        return self._cut(_Row(ids, torch.where(learned, ids, IGNORED), pixels), place)
 
     def _blank_row(self) -> _Row:
         picture = Image.new("RGB", (32, 32))
@@ -207,7 +207,7 @@ class ConversationCollator:
         }
 
     def _pack(self, rows: list[_Row]) -> dict[str, torch.Tensor]:
-        # What stands before a conversation's first token is another one's end, from which nothing is to be learnt.
+        # What stands before a conversation's first token is another one's end, from which nothing is to be learned.
         labels = [functional.pad(row.labels[1:], (1, 0), value=IGNORED) for row in rows]
         positions = [torch.arange(len(row.input_ids)) for row in rows]
         missing = -sum(map(len, positions)) % self.pad_to_multiple_of

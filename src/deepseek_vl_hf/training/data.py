@@ -1,4 +1,4 @@
-"""Where conversations come from, and whether all of them can be learnt, before a model is loaded for them.
+"""Where conversations come from, and whether all of them can be trained on, before a model is loaded for them.
 
 name: a file, a folder that `datasets` saved, or a data set on the Hub
   --read--> rows, and an error for each that is none
@@ -25,8 +25,8 @@ SHOWN_FAULTS = 20
 ROWS_FOR_PROCESSES = 256
 MOST_PROCESSES = 16
 DATASETS_NEEDED = (
-    "{name} is no file, so it is taken for a data set of the library `datasets`, which is not installed here: "
-    "pip install 'deepseek-vl-hf[train]'. Or name a file of JSON lines."
+    "{name} is not a file, so it is taken for a data set of the library `datasets`, which is not installed here: "
+    "pip install 'datasets>=4'. Or name a file of JSON lines."
 )
 NO_PICTURE = (
     "It has no picture, and this stage teaches only what stands between pictures and the language model. Leave the "
@@ -58,7 +58,7 @@ class CheckedRow:
         length: in tokens.
         has_pictures: whether there are any.
         digest: over ids and pixels.
-        fault: why it cannot be learnt; None if it can.
+        fault: why it cannot be trained on; None if it can.
     """
 
     length: int = 0
@@ -174,7 +174,7 @@ def _as_it_is(row: CheckedRow) -> CheckedRow:
 
 def _told(faults: list[str]) -> Iterator[str]:
     if len(faults) > 1:
-        yield f"{len(faults)} rows cannot be learnt:"
+        yield f"{len(faults)} rows cannot be trained on:"
     yield from faults[:SHOWN_FAULTS]
     if len(faults) > SHOWN_FAULTS:
         yield f"... and {len(faults) - SHOWN_FAULTS} more"

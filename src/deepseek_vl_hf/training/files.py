@@ -116,9 +116,9 @@ def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=without_duplicates)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is no JSON: {error}. Expected an object on each line, or one array.") from error
+        raise ValueError(f"{place} is not JSON: {error}. Expected an object on each line, or one array.") from error
     except RecursionError as error:
-        raise ValueError(f"{place} is no JSON that can be read: it is nested too deeply.") from error
+        raise ValueError(f"{place} cannot be read as JSON: it is nested too deeply.") from error
     except ValueError as error:
         raise ValueError(f"{place} names {error} twice, or holds a number that is too long.") from error
 
@@ -126,7 +126,7 @@ def _parsed(text: str, place: str) -> Any:
 def _checked_row(row: Any, place: str, folder: Path, image_token: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(
-            f'{place} is no object with a list of messages but a {type(row).__name__}; expected {{"messages": [...]}}.'
+            f'{place} is a {type(row).__name__}, not an object with a list of messages; expected {{"messages": [...]}}.'
         )
     try:
         messages = conversation_of({name: value for name, value in row.items() if name != "place"}, image_token)

@@ -49,7 +49,7 @@ def lora_config(model: Any, rank: int = 16, *, experts: bool = False, **options:
     try:
         from peft import LoraConfig  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError("Adapters need peft: pip install 'deepseek-vl-hf[train]'") from error
+        raise ImportError("Adapters need peft: pip install 'peft>=0.18'") from error
     settings = {"r": rank, "lora_alpha": 2 * rank, "target_modules": _linear_layers(model)}
     if experts:
         settings["target_parameters"] = _experts(model)

@@ -31,12 +31,12 @@ NOT_KEPT = ("training_args.bin", "README.md")
 
 
 def write_result(trainer: Any, source: Path, parts: frozenset[str], folder: Path) -> None:
-    """Writes what was learnt into a run's folder; all processes call it.
+    """Writes what was learned into a run's folder; all processes call it.
 
     Args:
         trainer: at its end.
         source: the checkpoint that the run began with.
-        parts: whose weights learnt; none where adapters did.
+        parts: whose weights learned; none where adapters did.
         folder: of the run.
     """
     scratch = folder / UNFINISHED
@@ -56,12 +56,12 @@ def write_result(trainer: Any, source: Path, parts: frozenset[str], folder: Path
 
 
 def _put_into_source(source: Path, trained: Path, parts: frozenset[str]) -> None:
-    """Replaces trained weights by those of the source, in its type, with what learnt put into them."""
+    """Replaces trained weights by those of the source, in its type, with what learned put into them."""
     model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
     files = sorted(trained.glob("*.safetensors"))
     for file in files:
-        learnt = {name: tensor for name, tensor in load_file(file).items() if part_of(name) in parts}
-        model.load_state_dict(learnt, strict=False)
+        learned = {name: tensor for name, tensor in load_file(file).items() if part_of(name) in parts}
+        model.load_state_dict(learned, strict=False)
     for file in (*files, *trained.glob("*.safetensors.index.json")):
         file.unlink()
     model.save_pretrained(trained)
@@ -148,6 +148,6 @@ def _merged(folder: Path, base: Path, dtype: torch.dtype | None) -> Iterator[Any
     try:
         from peft import PeftModel  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError("Adapters need peft: pip install 'deepseek-vl-hf[train]'") from error
+        raise ImportError("Adapters need peft: pip install 'peft>=0.18'") from error
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype or "auto")
     yield PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)

@@ -195,7 +195,7 @@ def _with_pictures(conversation: Conversation, pictures: list[Any], placeholders
     if places != len(pictures):
         raise ValueError(
             f"Found {places} places for pictures in what the user says ({' or '.join(placeholders)}, or an image "
-            f"part without an image) and {len(pictures)} pictures; expected as many of each. (Text that shall hold "
+            f"part without an image) and {len(pictures)} pictures; expected as many of each. (Text that should contain "
             'such a string literally goes into a part: {"type": "text", "text": ...}.)'
         )
     return with_images(conversation, pictures, "The row")

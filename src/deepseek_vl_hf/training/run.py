@@ -114,9 +114,9 @@ class _Run:
             model.image_batch_size = sys.maxsize
         return model
 
-    def trainer(self, model: Any, learnt: _Conversations, held_out: _Conversations | None) -> ConversationTrainer:
+    def trainer(self, model: Any, learned: _Conversations, held_out: _Conversations | None) -> ConversationTrainer:
         """The trainer, with the data put together."""
-        checked = [*learnt.checked, *(held_out.checked if held_out else ())]
+        checked = [*learned.checked, *(held_out.checked if held_out else ())]
         collator = self.collator(mixed=len({row.has_pictures for row in checked}) > 1)
         questions = []
         for row in (held_out.rows[number] for number in range(self._asked(held_out))) if held_out else ():
@@ -125,7 +125,7 @@ class _Run:
             model=model,
             args=self.arguments,
             data_collator=PackCollator(collator),
-            train_dataset=Packs(learnt.rows, self._packs(learnt, collator)),
+            train_dataset=Packs(learned.rows, self._packs(learned, collator)),
             eval_dataset=Packs(held_out.rows, self._packs(held_out, collator)) if held_out else None,
             processing_class=self.processor,
             callbacks=[Reports(self.report, self.settings.output)],
@@ -167,12 +167,12 @@ def train(settings: TrainingSettings, report: Report, progress: Callable[[str], 
         ValueError: data, model or settings are at fault, the loss is no number, or the folder holds another run.
     """
     run = _Run(settings, report, progress)
-    learnt = run.read(settings.data, "checking rows")
+    learned = run.read(settings.data, "checking rows")
     held_out = run.read(settings.evaluation, "checking held-out rows") if settings.evaluation else None
-    report_rows(run.report, learnt.checked)
+    report_rows(run.report, learned.checked)
     described = {
         "model": fingerprint_of_model(run.folder),
-        "data": fingerprint_of(learnt.checked),
+        "data": fingerprint_of(learned.checked),
         **settings.course(),
     }
     if of_first(lambda: begin(settings.output, described, settings.resume)):
@@ -182,7 +182,7 @@ def train(settings: TrainingSettings, report: Report, progress: Callable[[str], 
         model = run.load()
         for line in lines_of(table_of_parts(model)):
             run.report(line)
-        trainer = run.trainer(model, learnt, held_out)
+        trainer = run.trainer(model, learned, held_out)
         trainer.train(resume_from_checkpoint=of_first(lambda: _checkpoint(settings, run.report)))
         parts = settings.recipe.parts(run.config.model_type)
         write_result(trainer, run.folder, parts, settings.output)

@@ -58,18 +58,18 @@ def begin(folder: Path, run: dict[str, Any], resume: bool) -> bool:
     path = folder / RUN
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(f"{folder} holds something that is no run of this command. Name another --output.")
+            raise FileExistsError(f"{folder} holds something other than a run of this command. Name another --output.")
         folder.mkdir(parents=True, exist_ok=True)
         _write(path, run)
         return False
     if not resume:
-        raise FileExistsError(f"{folder} holds a run. Pass --resume to go on with it, or name another --output.")
+        raise FileExistsError(f"{folder} holds a run. Pass --resume to continue it, or name another --output.")
     before = read_run(folder)
     differing = [f"{key}: {before.get(key)!r} there, {now!r} now" for key, now in run.items() if before.get(key) != now]
     if differing:
         raise ValueError(
             f"{folder} holds a run of something else ({'; '.join(differing)}). Pass the same model, data and settings "
-            "to go on with it, or name another --output."
+            "to continue it, or name another --output."
         )
     return bool(before.get(FINISHED))
 
@@ -88,7 +88,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / RUN).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder / RUN} is no JSON file: {error}. Name another --output.") from error
+        raise ValueError(f"{folder / RUN} is not a JSON file: {error}. Name another --output.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{folder / RUN} holds a {type(content).__name__}; expected an object. Name another --output.")
     return content

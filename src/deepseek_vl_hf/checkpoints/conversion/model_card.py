@@ -33,9 +33,9 @@ def write_model_card(
     Args:
         folder: the converted checkpoint.
         job: the conversion.
-        source: the folder that was converted; its name is recognised if it is a published repository's.
+        source: the folder that was converted; its name is recognized if it is a published repository's.
         verification: figures of the verification; None if there was none.
-        base_model: the origin's Hub repository, in place of the recognised one.
+        base_model: the origin's Hub repository, in place of the recognized one.
 
     Raises:
         OSError: the file cannot be written.

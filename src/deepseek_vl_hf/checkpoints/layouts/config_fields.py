@@ -29,8 +29,8 @@ WITHOUT_MEANING = {
     "output_dim": "follows from the tower",
     "transformers_version": "the version that wrote the file",
     "_name_or_path": "where the file was read from",
-    "image_mean": "the towers normalise, with the values of config.json",
-    "image_std": "the towers normalise, with the values of config.json",
+    "image_mean": "the towers normalize, with the values of config.json",
+    "image_std": "the towers normalize, with the values of config.json",
     "image_processor_type": "the class is known from the vision class",
     "processor_class": "the class is known from the vision class",
     "legacy": "of the wrong tokenizer class that the file names",
@@ -89,7 +89,7 @@ def naming_bad_values(place: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, StrictDataclassError) as error:
         raise ValueError(
             f"{place} holds a value of another kind than every DeepSeek-VL checkpoint has ({error}). Download the file "
-            "again, or mend the value."
+            "again, or correct the value."
         ) from error
 
 

@@ -60,7 +60,7 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
 
 
 def image_processor_from_original(stored: dict[str, Any], config: dict[str, Any]) -> DeepseekVLImageProcessor:
-    """The image processor of preprocessor_config.json (`stored`), normalising as the tower of `config` does."""
+    """The image processor of preprocessor_config.json (`stored`), normalizing as the tower of `config` does."""
     side = siglip_config(section(config, "vision_config.params"), "vision_config.params")["image_size"]
     mean, std = pixel_statistics(section(config, "vision_config.params"), "vision_config.params")
     return DeepseekVLImageProcessor(

@@ -150,7 +150,7 @@ def image_processor_from_original(stored: dict[str, Any], config: dict[str, Any]
     """The image processor of processor_config.json (`stored`).
 
     Raises:
-        ValueError: it does not normalise, or its candidates are not those of config.json.
+        ValueError: it does not normalize, or its candidates are not those of config.json.
     """
     check_values(stored, {"normalize": True}, PROCESSOR)
     side = _vision_config(section(config, "vision_config"))["image_size"]

@@ -137,7 +137,7 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
 
 
 def image_processor_from_original(stored: dict[str, Any], config: dict[str, Any]) -> DeepseekVLHybridImageProcessor:
-    """The image processor of preprocessor_config.json (`stored`), normalising as the towers of `config` do."""
+    """The image processor of preprocessor_config.json (`stored`), normalizing as the towers of `config` do."""
     high_side, low_side = sam_config(section(config, HIGH), HIGH)["image_size"], section(config, f"{LOW}.image_size")
     (mean, std), (high_mean, high_std) = (pixel_statistics(section(config, place), place) for place in (LOW, HIGH))
     return DeepseekVLHybridImageProcessor(

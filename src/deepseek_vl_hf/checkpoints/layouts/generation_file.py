@@ -40,8 +40,8 @@ def read_generation_file(folder: Path) -> dict[str, Any]:
         for name in names:
             if content.get(name) is not None and not fits(content[name]):
                 raise ValueError(
-                    f"{path} has {name} {content[name]!r}; expected {expected}. Mend the value, or download the file "
-                    "again."
+                    f"{path} has {name} {content[name]!r}; expected {expected}. Correct the value, or download the "
+                    "file again."
                 )
     return content
 

@@ -116,7 +116,7 @@ class OriginalFiles:
         return config
 
     def load_image_processor(self) -> BaseImageProcessor:
-        """The image processor, with the towers' normalisation.
+        """The image processor, with the towers' normalization.
 
         Raises:
             FileNotFoundError: the file with its settings is missing.

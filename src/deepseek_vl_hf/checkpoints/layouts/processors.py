@@ -133,13 +133,13 @@ def _text(token: Any) -> str | None:
 def image_settings(stored: dict[str, Any], image_size: int, background_color: str) -> dict[str, Any]:
     """What preprocessor_config.json says of resizing, padding and rescaling.
 
-    Its mean gives the padding's colour where none is stored. It does not normalise: the original stores
+    Its mean gives the padding's color where none is stored. It does not normalize: the original stores
     `do_normalize: false` because its towers do that, with values that config.json names.
 
     Args:
         stored: the file's content.
         image_size: side of the pixels that the tower reads.
-        background_color: name of the image processor's argument for the padding's colour.
+        background_color: name of the image processor's argument for the padding's color.
 
     Raises:
         ValueError: processor and tower disagree on the image size, or a value is of another kind than its name needs.

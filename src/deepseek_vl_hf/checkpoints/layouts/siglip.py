@@ -66,7 +66,7 @@ def siglip_config(params: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def siglip_params(config: PreTrainedConfig, mean: Any, std: Any) -> dict[str, Any]:
-    """The way back: the original's tower parameters from a `SiglipVisionConfig` and the pixels' normalisation."""
+    """The way back: the original's tower parameters from a `SiglipVisionConfig` and the pixels' normalization."""
     sizes = {
         "width": config.hidden_size,
         "layers": config.num_hidden_layers,

@@ -60,8 +60,8 @@ def _check(content: dict[str, Any], names: tuple[str, ...], fits: Callable[[Any]
     for name in names:
         if content.get(name) is not None and not fits(content[name]):
             raise ValueError(
-                f"{TOKENIZER} has {name} {content[name]!r}; expected {expected}. Mend the value, or download the file "
-                "again."
+                f"{TOKENIZER} has {name} {content[name]!r}; expected {expected}. Correct the value, or download the "
+                "file again."
             )
 
 
@@ -104,7 +104,7 @@ def explain_failure(find: FileFinder, error: Exception) -> None:
         return
     raise ValueError(
         f"The checkpoint's small files cannot be read ({type(error).__name__}: {error}). One of {', '.join(there)} "
-        "holds a value of another kind than its name needs; download them again, or mend the value."
+        "holds a value of another kind than its name needs; download them again, or correct the value."
     ) from error
 
 

@@ -86,7 +86,7 @@ def check_files(
         for name, dtype in found.items():
             if name in seen:
                 raise ValueError(
-                    f"{seen[name]} and {path} both hold the tensor {name!r}. Of two values nobody knows the right one; "
+                    f"{seen[name]} and {path} both hold the tensor {name!r}. There is no telling which one is right; "
                     "download the checkpoint again."
                 )
             seen[name] = path

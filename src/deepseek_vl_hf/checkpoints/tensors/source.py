@@ -194,7 +194,7 @@ def _read_header(data: FileBytes, size: int) -> dict[str, StoredEntry]:
         header = json.loads(data.read(8, header_bytes), object_pairs_hook=without_duplicates)
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("its __metadata__ is no table of texts")
+            raise ValueError("its __metadata__ is not a table of texts")
         entries = {name: _read_entry(name, entry, 8 + header_bytes) for name, entry in header.items()}
         # As the format demands: no holes, no overlaps, nothing behind the last tensor.
         end = 8 + header_bytes
@@ -218,7 +218,7 @@ def _unreadable(path: Path, reason: Exception) -> ValueError:
 def _read_entry(name: str, entry: dict[str, Any], data_start: int) -> StoredEntry:
     begin, end = entry["data_offsets"]
     if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *entry["shape"])):
-        raise ValueError(f"the tensor {name!r} has a size or a place that is no whole number")
+        raise ValueError(f"the tensor {name!r} has a size or a place that is not a whole number")
     if end < begin or not isinstance(entry["dtype"], str):
         raise ValueError(f"the tensor {name!r} ends before it begins, or has no type")
     stored = StoredEntry(name, entry["dtype"], tuple(entry["shape"]), data_start + begin, data_start + end)

@@ -142,7 +142,9 @@ class DeepseekMoeConfig(PreTrainedConfig):
             if getattr(self, name) != value:
                 raise ValueError(f"text_config.{name} is {getattr(self, name)!r}; this model has {value!r}.")
         if self.use_mla and self.kv_lora_rank is None:
-            raise ValueError("text_config has use_mla, but no kv_lora_rank; expected the width of a latent, as 512.")
+            raise ValueError(
+                "text_config has use_mla, but no kv_lora_rank; expected the width of a latent, such as 512."
+            )
         rope = (self.rope_parameters or {}).get("rope_type", "default")
         if rope != "default":
             raise ValueError(f"text_config scales its rotary embedding by {rope!r}; no published DeepSeek-VL2 does.")

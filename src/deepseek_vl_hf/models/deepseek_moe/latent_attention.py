@@ -189,7 +189,7 @@ class DeepseekMoeLatentAttention(nn.Module):
 
 
 def rotary_halves(pairs: torch.Tensor) -> torch.Tensor:
-    """From numbers that are rotated in neighbouring pairs to those whose halves are: all first ones, then all second.
+    """From numbers that are rotated in neighboring pairs to those whose halves are: all first ones, then all second.
 
     Queries and keys are reordered alike, so their products stay.
     """

@@ -146,8 +146,8 @@ class DeepseekMoeModel(HfModel):
         members = members_of_sequences(labels, attention_mask, position_ids)
         weights = None
         if num_items_in_batch is not None:
-            learnt = functional.pad(labels[:, 1:] != IGNORED, (0, 1)).flatten()
-            weights = (members * learnt.to(members)).sum(-1) / num_items_in_batch
+            learned = functional.pad(labels[:, 1:] != IGNORED, (0, 1)).flatten()
+            weights = (members * learned.to(members)).sum(-1) / num_items_in_batch
         losses = [
             balance_loss(router, logits, members.to(logits.device), weights)
             for router, logits in zip(routers, router_logits, strict=True)

@@ -28,7 +28,7 @@ class DeepseekVLImageProcessorKwargs(PictureKwargs, total=False):  # type: ignor
 
     Attributes:
         min_size: smallest edge in pixels that a resized picture may have.
-        background_color: 8-bit RGB colour of the padding; None takes the truncated `image_mean`.
+        background_color: 8-bit RGB color of the padding; None takes the truncated `image_mean`.
     """
 
     min_size: int
@@ -46,11 +46,11 @@ class DeepseekVLImageProcessor(PillowImageProcessor):
         size: the square's `height` and `width` in pixels.
         min_size: smallest edge after resizing in pixels.
         resample: Pillow's filter.
-        do_pad: centre the picture on a square.
-        background_color: colour of the padding, 8-bit RGB; by default the truncated `image_mean`.
+        do_pad: center the picture on a square.
+        background_color: color of the padding, 8-bit RGB; by default the truncated `image_mean`.
         do_rescale: multiply the 8-bit values by `rescale_factor`. Without, they stay 0..255; pictures that came as
             floats in [0, 1] are in [0, 1] again.
-        do_normalize: subtract `image_mean` and divide by `image_std`. The original stores false and normalises in the
+        do_normalize: subtract `image_mean` and divide by `image_std`. The original stores false and normalizes in the
             tower; here it is always the processor that does it.
         image_mean: per channel, of the rescaled values.
         image_std: per channel, of the rescaled values.

@@ -66,7 +66,7 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
         """Encodes images.
 
         Args:
-            pixel_values: [images, 3, image_size, image_size], normalised by the image processor.
+            pixel_values: [images, 3, image_size, image_size], normalized by the image processor.
             **kwargs: `output_hidden_states`, `output_attentions` for the tower; `return_dict`.
 
         Returns:

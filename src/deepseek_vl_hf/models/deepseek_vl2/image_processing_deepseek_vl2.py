@@ -1,7 +1,7 @@
 """Image processor of DeepSeek-VL2: the whole picture in one tile, and enlarged or reduced in several.
 
 picture --to_rgb--> 8-bit RGB
-  --fit into 384 x 384 (bicubic, centred on grey)-->                     the view of the whole
+  --fit into 384 x 384 (bicubic, centered on gray)-->                     the view of the whole
   --fit into the best resolution, the same way; cut row by row-->        columns * rows tiles
 all tiles of all pictures --look-up--> pixel_values [tiles, 3, 384, 384]; tile_grids [images, 2]
 """
@@ -28,7 +28,7 @@ class DeepseekVL2ImageProcessorKwargs(PictureKwargs, total=False):  # type: igno
         tiling: whether pictures are cut into tiles; one value for all, or one per picture. A processor also takes
             "auto".
         candidate_resolutions: pairs of width and height in pixels, multiples of the tile.
-        background_color: 8-bit RGB colour of the padding; None takes the truncated `image_mean`.
+        background_color: 8-bit RGB color of the padding; None takes the truncated `image_mean`.
     """
 
     tiling: bool | list[bool] | str
@@ -49,7 +49,7 @@ class DeepseekVL2ImageProcessor(PillowImageProcessor):
             view of the whole, with the same pixels. Whether to tile depends on the other pictures of a conversation,
             which only the processor sees: its default is "auto".
         resample: Pillow's filter.
-        background_color: colour of the padding, 8-bit RGB; by default the truncated `image_mean`.
+        background_color: color of the padding, 8-bit RGB; by default the truncated `image_mean`.
         do_rescale: multiply the 8-bit values by `rescale_factor`. Without, they stay 0..255; pictures that came as
             floats in [0, 1] are in [0, 1] again.
         do_normalize: subtract the mean and divide by the standard deviation.

@@ -67,7 +67,7 @@ class DeepseekVL2Projector(nn.Module):
 
 
 class DeepseekVL2PreTrainedModel(MultimodalPreTrainedModel):
-    """Config, layers and initialisation of the DeepSeek-VL2 models."""
+    """Config, layers and initialization of the DeepSeek-VL2 models."""
 
     config: DeepseekVL2Config
     config_class = DeepseekVL2Config
@@ -107,7 +107,7 @@ class DeepseekVL2Model(DeepseekVL2PreTrainedModel):
         """Encodes images.
 
         Args:
-            pixel_values: [tiles, 3, image_size, image_size], normalised by the image processor; see the module's
+            pixel_values: [tiles, 3, image_size, image_size], normalized by the image processor; see the module's
                 docstring for their order.
             tile_grids: [images, 2], columns and rows of each image.
             **kwargs: `output_hidden_states`, `output_attentions` of the tower; `return_dict`.

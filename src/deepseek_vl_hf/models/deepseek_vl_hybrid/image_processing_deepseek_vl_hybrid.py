@@ -2,7 +2,7 @@
 
 picture --to_rgb--> 8-bit RGB --bicubic resize--> longer edge 1024 --pad--> 1024 x 1024
   --look-up--> high_res_pixel_values [3, 1024, 1024]
-  --look-up--> floats in [0, 1] --antialiased bilinear--> 384 x 384 --normalise--> pixel_values [3, 384, 384]
+  --look-up--> floats in [0, 1] --antialiased bilinear--> 384 x 384 --normalize--> pixel_values [3, 384, 384]
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ class DeepseekVLHybridImageProcessorKwargs(PictureKwargs, total=False):  # type:
         high_res_resample: Pillow's filter for the 8-bit picture.
         high_res_image_mean: per channel, of the rescaled high-resolution values.
         high_res_image_std: per channel, of the rescaled high-resolution values.
-        high_res_background_color: 8-bit RGB colour of the padding; None takes the truncated `high_res_image_mean`.
+        high_res_background_color: 8-bit RGB color of the padding; None takes the truncated `high_res_image_mean`.
     """
 
     min_size: int
@@ -54,7 +54,7 @@ class DeepseekVLHybridImageProcessor(PillowImageProcessor):
     """Turns pictures into `pixel_values` [images, 3, 384, 384] and `high_res_pixel_values` [images, 3, 1024, 1024].
 
     The low resolution is made from the *float* high-resolution picture by antialiased bilinear interpolation, as in the
-    original. Reducing the 8-bit picture instead differs by up to 0.9 grey levels with the bilinear filter and by up to
+    original. Reducing the 8-bit picture instead differs by up to 0.9 gray levels with the bilinear filter and by up to
     26 with the bicubic one, which is transformers' default.
 
     Args:
@@ -64,11 +64,11 @@ class DeepseekVLHybridImageProcessor(PillowImageProcessor):
         min_size: smallest edge after resizing in pixels.
         resample: interpolation from high to low resolution, bilinear or bicubic; always antialiased.
         high_res_resample: Pillow's filter for the 8-bit picture.
-        do_pad: centre the picture on a square.
-        high_res_background_color: colour of the padding, 8-bit RGB; by default the truncated `high_res_image_mean`.
+        do_pad: center the picture on a square.
+        high_res_background_color: color of the padding, 8-bit RGB; by default the truncated `high_res_image_mean`.
         do_rescale: multiply the 8-bit values by `rescale_factor`. Without, they stay 0..255; pictures that came as
             floats in [0, 1] are in [0, 1] again.
-        do_normalize: subtract the means and divide by the standard deviations. The original stores false and normalises
+        do_normalize: subtract the means and divide by the standard deviations. The original stores false and normalizes
             in the towers; here it is always the processor that does it.
         image_mean: per channel, low resolution.
         image_std: per channel, low resolution.

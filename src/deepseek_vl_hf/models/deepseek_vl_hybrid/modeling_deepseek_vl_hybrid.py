@@ -110,7 +110,7 @@ class DeepseekVLHybridAligner(nn.Module):
 
 
 class DeepseekVLHybridPreTrainedModel(MultimodalPreTrainedModel):
-    """Config, layers and initialisation of the DeepSeek-VL-Hybrid models."""
+    """Config, layers and initialization of the DeepSeek-VL-Hybrid models."""
 
     config: DeepseekVLHybridConfig
     config_class = DeepseekVLHybridConfig
@@ -146,7 +146,7 @@ class DeepseekVLHybridModel(DeepseekVLHybridPreTrainedModel):
         """Encodes images.
 
         Args:
-            pixel_values: [images, 3, image_size, image_size], normalised by the image processor.
+            pixel_values: [images, 3, image_size, image_size], normalized by the image processor.
             high_res_pixel_values: [images, 3, high-resolution image_size, high-resolution image_size], the same images.
             **kwargs: `output_hidden_states` for both towers, `output_attentions` for SigLIP; `return_dict`.
 
