@@ -112,8 +112,10 @@ def accuracy(asked: list[tuple[str, str]], given: list[str]) -> dict[str, float]
 def _same_boxes(expected: str, given: str) -> bool:
     one, other = find_boxes(expected, THOUSAND), find_boxes(given, THOUSAND)
     counts = [len(boxes) for boxes in one.boxes] == [len(boxes) for boxes in other.boxes]
-    return one.labels == other.labels and counts and all(
-        matches(*pair) == len(pair[0]) for pair in zip(one.boxes, other.boxes, strict=True)
+    return (
+        one.labels == other.labels
+        and counts
+        and all(matches(*pair) == len(pair[0]) for pair in zip(one.boxes, other.boxes, strict=True))
     )
 
 

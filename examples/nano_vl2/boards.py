@@ -1,4 +1,4 @@
-"""Boards: pictures of one to nine tiles with scattered shapes, lines of text that only tiles show, pages, and tables."""
+"""Boards of one to nine tiles with scattered shapes or lines of text that only tiles show; pages, and tables."""
 
 import random
 from dataclasses import dataclass

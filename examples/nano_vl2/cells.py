@@ -99,7 +99,9 @@ def _is_bar(box: Box) -> bool:
 
 def _points(maps: np.ndarray, view: _View, picture: Picture) -> np.ndarray:
     """uint8 [tiles, tokens, 2, POINTS] of the tiles of a view."""
-    x, inside_x = _places(view.columns * SIDE * COLUMNS, TILE / (SIDE * COLUMNS), view.scale, view.across, picture.width)
+    x, inside_x = _places(
+        view.columns * SIDE * COLUMNS, TILE / (SIDE * COLUMNS), view.scale, view.across, picture.width
+    )
     y, inside_y = _places(view.rows * SIDE * ROWS, TILE / (SIDE * ROWS), view.scale, view.down, picture.height)
     things, hues, sizes = maps[:, y[:, None], x] * (inside_y[:, None] & inside_x)
     unreadable = (sizes > 0) & (sizes * view.scale < READABLE)
@@ -154,7 +156,9 @@ class CellHead(nn.Module):
         found = self.points(tokens).float().unflatten(-1, (POINTS, -1)).split((len(THINGS), len(HUES)), -1)
         at_points = [_entropy(each, labels) for each, labels in zip(found, points.long().unbind(2), strict=True)]
         found = self.middles(tokens).float().unflatten(-1, (PATCHES, -1)).split((len(THINGS), len(HUES)), -1)
-        in_middles = [_entropy(each, labels) for each, labels in zip(found, middles[..., :2].long().unbind(-1), strict=True)]
+        in_middles = [
+            _entropy(each, labels) for each, labels in zip(found, middles[..., :2].long().unbind(-1), strict=True)
+        ]
         return {
             "points": sum(at_points, tokens.new_zeros(())),
             "middles": sum(in_middles, tokens.new_zeros(())),

@@ -88,7 +88,7 @@ def build_config(processor: DeepseekVL2Processor) -> DeepseekVL2Config:
 
 
 def build_model(processor: DeepseekVL2Processor) -> DeepseekVL2ForConditionalGeneration:
-    """A model with fresh weights. Places of patches begin as sines, from which the tower learns sooner than from noise."""
+    """A model with fresh weights; places of patches begin as sines, from which the tower learns sooner."""
     model = DeepseekVL2ForConditionalGeneration(build_config(processor))
     places = model.model.vision_model.embeddings.position_embedding.weight
     with torch.no_grad():

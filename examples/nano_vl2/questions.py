@@ -98,7 +98,7 @@ def _groups(board: Board) -> dict[str, list[Shape]]:
 
 
 def plural(kind: str) -> str:
-    """circles, crosses."""
+    """Several of a kind: circles, crosses."""
     return "crosses" if kind == "cross" else f"{kind}s"
 
 
@@ -117,7 +117,7 @@ def _absent(board: Board, rng: random.Random) -> list[Turn]:
 
 
 def described(shape: Shape) -> str:
-    """a red circle, an orange star."""
+    """The shape in words: a red circle, an orange star."""
     return f"{'an' if shape.color == 'orange' else 'a'} {shape.color} {shape.shape}"
 
 
@@ -138,7 +138,11 @@ def about_texts(board: Board, rng: random.Random) -> list[Turn]:
     if len(board.texts) == 1:
         return [Turn("read_tiles", rng.choice(WHOLE), board.texts[0].text)]
     return [
-        Turn("read_tiles", rng.choice(("What does the {} text say?", "What is written in {}?")).format(text.color), text.text)
+        Turn(
+            "read_tiles",
+            rng.choice(("What does the {} text say?", "What is written in {}?")).format(text.color),
+            text.text,
+        )
         for text in board.texts
     ]
 

@@ -95,7 +95,7 @@ class NanoVL2Trainer(Trainer):
 
 
 def _features(model: Any, pixel_values: torch.Tensor, tile_grids: torch.Tensor) -> Any:
-    """Image features. The tower stays as looking left it: gradients of the first answers, which are guesses, harm it."""
+    """Image features. The tower stays as looking left it: gradients of first answers, which are guesses, harm it."""
     model.model.vision_model.requires_grad_(False)
     return model.model.get_image_features(pixel_values, tile_grids)
 

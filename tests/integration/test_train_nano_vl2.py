@@ -1,0 +1,157 @@
+"""The training script of nano-vl2: both stages learn, a stopped run goes on, and the result is measured."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+import evaluate
+import evaluate_vl2
+import nano_vl2.model
+import train_nano_vl2
+from deepseek_vl_hf import nano_path
+from evaluate_vl2 import accuracy, box_figures, counted, matches, overlap, without_experts
+from nano_vl2.dataset import content, example
+from nano_vl2.model import build_processor
+
+BATCH = 4
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A fraction of the model, and a tokenizer of few examples."""
+    for part, sizes in {
+        "vision": {"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128},
+        "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "kv_lora_rank": 32},
+    }.items():
+        for name, value in sizes.items():
+            monkeypatch.setitem(nano_vl2.model.SIZES[part], name, value)
+    monkeypatch.setattr(train_nano_vl2, "build_processor", lambda: build_processor(400))
+
+
+def options(folder, *arguments):
+    general = ["--output", folder, "--pictures", 12 * BATCH, "--conversations", 12 * BATCH, "--batch-size", BATCH]
+    return train_nano_vl2.parse([*map(str, general), *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run; later tests only read it."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        small.__wrapped__(patch)
+        train_nano_vl2.train(options(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(finished):
+    return AutoModelForImageTextToText.from_pretrained(finished / "model", dtype=torch.float32).eval()
+
+
+def test_both_stages_learn(finished):
+    log = json.loads((finished / "answering" / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    assert {"answer_loss", "points", "middles", "edges", "place"} <= set(log[0])
+    assert json.loads((finished / "looking" / "loss.json").read_text())[-1]["step"] == 10
+    before = load_file(finished / "looking.safetensors")
+    after = load_file(finished / "answering/checkpoint-12/model.safetensors")
+    both = [name for name in after if name in before]  # files of a whole model hold experts one by one
+    learned = {name.split(".")[1] for name in both if not torch.equal(after[name], before[name])}
+    assert {"language_model", "projector"} <= learned
+    assert "vision_model" not in learned  # it stays as looking left it
+    biases = [after[name] for name in after if name.endswith("correction_bias")]
+    assert all(bias.abs().max() > 0 for bias in biases)
+
+
+def test_the_result_has_the_published_structure(finished, model):
+    config = json.loads((finished / "model" / "config.json").read_text())
+    assert config["model_type"] == "deepseek_vl_v2"
+    text = config["language_config"]
+    assert (text["use_mla"], text["topk_method"], text["scoring_func"]) == (True, "noaux_tc", "sigmoid")
+    assert model.generation_config.do_sample is False
+    assert not hasattr(model, "cell_head")
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    for stage in ("looking", "answering"):
+        for checkpoint in (run / stage).glob("checkpoint-*"):
+            if int(checkpoint.name.rpartition("-")[2]) > 8:
+                shutil.rmtree(checkpoint)
+    shutil.rmtree(run / "model")
+    (run / "looking.safetensors").unlink()
+    train_nano_vl2.train(options(run))
+    for name in ("looking.safetensors", "model/model.safetensors"):
+        expected, found = load_file(finished / name), load_file(run / name)
+        assert all(torch.equal(weight, expected[key]) for key, weight in found.items())
+
+
+def test_what_cannot_be_trained(finished, tmp_path):
+    with pytest.raises(ValueError, match="another recipe .*seed: 0 there, 1 now"):
+        train_nano_vl2.train(options(finished, "--seed", 1))
+    with pytest.raises(ValueError, match="2 pictures in batches of 4"):
+        train_nano_vl2.train(options(tmp_path, "--conversations", 2))
+
+
+# Evaluation
+
+
+def test_the_result_is_measured(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "LONGEST_ANSWER", 6)
+    file = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["", str(finished / "model"), "--pictures", "5", "--output", str(file)])
+    assert evaluate_vl2.main() == 0
+    figures = json.loads(file.read_text())
+    columns = {"float32", "bfloat16", "int4", "float32, no tiles", "float32, no routed experts"}
+    assert set(figures["accuracy"]) == set(figures["boxes"]) == columns
+    assert figures["questions"].keys() == figures["accuracy"]["float32"].keys()
+    assert figures["converted_answers_equal"] is True
+    assert all(sum(layer) == pytest.approx(len(layer), abs=0.01) for layer in figures["expert_shares"])
+
+
+def test_right_answers_count_and_wrong_ones_do_not():
+    asked = [(turn.kind, turn.answer) for number in range(120) for turn in example("held-out", number).turns]
+    right = [answer for _, answer in asked]
+    assert set(accuracy(asked, right).values()) == {1.0}
+    assert {value for figures in box_figures(asked, right).values() for value in figures.values()} == {1.0}
+    halved = [answer.replace("]]<|/det|>", "], [0, 0, 10, 10]]<|/det|>") for answer in right]
+    figures = box_figures(asked, halved)
+    assert figures["find"]["recall"] == 1
+    assert figures["find"]["precision"] == 0.5
+    assert accuracy(asked, halved)["find"] == 0
+    renamed = [answer.replace("<|ref|>", "<|ref|>not ") for answer in right]
+    assert box_figures(asked, renamed)["find"]["recall"] == accuracy(asked, renamed)["caption"] == 0
+
+
+def test_boxes_are_compared_by_what_they_share():
+    assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert overlap((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
+    assert overlap((0, 0, 10, 10), (20, 20, 30, 30)) == overlap((0, 0, 0, 0), (0, 0, 0, 0)) == 0
+    twice = [(0, 0, 10, 10), (1, 0, 11, 10)]
+    assert matches(twice, [(0, 0, 10, 10)]) == 1  # one box is not two finds
+    assert matches([(0, 0, 10, 10)], twice) == 1
+
+
+def test_experts_can_be_counted_and_switched_off(model):
+    processor = build_processor(400)
+    one = example("held-out", 0, kind="board")
+    messages = [{"role": "user", "content": content(one, one.turns[0])}]
+    batch = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    with torch.no_grad():
+        with counted(model) as counts:
+            whole = model(**batch).logits
+        with without_experts(model):
+            assert not torch.allclose(model(**batch).logits, whole)
+        assert torch.equal(model(**batch).logits, whole)
+    [layer] = counts
+    assert int(layer.sum()) == batch["input_ids"].numel() * model.config.text_config.num_experts_per_tok
+
+
+def test_a_model_of_another_family_cannot_be_measured():
+    with pytest.raises(ValueError, match="is a deepseek_vl_hybrid; expected a deepseek_vl2"):
+        evaluate_vl2.evaluate(str(nano_path()), 1)
