@@ -25,6 +25,7 @@ from deepseek_vl_hf import DeepseekVLConfig, DeepseekVLForConditionalGeneration
 from deepseek_vl_hf.checkpoints.layouts.rules import Concatenate
 from deepseek_vl_hf.checkpoints.loading.direct import MultiModalityConfig
 from deepseek_vl_hf.checkpoints.loading.weight_mapping import weight_mapping
+from forked import python
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -137,7 +138,7 @@ assert type(model).__module__.startswith("transformers."), type(model)
 assert not any(info.values()), info
 print(AutoTokenizer.from_pretrained({str(tmp_path)!r})("a")["input_ids"][0], model.generation_config.eos_token_id)
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    result = python("-c", program)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["600", "601"]
 
@@ -378,7 +379,7 @@ assert state() == after
 
 
 def test_unregister_restores_every_table():
-    result = subprocess.run([sys.executable, "-c", STATE], capture_output=True, text=True, check=False)
+    result = python("-c", STATE)
     assert result.returncode == 0, result.stderr
 
 
