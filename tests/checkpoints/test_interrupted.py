@@ -1,8 +1,6 @@
 """Conversions that cannot end: a full disk, and kills at any moment."""
 
 import errno
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ from editing import content_of, tensors_of
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.checkpoints.conversion import destination
+from forked import python
 
 
 def test_too_little_room(original, tmp_path, monkeypatch):
@@ -32,7 +31,7 @@ try:
 except OSError as error:
     sys.exit(error.errno)
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    result = python("-c", program)
     assert result.returncode == errno.EFBIG, result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -70,7 +69,8 @@ for number in range(24):
 
 
 def test_killed_at_random_moments(original, converted, tmp_path):
-    subprocess.run([sys.executable, "-c", KILLED_AT_RANDOM, original, tmp_path], check=True, capture_output=True)
+    result = python("-c", KILLED_AT_RANDOM, original, tmp_path)
+    assert result.returncode == 0, result.stderr
     complete = sorted(path for path in tmp_path.iterdir() if not path.name.startswith("."))
     partial = [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]
     for folder in complete:

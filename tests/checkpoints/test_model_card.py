@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.checkpoints.conversion.model_card import PUBLISHED
+from forked import python
 
 PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 NUM_SNIPPETS = 3
@@ -110,5 +109,5 @@ def test_snippets_run(card, verified, family):
     for name, picture in (("picture.jpg", "shapes.png"), ("first.jpg", "chart.png"), ("second.jpg", "words.png")):
         program = program.replace(name, str(PICTURES / picture))
     program = program.replace("group_size=128", "group_size=32")  # widths of the small model
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    result = python("-c", program)
     assert result.returncode == 0, result.stderr

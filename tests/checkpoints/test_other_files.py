@@ -1,8 +1,6 @@
 """Checkpoints that are not the published ones: pickles, fine-tunes, the layout that needs no conversion."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 
 from deepseek_vl_hf.checkpoints import NothingToConvertError, convert_checkpoint
 from family import VL_FAMILIES
+from forked import python
 
 EMBEDDINGS = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 
@@ -151,8 +150,7 @@ AutoProcessor.from_pretrained(source).save_pretrained(target)
 
 @pytest.mark.parametrize("family", VL_FAMILIES, indirect=True, scope="module")
 def test_what_plain_transformers_saved_goes_back(family, restored, tmp_path):
-    command = [sys.executable, "-c", SAVED_BY_TRANSFORMERS, str(family.converted), str(tmp_path / "saved")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = python("-c", SAVED_BY_TRANSFORMERS, family.converted, tmp_path / "saved")
     assert result.returncode == 0, result.stderr
     convert_checkpoint(tmp_path / "saved", tmp_path / "target", to="original", verify=True)
     found, expected = tensors_of(tmp_path / "target"), tensors_of(restored[family.name])

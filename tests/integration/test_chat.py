@@ -2,8 +2,6 @@
 
 import itertools
 import logging
-import subprocess
-import sys
 import threading
 import time
 
@@ -14,6 +12,7 @@ from transformers import AutoModelForImageTextToText
 from deepseek_vl_hf import Chat
 from deepseek_vl_hf.chat.streaming import AnswerText
 from family import CONTRACT_FAMILIES, IMAGES, VL2_FAMILIES
+from forked import python
 
 GREEDY = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 8}
 EVERY_FAMILY = tuple(dict.fromkeys((*CONTRACT_FAMILIES, *VL2_FAMILIES)))
@@ -355,7 +354,7 @@ from deepseek_vl_hf import Chat
 stream = Chat.from_pretrained({str(vl.original)!r}).stream("a", max_new_tokens=5000)
 next(stream)
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    result = python("-c", program)
     assert result.returncode == 0, result.stderr
 
 

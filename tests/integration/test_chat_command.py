@@ -17,6 +17,7 @@ from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.cli.conversation import ChatLoop
 from deepseek_vl_hf.cpu import dtypes, ways
 from family import IMAGES
+from forked import python
 
 SHAPES, WORDS = "examples/pictures/shapes.png", "examples/pictures/words.png"
 COMMAND = [sys.executable, "-m", "deepseek_vl_command"]
@@ -140,15 +141,7 @@ def test_control_c_stops_the_answer_not_the_program(original):
 
 
 def piped(text, *arguments):
-    return subprocess.run(
-        [*COMMAND, "chat", *arguments],
-        input=text,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        check=False,
-        timeout=SLOW,
-    )
+    return python("-m", "deepseek_vl_command", "chat", *arguments, text=text)
 
 
 def test_through_a_pipe(tmp_path):
@@ -171,7 +164,10 @@ def test_through_a_pipe(tmp_path):
 
 def test_the_error_stream_stays_empty():
     """Also where torchao is installed, which complains while transformers imports it."""
-    result = piped("How many shapes are there?\n", "--image", SHAPES)
+    command = [*COMMAND, "chat", "--image", SHAPES]
+    result = subprocess.run(
+        command, input="How many shapes are there?\n", capture_output=True, text=True, check=False, timeout=SLOW
+    )
     assert (result.returncode, result.stdout, result.stderr) == (0, "4\n", "")
 
 

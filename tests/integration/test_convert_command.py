@@ -21,18 +21,15 @@ from safetensors.torch import load_file
 from deepseek_vl_hf.checkpoints.conversion import real
 from deepseek_vl_hf.checkpoints.layouts import files
 from deepseek_vl_hf.cli import main
+from forked import python
 
 SCRIPT = Path(__file__).parents[2] / "convert" / "convert_deepseek_vl.py"
 MODULE = [sys.executable, "-m", "deepseek_vl_command"]
 
 
-def run(*arguments, **options):
-    return subprocess.run([str(word) for word in arguments], capture_output=True, text=True, check=False, **options)
-
-
-@pytest.mark.parametrize("command", [[*MODULE, "convert"], [sys.executable, SCRIPT]], ids=["command", "script"])
+@pytest.mark.parametrize("command", [("-m", "deepseek_vl_command", "convert"), (SCRIPT,)], ids=["command", "script"])
 def test_converting(original, tmp_path, command):
-    result = run(*command, original, tmp_path / "target")
+    result = python(*command, original, tmp_path / "target")
     assert result.returncode == 0, result.stderr
     assert "67 tensors are read, 62 are written:" in result.stdout
     *_, wrote, following = result.stdout.splitlines()
@@ -40,7 +37,7 @@ def test_converting(original, tmp_path, command):
     assert following == f"Next: deepseek-vl chat {tmp_path}/target"
     assert "Writing" not in result.stderr  # no progress bar where the error stream is no terminal
     assert (tmp_path / "target" / "model.safetensors").is_file()
-    again = run(*command, original, tmp_path / "target")
+    again = python(*command, original, tmp_path / "target")
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith("error: ")
     assert "exists and is not empty" in again.stderr
@@ -48,7 +45,8 @@ def test_converting(original, tmp_path, command):
 
 def test_the_installed_command(original, tmp_path):
     command = Path(sys.executable).parent / "deepseek-vl"
-    result = run(command, "convert", original, tmp_path / "target", "--quiet")
+    words = [command, "convert", original, tmp_path / "target", "--quiet"]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, "")
     assert (tmp_path / "target" / "config.json").is_file()
 
@@ -252,4 +250,4 @@ def test_help(capsys):
             main(arguments)
         assert stop.value.code == 0
         assert "usage: deepseek-vl" in capsys.readouterr().out
-    assert "usage: deepseek-vl convert" in run(sys.executable, SCRIPT, "--help").stdout
+    assert "usage: deepseek-vl convert" in python(SCRIPT, "--help").stdout

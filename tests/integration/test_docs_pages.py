@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import deepseek_vl_hf
 from deepseek_vl_command.arguments import parse
 from deepseek_vl_hf import nano_path
 from deepseek_vl_hf.cli import main
+from forked import python
 
 ROOT = Path(__file__).parents[2]
 WITH_OUTPUT = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
@@ -28,7 +28,7 @@ def page(name):
 def run_programs(programs):
     """What each of several programs prints; they run in one process, each with names of its own."""
     whole = "".join(f"exec({program!r}, {{}})\nprint('end of program')\n" for program in programs)
-    result = subprocess.run([sys.executable, "-c", whole], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = python("-c", whole, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     return [f"{printed}\n".lstrip("\n") for printed in result.stdout.split("\nend of program\n")[:-1]]
 

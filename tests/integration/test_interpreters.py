@@ -1,4 +1,4 @@
-"""What needs a second interpreter: plain transformers beside ours, what an import loads, the memory of a process."""
+"""What needs a second process: plain transformers beside ours, what an import loads, the memory of a process."""
 
 import json
 import re
@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from family import VL_FAMILIES
+from forked import python
 from packages import FORBIDDEN, OPTIONAL
 
 # float32, another order of the same sums: measured 1e-6 relative.
@@ -17,9 +18,10 @@ TOLERANCE = 1e-5
 
 
 def run(program: str, *arguments: str) -> str:
-    """What a program prints in an interpreter of its own."""
-    command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    """What a program prints in a process of its own."""
+    result = python("-c", program, *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 # What a program with any model of transformers imports; where torchao is installed, so does it.

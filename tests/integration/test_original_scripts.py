@@ -1,7 +1,5 @@
 """Scripts that import the original packages, as their model cards have them."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from deepseek_vl_hf import nano_path
 from deepseek_vl_hf.original import VLChatProcessor, install, load_pil_images, uninstall
 from family import IMAGES
+from forked import python
 
 PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 QUESTIONS = ("What color is the circle?", "How many shapes are there?", "What does it say?")
@@ -89,8 +88,7 @@ def test_a_script_runs_unchanged(tmp_path):
     (tmp_path / "deepseek_vl" / "__init__.py").write_text("raise ImportError('the original')")
     script = tmp_path / "script.py"
     script.write_text(VL_SCRIPT)
-    command = [sys.executable, "-m", "deepseek_vl_hf.original", "script.py", nano_path(), *QUESTIONS, picture()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = python("-m", "deepseek_vl_hf.original", "script.py", nano_path(), *QUESTIONS, picture(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     tokenizer, expected = answers_of_ours(torch.float32)
     found = [line.removeprefix("answer: ") for line in done.stdout.splitlines() if line.startswith("answer: ")]
@@ -100,13 +98,7 @@ def test_a_script_runs_unchanged(tmp_path):
 
 
 def test_there_is_no_such_script(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "deepseek_vl_hf.original", "none.py"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
+    done = python("-m", "deepseek_vl_hf.original", "none.py", cwd=tmp_path)
     assert done.returncode == 1
     assert "There is no script none.py." in done.stderr
 

@@ -1,8 +1,6 @@
 """`deepseek-vl quantize` as a program: what it writes, prints and refuses."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from deepseek_vl_hf import int4_config, quantization_report
 from deepseek_vl_hf.cli import main
 from family import FAMILIES
+from forked import python
 
 OPTIONS = ["--group-size", "32", "--device", "cpu"]
 
@@ -105,7 +104,7 @@ def test_without_torchao(original, tmp_path):
         "import sys; sys.modules['torchao'] = None; from deepseek_vl_hf.cli import main; "
         f"sys.exit(main(['quantize', {str(original)!r}, {str(tmp_path / 'target')!r}]))"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    result = python("-c", program)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("error: 4-bit weights need torchao 0.18")
     assert not (tmp_path / "target").exists()

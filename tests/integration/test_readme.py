@@ -15,6 +15,7 @@ import pytest
 from deepseek_vl_hf import nano_path
 from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.hf.versions import CHUNKED_PREFILL_READS_IMAGES
+from forked import python
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,14 +35,18 @@ def test_there_are_snippets():
 
 def run_program(program):
     """What a program prints."""
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = python("-c", program, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
 
 def test_the_first_answer_is_the_one_under_the_picture():
+    """In an interpreter that has imported nothing before."""
     assert '"nano"' in SNIPPETS[0]
-    assert f"**{run_program(SNIPPETS[0])}** |" in README
+    command = [sys.executable, "-c", SNIPPETS[0]]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"**{result.stdout.strip()}** |" in README
 
 
 def test_the_readme_is_short():
@@ -74,8 +79,7 @@ def test_snippets_of_the_page_on_generation_run(converted):
     program = "\n".join(snippets).replace("path/to/model", str(converted))
     # Without code generation: tests/integration/test_compile.py does that.
     program = program.replace("dynamic=True)", 'dynamic=True, backend="eager")')
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    run_program(program)
 
 
 def test_the_snippet_for_the_originals_packages_runs():
@@ -165,8 +169,7 @@ def test_the_page_on_checkpoints_runs(original, tmp_path, run_command):
     assert json.loads(report.read_text())["passed"]
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     program = snippet.replace("path/to/original", str(original)).replace("path/to/model", str(tmp_path / "again"))
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    run_program(program)
     assert (tmp_path / "again" / "README.md").is_file()
 
 

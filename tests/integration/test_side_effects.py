@@ -1,10 +1,7 @@
 """What importing the package must not change: each program gives the same with and without the import."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import torch
 from safetensors.torch import save_file
@@ -12,6 +9,7 @@ from transformers import AutoConfig
 
 import deepseek_vl_hf
 from family import FIXTURES
+from forked import python
 
 # DeepSeek-OCR and OCR-2 have DeepSeek-VL2's model type, and come with code of their own, as here.
 CODE = """
@@ -91,11 +89,7 @@ print(json.dumps(found))
 def run(program: str, *arguments: object, imported: bool) -> dict:
     """What a program prints, with or without the package."""
     text = program.replace("IMPORT", "import deepseek_vl_hf" if imported else "")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", text, *map(str, arguments)],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+    result = python("-c", text, *arguments)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 

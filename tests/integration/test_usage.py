@@ -1,8 +1,6 @@
 """The package as people use it today."""
 
 import base64
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from conversations import ask, text
 from family import VL_FAMILIES
+from forked import python
 
 ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "examples" / "demo.py"
 
 
 # Each test that asks for these runs for each family that has the same cases.
@@ -142,23 +142,22 @@ def test_data_uris(pipe, images, processor, expected):
 
 
 def test_the_demo():
-    command = [sys.executable, ROOT / "examples" / "demo.py"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = python(DEMO)
+    assert result.returncode == 0, result.stderr
     assert "Found deepseek_vl_hybrid: " in result.stdout
     assert "relative to the blue square?  'left'  (expected 'left'" in result.stdout
     assert result.stdout.rstrip().endswith("Done: 7 and 7 of 7 answers are right to the letter.")
 
 
 def test_the_demo_asks_other_models(converted):
-    command = [sys.executable, ROOT / "examples" / "demo.py", converted, "--max-new-tokens", "2"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = python(DEMO, converted, "--max-new-tokens", "2")
+    assert result.returncode == 0, result.stderr
     assert result.stdout.count("(expected ") == 7
     assert "Done: " in result.stdout
 
 
 def test_the_demo_refuses_what_is_no_model(tmp_path):
-    command = [sys.executable, ROOT / "examples" / "demo.py", tmp_path / "absent"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = python(DEMO, tmp_path / "absent")
     assert result.returncode == 1
     assert "is no folder" in result.stderr
     assert "Traceback" not in result.stderr

@@ -97,11 +97,16 @@ def begin(page, address):
 
 
 def expect_stopped(page):
-    api.expect(page.locator("#figures")).to_contain_text("stopped", timeout=20000)
+    api.expect(figures(page).last).to_contain_text("stopped", timeout=20000)
 
 
 def answers(page):
-    return page.locator("#conversation [data-testid=bot]")
+    return page.locator("#conversation .bot > .message:first-child [data-testid=bot]")
+
+
+def figures(page):
+    """Below the answers that have ended."""
+    return page.locator("#conversation .bot > .message + .message [data-testid=bot]")
 
 
 def expect_answer(page, number, text):
@@ -124,7 +129,11 @@ class TestInABrowser:
         ask(page, "What color is the star?")
         expect_answer(page, 2, "green")
         api.expect(page.locator("#figures")).to_contain_text("prompt tokens were known")
-        api.expect(page.locator("#figures")).to_contain_text("the context is 6% full")
+        api.expect(page.locator("#figures")).to_contain_text("The context is 6% full")
+        api.expect(figures(page)).to_have_count(2)
+        first, second = (line.strip() for line in figures(page).all_inner_texts())
+        assert re.fullmatch(r"3 tokens, the first after \d+\.\d\d s, then \d+\.\d per second", first)
+        assert re.fullmatch(r"2 tokens, the first after \d+\.\d\d s", second)
         api.expect(page.locator("#title")).to_contain_text("bar charts")
         kept, whole = map(int, re.search(r"(\d+) of (\d+)", page.locator("#figures").inner_text()).groups())
         assert kept > 0.8 * whole
@@ -227,7 +236,7 @@ class TestInABrowser:
         ended.set()
         page.wait_for_timeout(1000)
         api.expect(answers(page)).to_have_count(0)
-        api.expect(page.locator("#figures")).not_to_contain_text("stopped")
+        api.expect(page.locator("#figures")).to_be_empty()
 
     def test_a_question_that_waits_goes_with_its_conversation(self, page, endless_address):
         other = gradio_client.Client(endless_address, verbose=False).submit(
@@ -290,7 +299,9 @@ def test_an_upload_is_answered(client):
         {"text": "How many shapes are there?", "files": [gradio_client.handle_file(SHAPES)]}, api_name="/ask"
     )
     assert messages[-1]["role"] == "assistant"
-    assert "4" in str(messages[-1]["content"])
+    answer, below = (part["text"] for part in messages[-1]["content"])
+    assert answer == "4"
+    assert "tokens, the first after" in below
 
 
 def test_a_visitor_waits_with_one_question_at_most(endless_address):
@@ -340,9 +351,8 @@ def test_the_command():
     command = [sys.executable, "-m", "deepseek_vl_command", "demo", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
-            for line in server.stdout:
-                if f"http://127.0.0.1:{port}" in line:
-                    break
+            said = [server.stdout.readline(), server.stdout.readline()]
+            assert said == ["Loading nano ...\n", f"The page is at http://127.0.0.1:{port}. Ctrl-C ends it.\n"]
             with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=20) as answer:
                 assert "DeepSeek-VL: nano" in answer.read().decode()
             result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

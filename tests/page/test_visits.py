@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("gradio", reason="Gradio is not installed (pip install -e '.[demo]')")
 
 from deepseek_vl_hf import Chat
-from deepseek_vl_hf.chat import limits
+from deepseek_vl_hf.chat import limits, page_errors
 from deepseek_vl_hf.chat.page import MOST_CONVERSATIONS, Visit, Visits, answer, what_was_seen
 from family import IMAGES
 
@@ -49,8 +50,16 @@ def test_stopped_before_the_answer(visit):
     assert [turn.text for turn in visit.chat.turns] == ["one"]
 
 
-def test_an_error_in_the_middle_of_an_answer(visit, monkeypatch):
-    """Page and conversation agree that there was no such turn."""
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("no kernel in /srv/models"), "Something went wrong on the server"),
+        (torch.OutOfMemoryError("tried to allocate 2 GiB"), "The server has too little memory for this conversation"),
+    ],
+)
+def test_an_error_in_the_middle_of_an_answer(visit, monkeypatch, caplog, error, said):
+    """Page and conversation agree that there was no such turn; the reason is in the log alone."""
+    monkeypatch.setattr(page_errors.logger, "propagate", True)
     list(answer(visit, {"text": "one", "files": []}, IMAGES))
     before, calls = list(visit.shown), []
     forward = visit.chat.model.lm_head.forward
@@ -58,14 +67,16 @@ def test_an_error_in_the_middle_of_an_answer(visit, monkeypatch):
     def fail_at_the_third(*args):
         calls.append(1)
         if len(calls) == 3:
-            raise RuntimeError("out of <memory>")
+            raise error
         return forward(*args)
 
     monkeypatch.setattr(visit.chat.model.lm_head, "forward", fail_at_the_third)
     *_, (shown, question, figures, _) = answer(visit, {"text": "two", "files": []}, IMAGES)
     assert shown == visit.shown == before
     assert question.value["text"] == "two"
-    assert "out of &lt;memory>" in figures
+    assert said in figures
+    assert str(error) not in figures
+    assert str(error) in caplog.text
     assert [turn.text for turn in visit.chat.turns] == ["one"]
 
 
@@ -119,3 +130,15 @@ def test_visits_are_apart_and_few(visit):
     visits.end("b")
     assert not visits.holds("b", second)
     assert visits.of("b") is not second
+
+
+def test_a_message_longer_than_the_context(visit, caplog):
+    """Is the visitor's to change, and no matter for the log."""
+    visit.chat.model.config.get_text_config().max_position_embeddings, kept = 50, visit.chat.context
+    try:
+        *_, (_, question, figures, _) = answer(visit, {"text": "one two " * 60, "files": []}, IMAGES)
+    finally:
+        visit.chat.model.config.get_text_config().max_position_embeddings = kept
+    assert "Send less text or fewer pictures." in figures
+    assert question.value["text"].startswith("one two")
+    assert not caplog.records

@@ -1,7 +1,6 @@
 """The original packages' names: what is importable when, what they say of themselves, and the views on a model."""
 
 import copy
-import subprocess
 import sys
 
 import pytest
@@ -15,6 +14,7 @@ from deepseek_vl_hf.models.original_calls import CAUSAL_MODELS
 from deepseek_vl_hf.original.modules import MODULES
 from deepseek_vl_hf.original.outputs import VLChatProcessorOutput
 from family import IMAGES
+from forked import python
 
 
 @pytest.fixture
@@ -38,12 +38,14 @@ def test_nothing_appears_without_install():
         "import sys, deepseek_vl_hf, deepseek_vl_hf.original\n"
         "assert not [name for name in sys.modules if name.partition('.')[0] in ('deepseek_vl', 'deepseek_vl2')]\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_package_itself_does_not_import_it():
     code = "import sys, deepseek_vl_hf; assert 'deepseek_vl_hf.original' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
 
 
 def test_install_and_uninstall():

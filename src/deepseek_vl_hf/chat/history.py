@@ -12,6 +12,10 @@ from .memory import EncodedImage
 FULL_UP_TO = 0.75
 
 
+class MessageTooLongError(ValueError):
+    """A single message is longer than the model's context."""
+
+
 @dataclass(repr=False)
 class Turn:
     """A question and its answer.
@@ -117,7 +121,7 @@ def fit(processor: Any, system: str | None, turns: list[Turn], limit: int, room:
         room: tokens to leave free for the answer.
 
     Raises:
-        ValueError: the last turn does not fit by itself.
+        MessageTooLongError: the last turn does not fit by itself.
     """
     ids = ids_of(processor, system, turns)
     if len(ids) + room <= limit:
@@ -129,7 +133,8 @@ def fit(processor: Any, system: str | None, turns: list[Turn], limit: int, room:
                 return ids, dropped
     ids, dropped = shorter[-1] if shorter else (ids, 0)
     if len(ids) >= limit:
-        raise ValueError(too_long(f"{len(ids)} tokens, {sum(turns[-1].lengths)} of them for its pictures", limit))
+        takes = f"{len(ids)} tokens, {sum(turns[-1].lengths)} of them for its pictures"
+        raise MessageTooLongError(too_long(takes, limit))
     return ids, dropped
 
 

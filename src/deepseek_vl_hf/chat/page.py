@@ -16,9 +16,11 @@ from PIL import Image
 
 from ..pictures.drawing import draw_boxes, draw_tiles
 from ..pictures.opening import open_image
+from .figures import Figures
 from .history import Turn
-from .limits import MOST_CHARACTERS, MOST_QUESTIONS, Shares, check_message, uploads_of
-from .page_facts import abilities_of, facts_of, figures_of
+from .limits import MOST_CHARACTERS, Shares, check_message, uploads_of
+from .page_errors import STOPPED_EARLY, TOO_MANY_QUESTIONS, of_broken, reason_of
+from .page_facts import abilities_of, facts_of, figures_of, fill_of
 from .session import Chat
 
 # Conversations that are kept; each has a key/value cache. The one that was silent longest goes first.
@@ -30,8 +32,6 @@ MOST_WAITING = 32
 ANSWERS = "answers"
 # Uploads are looked through every hour, and go when they are a day old; seconds.
 UPLOADS_ARE_KEPT = (3600, 86400)
-TOO_MANY_QUESTIONS = f"At most {MOST_QUESTIONS} questions at a time, please. Wait for an answer, then ask again."
-STOPPED_EARLY = "Stopped before the answer began; the question is not part of the conversation."
 # Fonts of the visitor's system: the usual themes have theirs fetched from elsewhere.
 FONTS = ("system-ui", "sans-serif")
 # On a phone the conversation leaves room for the question, and the buttons stand side by side.
@@ -39,6 +39,7 @@ CSS = """
 #buttons button { min-width: 0; }
 #buttons button:disabled { opacity: 0.4; }
 #conversation .message img { max-height: 220px; width: auto; }
+#conversation .bot > .message + .message em { font-size: 0.85em; font-style: normal; opacity: 0.7; }
 @media (max-width: 640px) { #conversation { height: 42dvh !important; } #title h1 { font-size: 1.2rem; margin: 0; } }
 """
 
@@ -192,12 +193,10 @@ def build_page(make: Callable[[], Chat], title: str, examples: Sequence[dict[str
                 with gr.Accordion("Model", open=True):
                     gr.Markdown(facts_of(make()), elem_id="facts")
         call, whole = Handlers(make, Path(question.GRADIO_CACHE)), [messages, figures, seen]
-        answered = [messages, question, figures, seen]
+        state = [messages, question, figures, seen]
         at_once: dict[str, Any] = {"queue": False, "api_name": False}
         question.submit(lambda: gr.Button(interactive=True), None, stop, **at_once)
-        asked = question.submit(
-            call.ask, question, answered, api_name="ask", validator=call.admit, concurrency_id=ANSWERS
-        )
+        asked = question.submit(call.ask, question, state, api_name="ask", validator=call.admit, concurrency_id=ANSWERS)
         asked.then(call.stoppable, None, stop, **at_once)
         stop.click(call.stop, **at_once)
         clicks = [undo.click(call.take_back, None, messages, **at_once)]
@@ -260,12 +259,12 @@ def answer(visit: Visit, message: dict[str, Any], uploads: Path) -> Iterator[Any
         pictures = uploads_of(message.get("files") or (), uploads)
     except ValueError as error:
         # Without the files: Gradio would hand out what stands in the field.
-        yield refused(visit, {"text": text, "files": []}, error)
+        yield refused(visit, {"text": text, "files": []}, str(error))
         return
     try:
         check_message(text, pictures, [picture for turn in chat.turns for picture in turn.pictures])
     except ValueError as error:
-        yield refused(visit, message, error)
+        yield refused(visit, message, str(error))
         return
     if not text.strip() and not pictures:
         yield visit.shown, gr.skip(), gr.skip(), gr.skip()
@@ -275,7 +274,7 @@ def answer(visit: Visit, message: dict[str, Any], uploads: Path) -> Iterator[Any
     opened, broken = open_uploads(pictures)
     if broken:
         kept = {"text": text, "files": [str(picture) for picture in pictures if picture not in broken]}
-        yield refused(visit, kept, ValueError(of_broken(broken)))
+        yield refused(visit, kept, of_broken(broken))
         return
     given = ""
     try:
@@ -284,15 +283,15 @@ def answer(visit: Visit, message: dict[str, Any], uploads: Path) -> Iterator[Any
         for piece in pieces:
             given += piece
             yield [*asked, {"role": "assistant", "content": plain(given)}], gr.skip(), "Answering ...", gr.skip()
-    except (OSError, TypeError, ValueError, RuntimeError) as error:
-        yield refused(visit, message, error)
+    except Exception as error:  # of a library, a device, our own: the page stays, whatever it is
+        yield refused(visit, message, reason_of(error))
         return
     if chat.figures is None:
         yield visit.shown, gr.MultimodalTextbox(value=message), STOPPED_EARLY, gr.skip()
         return
-    visit.shown = [*asked, {"role": "assistant", "content": plain(given)}]
+    visit.shown = [*asked, answered(given, chat.figures)]
     seen = what_was_seen(chat)
-    yield visit.shown, gr.skip(), figures_of(chat.figures, chat.context), gr.Gallery(value=seen, visible=bool(seen))
+    yield visit.shown, gr.skip(), fill_of(chat.figures, chat.context), gr.Gallery(value=seen, visible=bool(seen))
 
 
 def open_uploads(pictures: Sequence[Path]) -> tuple[list[Any], list[Path]]:
@@ -306,19 +305,15 @@ def open_uploads(pictures: Sequence[Path]) -> tuple[list[Any], list[Path]]:
     return opened, broken
 
 
-def of_broken(pictures: Sequence[Path]) -> str:
-    """What is said of files that are no pictures: their names, not where they lie on the server."""
-    names = ", ".join(dict.fromkeys(picture.name for picture in pictures))
-    return (
-        f"{names} could not be read as a picture, or is too large, and was taken out of the message. Add a complete "
-        "PNG, JPEG or WebP file, or ask without it."
-    )
-
-
-def refused(visit: Visit, message: dict[str, Any], error: Exception) -> tuple[Any, ...]:
+def refused(visit: Visit, message: dict[str, Any], reason: str) -> tuple[Any, ...]:
     """The page's state after an error: its conversation as before, the question where it was typed, and the reason."""
-    reason = f"**The question was not answered.** {plain(str(error))}"
-    return visit.shown, gr.MultimodalTextbox(value=message), reason, gr.skip()
+    said = f"**The question was not answered.** {plain(reason)}"
+    return visit.shown, gr.MultimodalTextbox(value=message), said, gr.skip()
+
+
+def answered(given: str, figures: Figures) -> dict[str, Any]:
+    """An answer that came to its end, with its figures below, in Markdown because they are copied with it."""
+    return {"role": "assistant", "content": [plain(given), f"*{figures_of(figures)}*"]}
 
 
 def plain(text: str) -> str:

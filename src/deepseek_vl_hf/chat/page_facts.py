@@ -20,19 +20,24 @@ def abilities_of(chat: Chat) -> str:
     return "Ask about pictures, what is written in them, and charts."
 
 
-def figures_of(found: Figures, context: int) -> str:
-    """How an answer came about, and how much of the context, in tokens, the conversation fills."""
-    lines = [
-        f"{found.new_tokens} tokens, the first after {found.seconds_to_first_token:.2f} s",
-        f"{found.tokens_per_second:.1f} tokens per second after it",
-        f"{found.kept_tokens} of {found.prompt_tokens} prompt tokens were known",
-        f"the context is {(found.prompt_tokens + found.new_tokens) / context:.0%} full",
-    ]
-    if found.ended != "eos":
-        lines.append("stopped" if found.ended == "stopped" else "cut off at its greatest length")
+def figures_of(found: Figures) -> str:
+    """How fast an answer came, and how it ended if not by itself."""
+    tokens = f"{found.new_tokens} token{'s' if found.new_tokens > 1 else ''}"
+    line = f"{tokens}, the first after {found.seconds_to_first_token:.2f} s"
+    if found.new_tokens > 2:
+        line += f", then {found.tokens_per_second:.1f} per second"
+    if found.ended == "eos":
+        return line
+    return f"{line}; {'stopped' if found.ended == 'stopped' else 'cut off at its greatest length'}"
+
+
+def fill_of(found: Figures, context: int) -> str:
+    """How much of the context, in tokens, the conversation fills with its last answer."""
+    share = (found.prompt_tokens + found.new_tokens) / context
+    line = f"The context is {share:.0%} full; {found.kept_tokens} of {found.prompt_tokens} prompt tokens were known"
     if found.dropped_turns:
-        lines.append(f"the oldest turns ({found.dropped_turns}) no longer fit and were left out")
-    return "; ".join(lines)
+        line += f"; the oldest questions ({found.dropped_turns}) no longer fit and were left out"
+    return line
 
 
 def facts_of(chat: Chat) -> str:

@@ -24,7 +24,7 @@ from ..quantization import int4_config
 from .archive import Conversation, load_archive, save_archive
 from .export import save_markdown
 from .figures import Beginning, Figures
-from .history import EncodedConversation, Turn, fit, measure, too_long
+from .history import EncodedConversation, MessageTooLongError, Turn, fit, measure, too_long
 from .memory import EncodedImage, Memory
 from .naming import check_names
 from .sampling import end_of, options_of
@@ -265,7 +265,7 @@ class Chat:
             raise ValueError(f"Found {len(texts)} texts around {len(images)} pictures; expected {len(images) + 1}.")
         least = len(images) * self.model.config.fewest_image_tokens
         if least >= self.context:  # thousands of pictures would take long to open
-            raise ValueError(too_long(f"at least {least} tokens for its {len(images)} pictures", self.context))
+            raise MessageTooLongError(too_long(f"at least {least} tokens for its {len(images)} pictures", self.context))
         return Turn(texts, open_images(images, transparency=self.processor.image_processor.transparency))
 
     def _check_idle(self) -> None:

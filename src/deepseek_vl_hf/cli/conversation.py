@@ -168,7 +168,7 @@ class ChatLoop:
             return
         if figures.dropped_turns:
             self._say(f"the conversation was full: its oldest turns ({figures.dropped_turns}) were left out")
-        speed = f", then {figures.tokens_per_second:.1f} tokens per second" if figures.new_tokens > 1 else ""
+        speed = f", then {figures.tokens_per_second:.1f} tokens per second" if figures.new_tokens > 2 else ""
         self._say(
             f"{figures.new_tokens} tokens, the first after {figures.seconds_to_first_token:.2f} s{speed}; "
             f"{figures.kept_tokens} of {figures.prompt_tokens} prompt tokens were known"

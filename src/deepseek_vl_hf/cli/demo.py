@@ -20,11 +20,17 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise ImportError("The page needs Gradio: pip install 'gradio>=6'") from error
     check_address(arguments.host, arguments.port)
+    print(f"Loading {arguments.model} ...", flush=True)
     first = load_chat(arguments)
 
     def make() -> Chat:
         return Chat(first.model, first.processor, system=first.system, **first.sampling)
 
     page = build_page(make, f"DeepSeek-VL: {arguments.model}", examples_for(arguments.model))
-    launch(page, server_name=arguments.host, server_port=arguments.port)
+    # Quietly: what Gradio says itself ends with advice to open the page to the world.
+    _, address, _ = launch(
+        page, server_name=arguments.host, server_port=arguments.port, quiet=True, prevent_thread_lock=True
+    )
+    print(f"The page is at {address.rstrip('/')}. Ctrl-C ends it.", flush=True)
+    page.block_thread()
     return 0
