@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from deepseek_vl_command.arguments import add_debug
 from deepseek_vl_hf import int4_config
 from deepseek_vl_hf.checkpoints import convert_checkpoint
-from deepseek_vl_hf.checkpoints.layouts.files import local_folder
+from deepseek_vl_hf.checkpoints.layouts.files import named_folder
 from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.models.deepseek_moe.experts import DeepseekMoeExperts, DeepseekMoeRouter
 from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
@@ -48,7 +48,7 @@ def evaluate(source: str, pictures: int) -> dict[str, Any]:
     """
     if pictures < 1:
         raise ValueError(f"pictures is {pictures}; expected at least 1.")
-    folder = local_folder(source)
+    folder = named_folder(source)
     model_type = AutoConfig.from_pretrained(folder).model_type
     if model_type != "deepseek_vl2":
         raise ValueError(f"{source} is a {model_type}; expected a deepseek_vl2.")

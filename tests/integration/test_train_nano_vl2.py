@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, tmp_path):
 
 
 def test_what_cannot_be_trained(finished, tmp_path):
-    with pytest.raises(ValueError, match="another recipe .*seed: 0 there, 1 now"):
+    with pytest.raises(ValueError, match=r"another recipe .*seed: 0 there, 1 now"):
         train_nano_vl2.train(options(finished, "--seed", 1))
     with pytest.raises(ValueError, match="2 pictures in batches of 4"):
         train_nano_vl2.train(options(tmp_path, "--conversations", 2))
