@@ -17,6 +17,7 @@ import train_nano_vl2
 from deepseek_vl_hf import nano_path
 from evaluate_vl2 import accuracy, box_figures, counted, matches, overlap, without_experts
 from nano_vl2.dataset import content, example
+from nano_vl2.experts import TOGETHER
 from nano_vl2.model import build_processor
 
 BATCH = 4
@@ -75,6 +76,17 @@ def test_the_result_has_the_published_structure(finished, model):
     assert (text["use_mla"], text["topk_method"], text["scoring_func"]) == (True, "noaux_tc", "sigmoid")
     assert model.generation_config.do_sample is False
     assert not hasattr(model, "cell_head")
+
+
+def test_all_experts_together_are_the_chosen_ones(model):
+    ids = torch.arange(10, 60)[None]
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        model.set_experts_implementation({"text_config": TOGETHER})
+        found = model(input_ids=ids).logits
+        model.set_experts_implementation({"text_config": "eager"})
+        assert torch.equal(model(input_ids=ids).logits, expected)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, tmp_path):
