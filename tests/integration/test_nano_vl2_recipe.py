@@ -14,7 +14,17 @@ from nano.scenes import COLORS, Shape, Text
 from nano.splits import is_held_out
 from nano_vl2.boards import Board, Table, page, random_grid, shape_board, table, text_board
 from nano_vl2.cells import EDGES, IGNORED, SIDE, label_views
-from nano_vl2.dataset import ALIKE, SHARES, AnsweringDataset, LookingDataset, content, conversation, example, look
+from nano_vl2.dataset import (
+    ALIKE,
+    FIRST_SHARES,
+    SHARES,
+    AnsweringDataset,
+    LookingDataset,
+    content,
+    conversation,
+    example,
+    look,
+)
 from nano_vl2.model import build_processor
 from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, draw
 from nano_vl2.questions import KINDS, about_several, about_shapes, about_texts, example_in_context
@@ -265,6 +275,13 @@ def test_pages_begin_in_one_style():
     assert len({(text.color, text.font, text.size) for text in first.parts}) == 1
     later = page(random.Random(0), "train", variety=1.0)
     assert len({(text.color, text.font, text.size) for text in later.parts}) > 3
+
+
+def test_charts_come_later():
+    first, later = (Counter(example("train", number, mixing=mixing).kind for number in range(400)) for mixing in (0, 1))
+    assert first["chart"] < 50 < 70 < later["chart"]
+    assert sum(FIRST_SHARES.values()) == pytest.approx(1)
+    assert sum(SHARES.values()) == pytest.approx(1)
 
 
 def test_rows_of_about_the_same_length_share_a_batch(processor):

@@ -85,7 +85,6 @@ def test_all_experts_together_are_the_chosen_ones(model):
         model.set_experts_implementation({"text_config": TOGETHER})
         found = model(input_ids=ids).logits
         model.set_experts_implementation({"text_config": "eager"})
-        assert torch.equal(model(input_ids=ids).logits, expected)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
