@@ -279,7 +279,7 @@ def test_pages_begin_in_one_style():
 
 def test_charts_come_later():
     first, later = (Counter(example("train", number, mixing=mixing).kind for number in range(400)) for mixing in (0, 1))
-    assert first["chart"] < 50 < 70 < later["chart"]
+    assert 2 * first["chart"] < later["chart"]
     assert sum(FIRST_SHARES.values()) == pytest.approx(1)
     assert sum(SHARES.values()) == pytest.approx(1)
 
