@@ -15,7 +15,7 @@ from .markdown import MarkdownStyles, Styled
 from .models import end_progress
 from .pictures import open_picture, shown_name
 from .reading import ReadLine
-from .typed_names import dropped_names, names_in
+from .typed_names import dropped_names, name_in, names_in
 
 HELP = """\
 /image FILE    add a picture (file or URL) to your next message; several times for several.
@@ -187,12 +187,12 @@ class ChatLoop:
     def _save(self, rest: str) -> None:
         if not rest:
             raise ValueError("To which file? Write /save FILE.")
-        self._say(f"saved to {self.chat.save(rest)}")
+        self._say(f"saved to {self.chat.save(name_in(rest))}")
 
     def _load(self, rest: str) -> None:
         if not rest:
             raise ValueError("From which file? Write /load FILE.")
-        self.chat.load(rest)
+        self.chat.load(name_in(rest))
         self._say(f"loaded; turns: {len(self.chat.turns)}")
 
     def _say(self, text: str) -> None:
