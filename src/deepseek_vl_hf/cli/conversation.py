@@ -11,6 +11,7 @@ from prompt_toolkit.formatted_text import FormattedText
 
 from ..chat import Chat
 from ..conversation.chat_templates import IMAGE_PLACEHOLDER
+from .inline_pictures import ShowPicture, show_nothing
 from .markdown import MarkdownStyles, Styled
 from .models import end_progress
 from .pictures import open_picture, shown_name
@@ -40,10 +41,18 @@ class ChatLoop:
         read: where lines come from.
         at_terminal: whether a person sits there, who gets prompts and figures.
         debug: whether the traceback of an error is shown.
+        show: shows a picture that is added.
     """
 
-    def __init__(self, chat: Chat, read: ReadLine, at_terminal: bool, debug: bool = False) -> None:
-        self.chat, self.read, self.at_terminal, self.debug = chat, read, at_terminal, debug
+    def __init__(
+        self,
+        chat: Chat,
+        read: ReadLine,
+        at_terminal: bool,
+        debug: bool = False,
+        show: ShowPicture = show_nothing,
+    ) -> None:
+        self.chat, self.read, self.at_terminal, self.debug, self.show = chat, read, at_terminal, debug, show
         self._pictures: list[Image.Image] = []
         self._failed = False
         self._added = 0  # of the pictures: those that the input named, not the command line
@@ -90,6 +99,7 @@ class ChatLoop:
     def add_picture(self, name: str, picture: Image.Image) -> None:
         """Takes a picture for the next message."""
         self._pictures.append(picture)
+        self.show(picture)
         place = f"picture {len(self._pictures)} of the next message"
         self._say(f"{place}: {shown_name(name)}, {picture.width} x {picture.height} pixels")
 
