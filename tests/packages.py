@@ -7,6 +7,7 @@ OPTIONAL = {
     "trl",
     "vllm",
     "gradio",
+    "textual_image",
     "starlette",
     "fastapi",
     "uvicorn",

@@ -30,7 +30,7 @@ def test_sampling(chat):
         "repetition_penalty": 1.1,
     }
     chat.sampling = {"max_new_tokens": 3}
-    assert options_of(chat.model, chat.processor, {**chat.sampling, "do_sample": False}) == {
+    assert options_of(chat.model, chat.processor, chat.sampling, {"do_sample": False}) == {
         "max_new_tokens": 3,
         "do_sample": False,
         "repetition_penalty": 1.1,
@@ -46,7 +46,7 @@ def test_sampling(chat):
         ({"temperature": 1e-300}, "temperature is 1e-300; expected a finite number from 1e-06 to 100"),
         ({"temperature": float("inf")}, "temperature is inf; expected"),
         ({"temperature": float("nan")}, "temperature is nan; expected"),
-        ({"temperature": 0}, "temperature is 0; expected .* pass do_sample=False"),
+        ({"do_sample": True, "temperature": 0}, "temperature is 0; expected .* pass do_sample=False"),
         ({"top_p": 2}, "top_p is 2; expected a finite number above 0 to 1"),
         ({"top_p": 0}, "top_p is 0; expected"),
         ({"top_p": float("nan")}, "top_p is nan; expected"),

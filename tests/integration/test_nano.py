@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 import evaluate
 from conversations import ask, chat, text
 from deepseek_vl_hf import (
+    Chat,
     DeepseekVLHybridForConditionalGeneration,
     DeepseekVLHybridProcessor,
     example_picture,
@@ -149,7 +150,14 @@ def test_nothing_in_its_answers_is_drawn_at_random(exact, processor):
     """Unless it is asked for: they are short and exact."""
     options = options_of(exact, processor, {})
     assert (options["do_sample"], options["repetition_penalty"]) == (False, 1.0)
-    assert options_of(exact, processor, {"do_sample": True})["do_sample"] is True
+    for asked in ({"do_sample": True}, {"temperature": 0.7}, {"top_p": 0.5}, {"top_k": 3}):
+        assert options_of(exact, processor, asked).items() >= {"do_sample": True, **asked}.items()
+        assert options_of(exact, processor, {"temperature": 0}, asked)["do_sample"] is True
+        assert options_of(exact, processor, asked, {"do_sample": False}) == options
+        assert options_of(exact, processor, asked, {"temperature": 0}) == options
+    talk = Chat(exact, processor, temperature=50.0, top_p=1.0, max_new_tokens=8)
+    torch.manual_seed(0)
+    assert len({talk.ask("Read all the text.", [example_picture("words")]) for _ in range(2)}) == 2
 
 
 def test_size_and_layout():

@@ -24,7 +24,8 @@ def read(name):
 
 def lists(name):
     """A list of requirements in pyproject.toml; Python 3.10 has no reader of TOML."""
-    found = re.search(rf"^{name} = \[(.*?)^\]|^{name} = \[(.*?)\]", read("pyproject.toml"), re.MULTILINE | re.DOTALL)
+    pattern = rf"^{name} = \[([^\n]+)\]|^{name} = \[\n(.*?)^\]"
+    found = re.search(pattern, read("pyproject.toml"), re.MULTILINE | re.DOTALL)
     lines = (found.group(1) or found.group(2)).splitlines()
     return [Requirement(text) for line in lines for text in re.findall(r'"([^"]+)"', line.partition(" #")[0])]
 

@@ -1,4 +1,4 @@
-"""Names of pictures as people type them behind `/image`, and as terminals paste the paths of files that are dropped."""
+"""Names of files as people type them behind commands, and as terminals paste the paths of files that are dropped."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from deepseek_vl_hf import Chat, example_picture
 from deepseek_vl_hf.cli.conversation import ChatLoop
-from deepseek_vl_hf.cli.typed_names import dropped_names, names_in
+from deepseek_vl_hf.cli.typed_names import dropped_names, name_in, names_in
 
 WINDOWS = r"C:\My Pictures\new one.png"  # here the name of a file, with backslashes in it
 TYPED = {
@@ -43,6 +43,14 @@ def test_behind_the_command(folder):
     assert {text: names_in(text) for text in TYPED} == TYPED
 
 
+def test_of_one_file(folder, monkeypatch):
+    """As behind /image, but for what looks like several files; on Windows backslashes stand between folders."""
+    typed = {text: (names[0] if len(names) == 1 else text) for text, names in TYPED.items()}
+    assert {text: name_in(text) for text in typed} == typed
+    monkeypatch.setattr("deepseek_vl_hf.cli.typed_names.BACKSLASH_ESCAPES", False)
+    assert [name_in(text) for text in (r"talks\new.md", r'"my talks\new.md"')] == [r"talks\new.md", r"my talks\new.md"]
+
+
 def test_dropped_files(folder):
     """Whole paths of files that are there; what else begins a message is a part of it."""
     path, plain = f"{folder}/my picture.png", f"{folder}/a.png"
@@ -71,7 +79,11 @@ def test_in_a_conversation(vl, folder, capsys):
         assert loop.run() == 0
         assert [len(turn.pictures) for turn in chat.turns] == sizes
         chat.new()
+    rest = iter(["What?", r"/save my\ talk.zip", "/new", "/load 'my talk.zip'", "exit"])
+    assert ChatLoop(chat, lambda label: next(rest), at_terminal=True).run() == 0
+    assert Path("my talk.zip").is_file()
     shown = capsys.readouterr().out
+    assert "loaded; turns: 1" in shown
     assert "[picture 2 of the next message: my picture.png, 640 x 640 pixels]" in shown
     rest = iter([f"{path} {folder}/broken.png", "exit"])
     Path("broken.png").write_text("no picture", encoding="utf-8")

@@ -69,7 +69,7 @@ def ask_each(
         ValueError: an argument of `generate` that is not for conversations, or whose value means nothing.
         torch.OutOfMemoryError: a GPU's memory does not even suffice for one picture.
     """
-    options = options_of(chat.model, chat.processor, {**chat.sampling, **sampling})
+    options = options_of(chat.model, chat.processor, chat.sampling, sampling)
     results: list[Any] = [_asked(chat, text, picture, options) for picture in pictures]
     numbers = [number for number, asked in enumerate(results) if isinstance(asked, _Asked)]
     answers = _answers(chat, [results[number] for number in numbers], options, measured)

@@ -1,16 +1,16 @@
 """How answers are sampled: the original's settings, and which arguments are a conversation's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from ..models.sampling import check_sampling
+from ..kinds import is_number
+from ..models.sampling import WHEN_DRAWING, check_sampling
 
 # The original's, in its chat loop. What a checkpoint's generation_config.json says goes before them.
 SAMPLING = {"max_new_tokens": 512, "do_sample": True, "temperature": 0.2, "top_p": 0.95, "repetition_penalty": 1.1}
-OF_SAMPLING_ALONE = ("temperature", "top_p")
 
 # What a conversation settles itself, or what would leave its cache out of step with its tokens.
 NOT_FOR_CONVERSATIONS = (
@@ -45,30 +45,46 @@ class Likelihood(LogitsProcessor):
         return float(torch.stack(self._steps[:tokens])[:, sequence].mean())
 
 
-def options_of(model: Any, processor: Any, sampling: dict[str, Any]) -> dict[str, Any]:
+def options_of(model: Any, processor: Any, *asked_for: Mapping[str, Any]) -> dict[str, Any]:
     """What `generate` is called with: the original's sampling, then the checkpoint's, then what is asked for.
+
+    Whoever names a temperature, or another number that counts only when tokens are sampled, wants them sampled,
+    whatever the checkpoint says; a temperature of 0 stands for the likeliest token each time.
 
     Args:
         model: one of the package's generation models.
         processor: its processor.
-        sampling: arguments of `generate`; None stands for what is not asked for.
+        *asked_for: arguments of `generate`, later ones before earlier ones; None stands for what is not asked for.
 
     Raises:
         ValueError: an argument that is not for conversations, or one whose value means nothing.
     """
     stored = {name: getattr(model.generation_config, name, None) for name in SAMPLING}
     stored = {name: value for name, value in stored.items() if value is not None}
-    asked = {name: value for name, value in sampling.items() if value is not None}
+    merged = {name: value for each in asked_for for name, value in _with_switch(each).items()}
+    asked = {name: value for name, value in merged.items() if value is not None}
     if refused := [name for name in NOT_FOR_CONVERSATIONS if asked.get(name, 1) != 1]:
         raise ValueError(f"{', '.join(refused)}: not for conversations. Call model.generate for that.")
     options = {**SAMPLING, **stored, **asked}
     if "stop_strings" in options:
         options["tokenizer"] = processor.tokenizer
     if not options["do_sample"]:
-        for name in OF_SAMPLING_ALONE:
+        for name in WHEN_DRAWING:
             options.pop(name, None)
     check_sampling(options.get)
     return options
+
+
+def _with_switch(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arguments with `do_sample` as their numbers mean it, unless it is among them."""
+    asked = dict(asked)
+    if asked.get("do_sample") is not None or all(asked.get(name) is None for name in WHEN_DRAWING):
+        return asked
+    temperature = asked.get("temperature")
+    asked["do_sample"] = not (is_number(temperature) and temperature == 0)
+    if not asked["do_sample"]:
+        del asked["temperature"]  # else it would meet a later call's sampling, and is no temperature
+    return asked
 
 
 def ending_ids(options: dict[str, Any], model: Any) -> list[int]:

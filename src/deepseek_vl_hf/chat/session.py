@@ -65,7 +65,8 @@ class Chat:
         tiling: for DeepSeek-VL2: True, False or "auto" (the default), the rule above.
         progress: told of pictures that are encoded and of prompts that are read.
         **sampling: arguments of `generate` for all answers, in place of the original's (`SAMPLING`); those of one
-            sequence without beams or assistants.
+            sequence without beams or assistants. A temperature above 0, `top_p` or `top_k` turns sampling on, whatever
+            `generation_config.json` says; a temperature of 0 turns it off.
 
     Attributes:
         turns: the conversation.
@@ -280,7 +281,7 @@ class Chat:
             self._stop = threading.Event()
             self.figures = None
             start = time.perf_counter()
-            options = options_of(self.model, self.processor, {**self.sampling, **sampling})
+            options = options_of(self.model, self.processor, self.sampling, sampling)
             measure(self.processor, self.turns, turn, self.tiling)
             turns = [*self.turns, turn]
             room = min(options["max_new_tokens"], self.context // LEAST_ROOM)

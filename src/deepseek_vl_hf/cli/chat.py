@@ -6,6 +6,7 @@ import sys
 
 from ..chat.page_facts import abilities_of
 from .conversation import ChatLoop
+from .inline_pictures import picture_display
 from .models import load_chat
 from .pictures import open_picture
 from .reading import lines_of_pipe, lines_of_terminal
@@ -21,9 +22,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not at_terminal and isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a line that is no text must not be the last one
     pictures = [open_picture(source) for source in arguments.image]  # before a model is loaded for them
+    show = picture_display()
     chat = load_chat(arguments)
     read = lines_of_terminal() if at_terminal else lines_of_pipe(sys.stdin)
-    loop = ChatLoop(chat, read, at_terminal, arguments.debug)
+    loop = ChatLoop(chat, read, at_terminal, arguments.debug, show)
     for name, picture in zip(arguments.image, pictures, strict=True):
         loop.add_picture(name, picture)
     if at_terminal:

@@ -11,11 +11,12 @@ from prompt_toolkit.formatted_text import FormattedText
 
 from ..chat import Chat
 from ..conversation.chat_templates import IMAGE_PLACEHOLDER
+from .inline_pictures import ShowPicture, show_nothing
 from .markdown import MarkdownStyles, Styled
 from .models import end_progress
 from .pictures import open_picture, shown_name
 from .reading import ReadLine
-from .typed_names import dropped_names, names_in
+from .typed_names import dropped_names, name_in, names_in
 
 HELP = """\
 /image FILE    add a picture (file or URL) to your next message; several times for several.
@@ -40,10 +41,18 @@ class ChatLoop:
         read: where lines come from.
         at_terminal: whether a person sits there, who gets prompts and figures.
         debug: whether the traceback of an error is shown.
+        show: shows a picture that is added.
     """
 
-    def __init__(self, chat: Chat, read: ReadLine, at_terminal: bool, debug: bool = False) -> None:
-        self.chat, self.read, self.at_terminal, self.debug = chat, read, at_terminal, debug
+    def __init__(
+        self,
+        chat: Chat,
+        read: ReadLine,
+        at_terminal: bool,
+        debug: bool = False,
+        show: ShowPicture = show_nothing,
+    ) -> None:
+        self.chat, self.read, self.at_terminal, self.debug, self.show = chat, read, at_terminal, debug, show
         self._pictures: list[Image.Image] = []
         self._failed = False
         self._added = 0  # of the pictures: those that the input named, not the command line
@@ -90,6 +99,7 @@ class ChatLoop:
     def add_picture(self, name: str, picture: Image.Image) -> None:
         """Takes a picture for the next message."""
         self._pictures.append(picture)
+        self.show(picture)
         place = f"picture {len(self._pictures)} of the next message"
         self._say(f"{place}: {shown_name(name)}, {picture.width} x {picture.height} pixels")
 
@@ -187,12 +197,12 @@ class ChatLoop:
     def _save(self, rest: str) -> None:
         if not rest:
             raise ValueError("To which file? Write /save FILE.")
-        self._say(f"saved to {self.chat.save(rest)}")
+        self._say(f"saved to {self.chat.save(name_in(rest))}")
 
     def _load(self, rest: str) -> None:
         if not rest:
             raise ValueError("From which file? Write /load FILE.")
-        self.chat.load(rest)
+        self.chat.load(name_in(rest))
         self._say(f"loaded; turns: {len(self.chat.turns)}")
 
     def _say(self, text: str) -> None:

@@ -28,9 +28,6 @@ def load_chat(arguments: argparse.Namespace) -> Chat:
     # The command line has options for some of them; what is not given is left to the checkpoint.
     given = {name: getattr(arguments, name, None) for name in SAMPLING}
     sampling = {name: value for name, value in given.items() if value is not None}
-    if sampling.get("temperature") == 0:
-        sampling = {**sampling, "do_sample": False}
-        del sampling["temperature"]
     if arguments.fast and (arguments.device or "cpu") != "cpu":
         raise ValueError(f"Found --fast with --device {arguments.device}; it is for a CPU. Leave one of them out.")
     if arguments.device is not None:

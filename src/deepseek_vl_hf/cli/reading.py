@@ -27,7 +27,7 @@ def lines_of_terminal() -> ReadLine:
         event.current_buffer.validate_and_handle()
 
     files = PathCompleter(expanduser=True)
-    commands: dict[str, Completer | None] = {"/image": files, "/save": files}
+    commands: dict[str, Completer | None] = {"/image": files, "/save": files, "/load": files}
     commands |= dict.fromkeys(("/new", "/undo", "/help"))
     session: PromptSession[str] = PromptSession(
         key_bindings=bindings, completer=NestedCompleter(commands), complete_while_typing=False, multiline=True

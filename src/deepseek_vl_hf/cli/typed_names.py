@@ -1,4 +1,4 @@
-"""Names of pictures as people type them and as terminals paste them: plain, quoted, or with escaped blanks.
+"""Names of files as people type them and as terminals paste them: plain, quoted, or with escaped blanks.
 
 What is a name as it stands is left as it stands, so backslashes of Windows stay what they are.
 """
@@ -11,6 +11,8 @@ from .pictures import is_link
 # A word of a shell: quoted pieces, escaped characters, and all others but blanks.
 WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|\\.|[^\s"'\\])+""")
 PIECE = re.compile(r""""((?:\\.|[^"\\])*)"|'([^']*)'|\\(.)|([^\s"'\\]+)""")
+# Windows has it between folders, where it escapes nothing.
+BACKSLASH_ESCAPES = os.sep != "\\"
 OF_WINDOWS = re.compile(r"""["']?(?:[A-Za-z]:[\\/]|\\\\)""")
 # How the names begin that a terminal pastes when a file is dropped on it; what else begins a line is a message.
 WHOLE_PATH = re.compile(r"(?:/|~/|[A-Za-z]:[\\/]|\\\\|file:/)")
@@ -22,9 +24,16 @@ def names_in(text: str) -> list[str]:
     if _is_file(text) or is_link(text):
         return [text]
     words = _words(text)
-    if len(words) == 1 or (words and all(map(_is_file, words))):
+    if len(words) > 1 and all(map(_is_file, words)):
         return words
-    return [text]
+    return [name_in(text)]
+
+
+def name_in(text: str) -> str:
+    """The name behind `/save` and `/load`: of one file, which need not be there."""
+    text = text.strip()
+    words = [] if _is_file(text) else _words(text)
+    return words[0] if len(words) == 1 else text
 
 
 def dropped_names(line: str) -> tuple[list[str], str]:
@@ -62,7 +71,7 @@ def _words(text: str) -> list[str]:
 def _name_of(word: str) -> str:
     """A word's name: as it stands between its quotes if that is a file or of Windows, else as a shell reads it."""
     inner = word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'" else word
-    if _is_file(inner) or OF_WINDOWS.match(inner):
+    if _is_file(inner) or OF_WINDOWS.match(inner) or not BACKSLASH_ESCAPES:
         return inner
     return PIECE.sub(_piece, word)
 
