@@ -80,7 +80,7 @@ def build_trainer(
 ) -> NanoVL2Trainer:
     """The trainer of one stage; `factor` is its share of the learning rate."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # before the optimizer looks at the weights' memory
-    steps = len(dataset) // options.batch_size  # type: ignore[arg-type]
+    steps = len(dataset) // options.batch_size
     optimizer = MuonWithAdamW(model.named_parameters(), options.learning_rate)
     return NanoVL2Trainer(
         model=model,

@@ -26,6 +26,7 @@ PATCH = 14
 SIDE = TILE // PATCH // 2  # tokens along the edge of a view
 PATCHES = 4  # per token
 EDGES = 1000 // STEP  # classes of the edge of a box
+SOFTNESS = 2  # classes beside the right edge that count as nearly right
 IGNORED = 255
 # Pixels of a view: smaller text is not asked for, because nobody could read it.
 READABLE = 9.0
@@ -56,7 +57,8 @@ def label_views(picture: Picture, tiled: bool = True) -> tuple[np.ndarray, np.nd
             hundredths of the picture. IGNORED stands for what is not asked.
     """
     maps = _maps(picture)
-    points, middles = [], []
+    points: list[np.ndarray] = []
+    middles: list[np.ndarray] = []
     for view in (_view(picture, (1, 1)), _view(picture, picture.grid if tiled else (1, 1))):
         whole = not points
         points.append(_points(maps, view, picture))
@@ -171,13 +173,22 @@ class CellHead(nn.Module):
         chosen = (edges != IGNORED).flatten(2).any(-1)
         if not chosen.any():
             return tokens.new_zeros(())
-        logits = self.edges(tokens[chosen]).float().unflatten(-1, (-1, EDGES))
-        return functional.cross_entropy(logits.flatten(0, 1), edges[chosen].long().flatten(), ignore_index=IGNORED)
+        logits = self.edges(tokens[chosen]).float().unflatten(-1, (-1, EDGES)).flatten(0, 1)
+        wanted = edges[chosen].flatten().long()
+        asked = wanted != IGNORED
+        return functional.cross_entropy(logits[asked], _near(wanted[asked]))
 
     def _of_places(self, tokens: torch.Tensor) -> torch.Tensor:
         numbers = torch.arange(SIDE**2, device=tokens.device).repeat(len(tokens))
         columns, rows = self.place(tokens).float().flatten(0, 1).split(SIDE, -1)
         return functional.cross_entropy(columns, numbers % SIDE) + functional.cross_entropy(rows, numbers // SIDE)
+
+
+def _near(edges: torch.Tensor) -> torch.Tensor:
+    """[edges] -> shares [edges, EDGES]: most on the right class, the rest on its neighbors, so that near is better."""
+    apart = (edges[:, None] - torch.arange(EDGES, device=edges.device)).abs()
+    shares = torch.where(apart > SOFTNESS, 0.0, 0.5**apart)
+    return shares / shares.sum(-1, keepdim=True)
 
 
 def _entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

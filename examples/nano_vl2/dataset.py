@@ -48,7 +48,7 @@ SMALLEST, FOUR_TILES, NINE_TILES = 104, (208, 224), (312, 336)
 NINE_TILES_SHARES = {"text": 0.4, "shapes": 0.1, "chart": 0.15, "characters": 0.1}
 # In looking: the first of so many pictures bring text from one style to all.
 VARIETY_PICTURES = 32_000
-PAGE_SHARE = 0.5
+PAGE_SHARE = 0.4
 MOST_VIEWS = 4  # of a picture: tiles look alike, and other pictures teach more than further tiles of the same one
 # In answering: the first of so many bring the questions from easy ones to all.
 WARM_UP_PICTURES = 10_000
@@ -144,7 +144,8 @@ MAKERS: dict[str, Callable[[random.Random, str], Example]] = {
 }
 
 
-LOOKED_AT = ("shapes", "chart", "characters", "board", "board", "table")  # beside pages
+# Beside pages: what is drawn so, each as often as it stands here.
+LOOKED_AT = ("shapes", "shapes", "text", "chart", "characters", "board", "board", "board", "table")
 
 
 def look(number: int) -> tuple[Picture, list[int]]:

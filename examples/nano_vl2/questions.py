@@ -65,7 +65,7 @@ def _found(board: Board, rng: random.Random) -> list[Turn]:
     if rng.random() < 0.5:
         names.sort(key=lambda pair: -len(pair[1]))
     taken: set[Shape] = set()
-    turns = []
+    turns: list[Turn] = []
     for name, shapes in names:
         if taken.isdisjoint(shapes) and len(turns) < MOST_FOUND:
             taken.update(shapes)
