@@ -44,6 +44,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--conversations", type=int, default=320_000, help="to answer in (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="AdamW's (default: %(default)s)")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the language model's layers, which takes a minute or two"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
         "--resume-from", type=Path, metavar="CHECKPOINT", help="of answering (default: the last one in --output)"
@@ -66,9 +69,6 @@ def training_arguments(options: argparse.Namespace, folder: Path, steps: int) ->
         remove_unused_columns=False,
         label_names=["labels"],
         logging_steps=10,
-        # Pictures are drawn while the step before is computed; a second process would take time from that.
-        dataloader_num_workers=1,
-        dataloader_persistent_workers=True,
         save_steps=max(1, steps // CHECKPOINTS),
         seed=options.seed,
         report_to=[],
@@ -127,6 +127,9 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     """The second stage."""
     folder = options.output / "answering"
     checkpoint = checkpoint_to_resume(folder, options.resume_from, model)
+    if options.compile:
+        for layer in model.model.language_model.layers:
+            layer.compile(dynamic=True)
     dataset = AnsweringDataset(options.conversations)
     trainer = build_trainer(options, model, folder, dataset, AnsweringCollator(processor), ANSWERING_RATE)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -18,6 +18,7 @@ CELL_WEIGHT = 0.5  # of the labels beside the answers
 VIEWS_LABELED = 4  # while it answers, of so many views one has labels: they keep the projector from forgetting
 # How far a correction bias moves per step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, at 0.001 for far longer runs).
 BIAS_STEP = 0.005
+LENGTHS = 32  # batches are multiples of so many tokens long
 LABELS = ("points", "middles")
 
 
@@ -41,7 +42,8 @@ class AnsweringCollator:
     """`ConversationCollator`'s batches with the labels of all views beside them."""
 
     def __init__(self, processor: Any) -> None:
-        self.collate = ConversationCollator(processor, answers_only=True)
+        # Of few lengths, because products are prepared anew for each.
+        self.collate = ConversationCollator(processor, answers_only=True, pad_to_multiple_of=LENGTHS)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
         """One batch."""
