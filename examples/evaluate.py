@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ LONGEST_ANSWER = 200
 PACKAGES = ("transformers", "torch", "pillow")
 
 Answers = list[list[str]]
+Measure = Callable[[str, int], dict[str, Any]]
 
 
 def evaluate(source: str, pictures: int) -> dict[str, Any]:
@@ -196,11 +197,11 @@ def _converted_answers(folder: Path, examples: list[Example]) -> Answers:
         return answers(_load(Path(scratch) / "model", torch.float32), processor, examples, "converted")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Runs the command; returns the exit status."""
+def run(options: argparse.Namespace, measure: Measure = evaluate) -> int:
+    """Measures `options.model` and writes or prints its figures; returns the exit status."""
     if options.output and not options.output.resolve().parent.is_dir():
         raise FileNotFoundError(f"{options.output.parent} is no folder. Name an --output in one that exists.")
-    text = json.dumps(evaluate(options.model, options.pictures), indent=2) + "\n"
+    text = json.dumps(measure(options.model, options.pictures), indent=2) + "\n"
     if options.output:
         options.output.write_text(text, encoding="utf-8")
     print(text)

@@ -6,12 +6,12 @@ half of what they cover together.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from deepseek_vl_hf.checkpoints.layouts.files import named_folder
 from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.models.deepseek_moe.experts import DeepseekMoeExperts, DeepseekMoeRouter
 from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
-from evaluate import PACKAGES, fingerprint, texts_of
+from evaluate import PACKAGES, fingerprint, run, texts_of
 from nano_vl2.dataset import Example, content, example
 
 BOXED = ("find", "find_all", "caption")  # kinds whose answers are compared box by box
@@ -213,17 +213,6 @@ def _converted(folder: Path, examples: list[Example]) -> list[str]:
         return ask(_load(converted), AutoProcessor.from_pretrained(converted), examples, "converted")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Runs the command; returns the exit status."""
-    if options.output and not options.output.resolve().parent.is_dir():
-        raise FileNotFoundError(f"{options.output.parent} is not a folder. Name an --output in one that exists.")
-    text = json.dumps(evaluate(options.model, options.pictures), indent=2) + "\n"
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
-    print(text)
-    return 0
-
-
 def main() -> int:
     """Parses the command line and runs the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -231,7 +220,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=600, help="held-out pictures (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the JSON goes (default: it is printed)")
     add_debug(parser)
-    return run_command(run, parser.parse_args())
+    return run_command(partial(run, measure=evaluate), parser.parse_args())
 
 
 if __name__ == "__main__":

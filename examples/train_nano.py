@@ -8,29 +8,26 @@ falls; to lengthen a finished run, name a checkpoint from before that with --res
 import argparse
 import math
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoProcessor, TrainingArguments, set_seed
+from transformers import AutoProcessor, set_seed
 
 from deepseek_vl_command.arguments import add_debug
-from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.cli.console import run_command
-from deepseek_vl_hf.cpu.dtypes import fast_dtype
 from deepseek_vl_hf.training.curves import write_curves
 from nano.cells import CellCollator, CellHead
 from nano.checkpoints import check_recipe, checkpoint_to_resume
 from nano.dataset import LOOKING_PICTURES, SceneDataset
 from nano.model import SIZES, build_model, build_processor
 from nano.optimizer import MuonWithAdamW, rate
+from nano.runs import export, training_arguments
 from nano.trainer import NanoTrainer
 
 CARD = Path(__file__).parent / "nano" / "card.md"
-CHECKPOINTS = 20  # per run; the ones before the decay are where a longer run can go on
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,26 +43,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def training_arguments(options: argparse.Namespace, steps: int) -> TrainingArguments:
-    """Settings of transformers' `Trainer`."""
-    return TrainingArguments(
-        output_dir=str(options.output / "checkpoints"),
-        max_steps=steps,
-        per_device_train_batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        max_grad_norm=1.0,
-        bf16=fast_dtype() == torch.bfloat16,  # elsewhere it is nine times as slow as float32
-        use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="sequential",  # scenes grow harder row by row
-        remove_unused_columns=False,
-        label_names=["labels"],
-        logging_steps=10,
-        save_steps=max(1, steps // CHECKPOINTS),
-        seed=options.seed,
-        report_to=[],
-    )
-
-
 def build_trainer(options: argparse.Namespace, model: Any, processor: Any) -> NanoTrainer:
     """A trainer on drawn scenes: answers, and what stands where."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # before the optimizer looks at the weights' memory
@@ -75,7 +52,7 @@ def build_trainer(options: argparse.Namespace, model: Any, processor: Any) -> Na
     scheduler = LambdaLR(optimizer, partial(rate, looking_steps=looking_steps, steps=steps))
     return NanoTrainer(
         model=model,
-        args=training_arguments(options, steps),
+        args=training_arguments(options, options.output / "checkpoints", steps),
         optimizers=(optimizer, scheduler),
         train_dataset=SceneDataset(options.pictures, grid=math.isqrt(processor.num_image_tokens)),
         data_collator=CellCollator(processor),
@@ -89,23 +66,6 @@ def load(output: Path) -> tuple[Any, Any]:
         build_processor().save_pretrained(kept)
     processor = AutoProcessor.from_pretrained(kept)
     return build_model(processor), processor
-
-
-def export(model: Any, processor: Any, folder: Path) -> None:
-    """Writes the model in float16 and the original layout, in which it also loads directly.
-
-    Args:
-        model: the trained model.
-        processor: its processor.
-        folder: where they go.
-    """
-    # Its answers are short and exact: nothing in them is to be drawn at random.
-    model.generation_config.update(do_sample=False, repetition_penalty=1.0)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        model.to(torch.float16).save_pretrained(scratch)
-        processor.save_pretrained(scratch)
-        convert_checkpoint(scratch, folder, to="original", overwrite=folder.exists())
-    (folder / "README.md").write_text(CARD.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:
@@ -137,7 +97,7 @@ def train(options: argparse.Namespace) -> int:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     write_curves(trainer.state.log_history, options.output, parts=("answer_loss", "cell_loss"))
     del model.cell_head
-    export(model, processor, options.output / "model")
+    export(model, processor, options.output / "model", CARD)
     return 0
 
 

@@ -7,7 +7,6 @@ learning rate falls; to lengthen answering, name a checkpoint from before that w
 
 import argparse
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,14 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
-from transformers import AutoProcessor, TrainingArguments, set_seed
+from transformers import AutoProcessor, set_seed
 
 from deepseek_vl_command.arguments import add_debug
-from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.cli.console import run_command
-from deepseek_vl_hf.cpu.dtypes import fast_dtype
 from deepseek_vl_hf.training.curves import write_curves
 from nano.checkpoints import check_recipe, checkpoint_to_resume
 from nano.optimizer import ANSWERING_RATE, MuonWithAdamW, stage
+from nano.runs import export, training_arguments
 from nano_vl2.cells import CellHead
 from nano_vl2.dataset import AnsweringDataset, LookingDataset
 from nano_vl2.experts import TOGETHER
@@ -32,7 +30,6 @@ from nano_vl2.model import SIZES, build_model, build_processor
 from nano_vl2.trainer import AnsweringCollator, LookingCollator, NanoVL2Trainer
 
 CARD = Path(__file__).parent / "nano_vl2" / "card.md"
-CHECKPOINTS = 20  # per stage; the ones before the rate falls are where a longer run can go on
 LOOKING_WEIGHTS = "looking.safetensors"  # of the finished first stage
 
 
@@ -53,26 +50,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_debug(parser)
     return parser.parse_args(arguments)
-
-
-def training_arguments(options: argparse.Namespace, folder: Path, steps: int) -> TrainingArguments:
-    """Settings of transformers' `Trainer`."""
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        max_grad_norm=1.0,
-        bf16=fast_dtype() == torch.bfloat16,  # elsewhere it is nine times as slow as float32
-        use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="sequential",  # pictures grow harder row by row
-        remove_unused_columns=False,
-        label_names=["labels"],
-        logging_steps=10,
-        save_steps=max(1, steps // CHECKPOINTS),
-        seed=options.seed,
-        report_to=[],
-    )
 
 
 def build_trainer(
@@ -136,23 +113,6 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     write_curves(trainer.state.log_history, options.output, parts=("answer_loss", "points"))
 
 
-def export(model: Any, processor: Any, folder: Path) -> None:
-    """Writes the model in float16 and the original layout, in which it also loads directly.
-
-    Args:
-        model: the trained model.
-        processor: its processor.
-        folder: where they go.
-    """
-    # Its answers are short and exact: nothing in them is to be drawn at random.
-    model.generation_config.update(do_sample=False, repetition_penalty=1.0)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        model.to(torch.float16).save_pretrained(scratch)
-        processor.save_pretrained(scratch)
-        convert_checkpoint(scratch, folder, to="original", overwrite=folder.exists())
-    (folder / "README.md").write_text(CARD.read_text(encoding="utf-8"), encoding="utf-8")
-
-
 def recipe(options: argparse.Namespace) -> dict[str, Any]:
     """What decides the run's course; a run goes on only with the same."""
     return {
@@ -180,7 +140,7 @@ def train(options: argparse.Namespace) -> int:
     look(options, model, processor)
     answer(options, model, processor)
     del model.cell_head
-    export(model, processor, options.output / "model")
+    export(model, processor, options.output / "model", CARD)
     return 0
 
 
