@@ -21,7 +21,7 @@ from transformers import BatchFeature
 
 from deepseek_vl_hf.training.collator import ConversationCollator
 
-from .drawing import Box, View, draw_shape, font, parts
+from .drawing import Box, Part, View, draw_shape, font, parts
 from .scenes import COLORS, SHAPES, SIDE, AnyScene, Shape, Text
 from .strings import DIGITS
 
@@ -49,21 +49,26 @@ def label_points(scene: AnyScene, grid: int, view: View | None = None) -> np.nda
     maps = [Image.new("L", (SIDE, SIDE), 0) for _ in range(2)]
     things, hues = (ImageDraw.Draw(each) for each in maps)
     for part in parts(scene):
-        hue = HUES.index(part.color)
-        if isinstance(part, Shape):
-            draw_shape(things, part, THINGS.index(part.shape))
-            draw_shape(hues, part, hue)
-        elif isinstance(part, Text):
-            for character, box in character_boxes(part):
-                things.rectangle(box, fill=THINGS.index(character))
-                hues.rectangle(box, fill=hue)
-        else:
-            _label_box(things, hues, part, hue)
+        draw_labels(things, hues, part)
     rows = ((np.arange(grid * ROWS) + 0.5) * SIDE / (grid * ROWS)).astype(int)
     columns = ((np.arange(grid * COLUMNS) + 0.5) * SIDE / (grid * COLUMNS)).astype(int)
     sampled = np.stack([np.asarray(_as_padded(each, view))[rows[:, None], columns] for each in maps])
     cells = sampled.reshape(2, grid, ROWS, grid, COLUMNS).transpose(0, 1, 3, 2, 4).reshape(2, grid * grid, POINTS)
     return np.concatenate([cells, _label_middles(scene, grid, view)[..., None]], -1)
+
+
+def draw_labels(things: ImageDraw.ImageDraw, hues: ImageDraw.ImageDraw, part: Part) -> None:
+    """Draws what a part is and its color, as indices into THINGS and HUES."""
+    hue = HUES.index(part.color)
+    if isinstance(part, Shape):
+        draw_shape(things, part, THINGS.index(part.shape))
+        draw_shape(hues, part, hue)
+    elif isinstance(part, Text):
+        for character, box in character_boxes(part):
+            things.rectangle(box, fill=THINGS.index(character))
+            hues.rectangle(box, fill=hue)
+    else:
+        _label_box(things, hues, part, hue)
 
 
 def _label_middles(scene: AnyScene, grid: int, view: View) -> np.ndarray:
@@ -73,7 +78,7 @@ def _label_middles(scene: AnyScene, grid: int, view: View) -> np.ndarray:
     for part in parts(scene):
         if isinstance(part, Shape):
             name, x, y = part.shape, float(part.x), float(part.y)
-        elif isinstance(part, Box) and _is_bar(part):
+        elif isinstance(part, Box) and is_bar(part):
             name, x, y = "bar", (part.left + part.right) / 2, part.top
         else:
             continue
@@ -90,12 +95,13 @@ def _as_padded(labels: Image.Image, view: View) -> Image.Image:
     return padded
 
 
-def _is_bar(box: Box) -> bool:
+def is_bar(box: Box) -> bool:
+    """Whether a rectangle is a bar of a chart, and no axis or line."""
     return min(box.right - box.left, box.bottom - box.top) > 2  # axes are too thin to be named
 
 
 def _label_box(things: ImageDraw.ImageDraw, hues: ImageDraw.ImageDraw, box: Box, hue: int) -> None:
-    if _is_bar(box):
+    if is_bar(box):
         corners = (box.left, box.top, box.right, box.bottom)
         things.rectangle(corners, fill=THINGS.index("bar"))
         hues.rectangle(corners, fill=hue)

@@ -30,8 +30,8 @@ class NanoTrainer(Trainer):
         _freeze_towers(model)
         answers, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         cell_loss = model.cell_head.loss(outputs.image_hidden_states, cells)
-        self._add_up("answer_loss", answers)
-        self._add_up("cell_loss", cell_loss)
+        self.add_up("answer_loss", answers)
+        self.add_up("cell_loss", cell_loss)
         loss = answers + CELL_WEIGHT * cell_loss
         return (loss, outputs) if return_outputs else loss
 
@@ -39,10 +39,11 @@ class NanoTrainer(Trainer):
         """The loss of the cells alone, of pictures without questions."""
         with self.accelerator.autocast():  # else only `forward` runs in bfloat16, and this is another method
             loss = model.cell_head.loss(model.get_image_features(**pixels).pooler_output, cells)
-        self._add_up("cell_loss", loss)
+        self.add_up("cell_loss", loss)
         return CELL_WEIGHT * loss
 
-    def _add_up(self, name: str, value: torch.Tensor) -> None:
+    def add_up(self, name: str, value: torch.Tensor) -> None:
+        """Remembers a part of the loss until it is logged."""
         self._loss_parts[name].append(value.item())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 from torch import nn
 from torch.nn import functional
 
-from nano.cells import COLUMNS, HUES, NOTHING_WEIGHT, POINTS, ROWS, THINGS, character_boxes
-from nano.drawing import Box, draw_shape
+from nano.cells import COLUMNS, HUES, NOTHING_WEIGHT, POINTS, ROWS, THINGS, character_boxes, draw_labels, is_bar
+from nano.drawing import Box
 from nano.scenes import Shape, Text
 
 from .pictures import STEP, TILE, Picture, corners
@@ -30,7 +30,6 @@ SOFTNESS = 2  # classes beside the right edge that count as nearly right
 IGNORED = 255
 # Pixels of a view: smaller text is not asked for, because nobody could read it.
 READABLE = 9.0
-THINNEST_BAR = 3  # pixels; what is thinner is an axis or a line
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,11 @@ def _maps(picture: Picture) -> np.ndarray:
     images = [Image.new("L", (picture.width, picture.height), 0) for _ in range(3)]
     things, hues, sizes = (ImageDraw.Draw(each) for each in images)
     for part in picture.parts:
-        hue = HUES.index(part.color)
-        if isinstance(part, Shape):
-            draw_shape(things, part, THINGS.index(part.shape))
-            draw_shape(hues, part, hue)
-        elif isinstance(part, Text):
-            for character, box in character_boxes(part):
-                things.rectangle(box, fill=THINGS.index(character))
-                hues.rectangle(box, fill=hue)
+        draw_labels(things, hues, part)
+        if isinstance(part, Text):
+            for _, box in character_boxes(part):
                 sizes.rectangle(box, fill=part.size)
-        elif _is_bar(part):
-            edges = (part.left, part.top, part.right, part.bottom)
-            things.rectangle(edges, fill=THINGS.index("bar"))
-            hues.rectangle(edges, fill=hue)
     return np.stack([np.asarray(each) for each in images])
-
-
-def _is_bar(box: Box) -> bool:
-    return min(box.right - box.left, box.bottom - box.top) > THINNEST_BAR
 
 
 def _points(maps: np.ndarray, view: _View, picture: Picture) -> np.ndarray:
@@ -126,7 +112,7 @@ def _middles(picture: Picture, view: _View, whole: bool) -> np.ndarray:
     for part in picture.parts:
         if isinstance(part, Shape):
             name, x, y = part.shape, float(part.x), float(part.y)
-        elif isinstance(part, Box) and _is_bar(part):
+        elif isinstance(part, Box) and is_bar(part):
             name, x, y = "bar", (part.left + part.right) / 2, part.top
         else:
             continue

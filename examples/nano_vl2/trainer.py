@@ -1,6 +1,5 @@
 """transformers' `Trainer` for both stages: looking, with the labels of `cells` alone, and answering beside them."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import BatchFeature, Trainer
 from deepseek_vl_hf.models.deepseek_moe.experts import DeepseekMoeRouter
 from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
 from deepseek_vl_hf.training.collator import ConversationCollator
+from nano.trainer import NanoTrainer
 
 from .cells import stack_labels
 
@@ -52,12 +52,8 @@ class AnsweringCollator:
         return batch
 
 
-class NanoVL2Trainer(Trainer):
+class NanoVL2Trainer(NanoTrainer):
     """A `Trainer` whose model has a `cell_head` and whose batches have the labels of `cells`; all losses are logged."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._sums: dict[str, list[float]] = defaultdict(list)
-        super().__init__(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -78,22 +74,16 @@ class NanoVL2Trainer(Trainer):
             cells = self._cell_loss(model, features.last_hidden_state[some], [each[some] for each in labels])
         inputs["mm_encoder_outputs"] = {"image": features}
         with balanced(model, inputs["attention_mask"]):
-            answers, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        self._sums["answer_loss"].append(answers.item())
+            answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
+        self.add_up("answer_loss", answers)
         loss = answers + CELL_WEIGHT * cells
         return (loss, outputs) if return_outputs else loss
 
     def _cell_loss(self, model: Any, seen: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
         losses = model.cell_head.losses(model.model.projector(seen), *labels)
         for name, value in losses.items():
-            self._sums[name].append(value.item())
+            self.add_up(name, value)
         return torch.stack([*losses.values()]).sum()
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs the means of the parts since the last time, too."""
-        means = {name: sum(values) / len(values) for name, values in self._sums.items()}
-        self._sums.clear()
-        super().log({**logs, **means}, *args, **kwargs)
 
 
 def _features(model: Any, pixel_values: torch.Tensor, tile_grids: torch.Tensor) -> Any:
