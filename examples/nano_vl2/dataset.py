@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
 from deepseek_vl_hf.models.deepseek_vl2.tiling import MOST_TILED_IMAGES, num_image_tokens
@@ -50,10 +52,12 @@ NINE_TILES_SHARES = {"text": 0.4, "shapes": 0.1, "chart": 0.15, "characters": 0.
 VARIETY_PICTURES = 32_000
 PAGE_SHARE = 0.4
 MOST_VIEWS = 4  # of a picture: tiles look alike, and other pictures teach more than further tiles of the same one
-# In answering: the first of so many bring the questions from easy ones to all.
-WARM_UP_PICTURES = 10_000
+# In answering: the first of so many conversations bring the questions from easy ones to all.
+WARM_UP_CONVERSATIONS = 10_000
 # Over so many the shares become the later ones.
-MIXING_PICTURES = 24_000
+MIXING_CONVERSATIONS = 40_000
+CONVERSATIONS = 4  # about the same pictures
+ASKED_ONCE = ("tiles", "table", "in_context")  # kinds about which there is little else to ask
 ALIKE = 64
 PIECES = re.compile(r"<\|.*?\|>|[a-z]+|[^a-z\s]")  # about what the tokenizer makes of a text
 
@@ -86,56 +90,73 @@ def example(split: str, number: int, difficulty: float = 1.0, kind: str | None =
         mixing: 0 to 1, from FIRST_SHARES to SHARES.
     """
     rng = random.Random(f"vl2 {split} {number}")
+    return _examples(rng, split, difficulty, kind or _kind(rng, mixing), 1)[0]
+
+
+def _kind(rng: random.Random, mixing: float) -> str:
     shares = [first + mixing * (SHARES[name] - first) for name, first in FIRST_SHARES.items()]
-    kind = kind or rng.choices(tuple(FIRST_SHARES), shares)[0]
+    return rng.choices(tuple(FIRST_SHARES), shares)[0]
+
+
+def _examples(rng: random.Random, split: str, difficulty: float, kind: str, count: int) -> list[Example]:
+    """So many conversations about the same pictures."""
     if kind in SQUARES:
-        return _square(kind, random_scene(rng, split, kind, difficulty), rng)
-    return MAKERS[kind](rng, split)
+        pictures, ask_again = _square(kind, random_scene(rng, split, kind, difficulty), rng)
+    else:
+        pictures, ask_again = MAKERS[kind](rng, split)
+    return [Example(kind, pictures, *ask_again()) for _ in range(count)]
 
 
-def _square(kind: str, scene: Scene, rng: random.Random) -> Example:
+# Pictures, and what gives the texts in front of them with new questions about them each time.
+_Drawn = tuple[list[Picture], Callable[[], tuple[list[str], list[Turn]]]]
+
+
+def _square(kind: str, scene: Scene, rng: random.Random) -> _Drawn:
     sides = NINE_TILES if rng.random() < NINE_TILES_SHARES[kind] else FOUR_TILES
     if isinstance(scene, (ShapeScene, CharacterScene)) and rng.random() < 0.4:
         sides = (SMALLEST, FOUR_TILES[0])
     caption = isinstance(scene, ShapeScene) and scene.caption
     side = rng.randint(*(FOUR_TILES if caption else sides))
-    return Example(kind, [picture_of(scene, side)], [""], ask(scene, rng))
+    return [picture_of(scene, side)], lambda: ([""], ask(scene, rng))
 
 
-def _board(rng: random.Random, split: str) -> Example:
+def _board(rng: random.Random, split: str) -> _Drawn:
     board = shape_board(rng, split)
-    return Example("board", [board.picture], [""], about_shapes(board, rng))
+    return [board.picture], lambda: ([""], about_shapes(board, rng))
 
 
-def _tiles(rng: random.Random, split: str) -> Example:
+def _tiles(rng: random.Random, split: str) -> _Drawn:
     board = text_board(rng, split)
     while not board.texts:
         board = text_board(rng, split)
-    return Example("tiles", [board.picture], [""], about_texts(board, rng))
+    return [board.picture], lambda: ([""], about_texts(board, rng))
 
 
-def _table(rng: random.Random, split: str) -> Example:
+def _table(rng: random.Random, split: str) -> _Drawn:
     drawn = table(rng, split)
-    return Example("table", [drawn.picture], [""], about_table(drawn, rng))
+    return [drawn.picture], lambda: ([""], about_table(drawn, rng))
 
 
-def _several(rng: random.Random, split: str) -> Example:
+def _several(rng: random.Random, split: str) -> _Drawn:
     boards = [shape_board(rng, split, most=3) for _ in range(rng.randint(2, 3))]
     heads = [f"This is image_{number}: " for number in range(1, len(boards) + 1)]
-    return Example("several", [board.picture for board in boards], heads, about_several(boards, rng))
+    return [board.picture for board in boards], lambda: (heads, about_several(boards, rng))
 
 
-def _in_context(rng: random.Random, split: str) -> Example:
+def _in_context(rng: random.Random, split: str) -> _Drawn:
     most = rng.choice((1, 4))
     boards: list[Board] = []
     while not boards or not told_apart(boards):
         boards = [shape_board(rng, split, most=most) for _ in range(3)]
-    said, answer = example_in_context(boards, rng)
-    heads = ["", *(f"{saying}\n" for saying in said)]
-    return Example("in_context", [board.picture for board in boards], heads, [Turn("in_context", "", answer)])
+
+    def ask_again() -> tuple[list[str], list[Turn]]:
+        said, answer = example_in_context(boards, rng)
+        return ["", *(f"{saying}\n" for saying in said)], [Turn("in_context", "", answer)]
+
+    return [board.picture for board in boards], ask_again
 
 
-MAKERS: dict[str, Callable[[random.Random, str], Example]] = {
+MAKERS: dict[str, Callable[[random.Random, str], _Drawn]] = {
     "board": _board,
     "tiles": _tiles,
     "table": _table,
@@ -162,22 +183,22 @@ def look(number: int) -> tuple[Picture, list[int]]:
     return picture, [*views, *sorted(tiles)]
 
 
-def conversation(one: Example) -> list[dict[str, Any]]:
+def conversation(one: Example, images: list[Image.Image] | None = None) -> list[dict[str, Any]]:
     """The messages of an example: pictures and texts in front of the first question, all turns in one sequence."""
     messages: list[dict[str, Any]] = []
     for turn in one.turns:
         messages.append({"role": "user", "content": turn.question})
         messages.append({"role": "assistant", "content": turn.answer})
-    messages[0]["content"] = content(one, one.turns[0])
+    messages[0]["content"] = content(one, one.turns[0], images)
     return messages
 
 
-def content(one: Example, turn: Turn) -> list[dict[str, Any]]:
-    """A user's message: the pictures, then a question."""
+def content(one: Example, turn: Turn, images: list[Image.Image] | None = None) -> list[dict[str, Any]]:
+    """A user's message: the pictures, drawn now or before, then a question."""
     parts: list[dict[str, Any]] = []
-    for head, picture in zip(one.heads, one.pictures, strict=True):
+    for head, image in zip(one.heads, images or [*map(draw, one.pictures)], strict=True):
         parts += [{"type": "text", "text": head}] if head else []
-        parts += [{"type": "image", "image": draw(picture)}, {"type": "text", "text": "\n"}]
+        parts += [{"type": "image", "image": image}, {"type": "text", "text": "\n"}]
     return [*parts[:-1], {"type": "text", "text": f"\n{turn.question}"}]
 
 
@@ -196,16 +217,24 @@ class LookingDataset(Dataset[dict[str, Any]]):
         return {"picture": draw(picture), "views": views, "labels": [(points[views], middles[views])]}
 
 
+@dataclass(frozen=True)
+class _Scene:
+    """Pictures that several conversations are about, drawn, with the labels of their views."""
+
+    images: list[Image.Image]
+    labels: list[tuple[np.ndarray, np.ndarray]]
+
+
 class AnsweringDataset(Dataset[dict[str, Any]]):
     """`conversations` rows with questions, of which the first are the easiest.
 
-    Of each `ALIKE` rows the short ones come first: rows of about the same length share a batch, which saves a third of
-    its places.
+    There are `CONVERSATIONS` about most pictures, for which the tower runs once if they share a batch. Of each `ALIKE`
+    rows the short ones come first: rows of about the same length share a batch, which saves a third of its places.
     """
 
     def __init__(self, conversations: int) -> None:
         self.conversations = conversations
-        self._sorted: tuple[int, list[Example]] = (-1, [])
+        self._sorted: tuple[int, list[tuple[Example, _Scene]]] = (-1, [])
 
     def __len__(self) -> int:
         return self.conversations
@@ -213,16 +242,29 @@ class AnsweringDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, number: int) -> dict[str, Any]:
         start = number - number % ALIKE
         if self._sorted[0] != start:
-            rows = range(start, min(start + ALIKE, self.conversations))
-            self._sorted = (start, sorted((_training_example(row) for row in rows), key=_length))
-        one = self._sorted[1][number - start]
-        tiled = len(one.pictures) <= MOST_TILED_IMAGES
-        return {"messages": conversation(one), "labels": [label_views(picture, tiled) for picture in one.pictures]}
+            pairs = [pair for first in range(start, start + ALIKE, CONVERSATIONS) for pair in _talks(first)]
+            self._sorted = (start, sorted(pairs, key=lambda pair: _length(pair[0])))
+        one, scene = self._sorted[1][number - start]
+        return {"messages": conversation(one, scene.images), "images": scene.images, "labels": scene.labels}
 
 
-def _training_example(number: int) -> Example:
-    difficulty, mixing = (min(1.0, number / count) for count in (WARM_UP_PICTURES, MIXING_PICTURES))
-    return example("train", number, difficulty, mixing=mixing)
+def _talks(number: int) -> list[tuple[Example, _Scene]]:
+    """`CONVERSATIONS` training examples, the first of which is row `number`."""
+    difficulty, mixing = (min(1.0, number / count) for count in (WARM_UP_CONVERSATIONS, MIXING_CONVERSATIONS))
+    rng = random.Random(f"vl2 train {number}")
+    kind = _kind(rng, mixing)
+    again = 1 if kind in ASKED_ONCE else CONVERSATIONS
+    talks: list[tuple[Example, _Scene]] = []
+    while len(talks) < CONVERSATIONS:
+        examples = _examples(rng, "train", difficulty, kind, again)
+        scene = _drawn(examples[0].pictures)
+        talks += [(one, scene) for one in examples]
+    return talks
+
+
+def _drawn(pictures: list[Picture]) -> _Scene:
+    tiled = len(pictures) <= MOST_TILED_IMAGES
+    return _Scene([draw(picture) for picture in pictures], [label_views(picture, tiled) for picture in pictures])
 
 
 def _length(one: Example) -> int:

@@ -39,7 +39,10 @@ class LookingCollator:
 
 
 class AnsweringCollator:
-    """`ConversationCollator`'s batches with the labels of all views beside them."""
+    """`ConversationCollator`'s batches with each picture once, and the labels of all views beside them.
+
+    `places` [images of all conversations] says which picture each of them is.
+    """
 
     def __init__(self, processor: Any) -> None:
         # Of few lengths, because products are prepared anew for each.
@@ -48,7 +51,15 @@ class AnsweringCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
         """One batch."""
         batch = self.collate([{"messages": row["messages"]} for row in rows])
-        batch.update(stack_labels([labels for row in rows for labels in row["labels"]]))
+        names = [id(image) for row in rows for image in row["images"]]
+        tiles = batch["pixel_values"].split([num_tiles(*grid) for grid in batch["tile_grids"].tolist()])
+        first = {name: place for place, name in reversed([*enumerate(names)])}
+        kept = sorted(first.values())
+        batch["pixel_values"] = torch.cat([tiles[place] for place in kept])
+        batch["tile_grids"] = batch["tile_grids"][kept]
+        batch["places"] = torch.tensor([kept.index(first[name]) for name in names])
+        labels = [label for row in rows for label in row["labels"]]
+        batch.update(stack_labels([labels[place] for place in kept]))
         return batch
 
 
@@ -70,6 +81,7 @@ class NanoVL2Trainer(NanoTrainer):
                 return self._cell_loss(model, seen, labels)
         with self.accelerator.autocast():
             features = _features(model, inputs.pop("pixel_values"), inputs.pop("tile_grids"))
+            features.pooler_output = [features.pooler_output[place] for place in inputs.pop("places").tolist()]
             some = slice(None, None, VIEWS_LABELED)
             cells = self._cell_loss(model, features.last_hidden_state[some], [each[some] for each in labels])
         inputs["mm_encoder_outputs"] = {"image": features}

@@ -1,10 +1,11 @@
 """The pictures, questions and labels behind the nano-vl2 model."""
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
@@ -16,6 +17,7 @@ from nano_vl2.boards import Board, Table, page, random_grid, shape_board, table,
 from nano_vl2.cells import EDGES, IGNORED, SIDE, label_views
 from nano_vl2.dataset import (
     ALIKE,
+    CONVERSATIONS,
     FIRST_SHARES,
     SHARES,
     AnsweringDataset,
@@ -28,6 +30,7 @@ from nano_vl2.dataset import (
 from nano_vl2.model import build_processor
 from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, draw
 from nano_vl2.questions import KINDS, about_several, about_shapes, about_texts, example_in_context
+from nano_vl2.trainer import AnsweringCollator
 
 WHITE = (255, 255, 255)
 RED_CIRCLE = Shape("circle", "red", 56, 50, 40)
@@ -291,6 +294,34 @@ def test_rows_of_about_the_same_length_share_a_batch(processor):
     ids = processor.apply_chat_template(prompts, tokenize=True, return_dict=True, return_tensors=None)["input_ids"]
     lengths = np.asarray([len(each) for each in ids]).reshape(4, -1)
     assert lengths.mean() / lengths.max(1).mean() > 0.8
+
+
+def test_several_conversations_share_pictures_but_not_questions():
+    dataset = AnsweringDataset(10**6)
+    start = 1000 * ALIKE
+    shared = defaultdict(list)
+    for number in range(start, start + ALIKE):
+        row = dataset[number]
+        assert len(row["images"]) == len(row["labels"])
+        shared[id(row["images"][0])].append([message["content"] for message in row["messages"][1:]])
+    assert {len(conversations) for conversations in shared.values()} == {1, CONVERSATIONS}
+    for conversations in shared.values():
+        assert len({str(each) for each in conversations}) == len(conversations)
+
+
+def test_a_batch_has_each_picture_once(processor):
+    dataset = AnsweringDataset(10**6)
+    rows = [dataset[1000 * ALIKE + number] for number in range(16)]
+    batch = AnsweringCollator(processor)(rows)
+    images = [image for row in rows for image in row["images"]]
+    distinct = {id(image): image for image in images}
+    assert len(batch["tile_grids"]) == len(distinct) < len(images)
+    assert len(batch["pixel_values"]) == len(batch["points"]) == len(batch["middles"])
+    grids = [processor.image_processor(row["images"], return_tensors="pt")["tile_grids"] for row in rows]
+    assert torch.equal(batch["tile_grids"][batch["places"]], torch.cat(grids))
+    kept = [distinct[name] for name in distinct]
+    for place, image in zip(batch["places"].tolist(), images, strict=True):
+        assert kept[place] is image
 
 
 def test_the_tokenizer_knows_the_words_and_reads_characters(processor):
