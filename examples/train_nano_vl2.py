@@ -26,7 +26,7 @@ from nano.runs import export, training_arguments
 from nano_vl2.cells import CellHead
 from nano_vl2.dataset import AnsweringDataset, LookingDataset
 from nano_vl2.experts import TOGETHER
-from nano_vl2.model import SIZES, build_model, build_processor
+from nano_vl2.model import SIZES, build_model, build_processor, shrink_image_tokens
 from nano_vl2.trainer import AnsweringCollator, LookingCollator, NanoVL2Trainer
 
 CARD = Path(__file__).parent / "nano_vl2" / "card.md"
@@ -96,7 +96,8 @@ def look(options: argparse.Namespace, model: Any, processor: Any) -> None:
         dataset = LookingDataset(options.pictures)
         trainer = build_trainer(options, model, folder, dataset, LookingCollator(processor), 1.0)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        write_curves(trainer.state.log_history, folder, parts=("points", "edges"))
+        write_curves(trainer.state.log_history, folder, parts=("points", "boxes"))
+        shrink_image_tokens(model)
         save_model(model, str(finished))
     load_model(model, str(finished))
 
@@ -104,6 +105,9 @@ def look(options: argparse.Namespace, model: Any, processor: Any) -> None:
 def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     """The second stage."""
     folder = options.output / "answering"
+    del model.cell_head
+    model.model.vision_model.requires_grad_(False)
+    model.model.projector.requires_grad_(False)
     checkpoint = checkpoint_to_resume(folder, options.resume_from, model)
     if options.compile:
         for layer in model.model.language_model.layers:
@@ -111,7 +115,7 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     dataset = AnsweringDataset(options.conversations)
     trainer = build_trainer(options, model, folder, dataset, AnsweringCollator(processor), ANSWERING_RATE)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    write_curves(trainer.state.log_history, options.output, parts=("answer_loss", "points"))
+    write_curves(trainer.state.log_history, options.output)
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:
@@ -140,7 +144,6 @@ def train(options: argparse.Namespace) -> int:
     model, processor = load(options.output)
     look(options, model, processor)
     answer(options, model, processor)
-    del model.cell_head
     export(model, processor, options.output / "model", CARD)
     return 0
 

@@ -19,6 +19,7 @@ SMALLEST_TEXT, LARGEST_TEXT = 13, 26  # font sizes in pixels
 LARGEST_TILE_TEXT = 0.07
 # Weights of the numbers of tiles: few are more frequent, because they take less time.
 WEIGHTS = {1: 3, 2: 4, 3: 3, 4: 6, 5: 1, 6: 4, 7: 0.5, 8: 1, 9: 1.5}
+MOST_SHAPES, MOST_LINES = 5, 4  # on a board
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,16 @@ class Table:
         return "\n".join([lines[0], "| " + " | ".join("---" for _ in self.rows[0]) + " |", *lines[1:]])
 
 
-def random_grid(rng: random.Random, longest: int = 9, fewest: int = 1) -> tuple[int, int]:
+def random_grid(rng: random.Random, longest: int = 9, fewest: int = 1, most: int = 9) -> tuple[int, int]:
     """Columns and rows of a published grid.
 
     Args:
         rng: source of randomness.
         longest: the longer side may have so many times the shorter one's tiles.
         fewest: tiles.
+        most: tiles.
     """
-    grids = [grid for grid in GRIDS if max(grid) <= longest * min(grid) and grid[0] * grid[1] >= fewest]
+    grids = [grid for grid in GRIDS if max(grid) <= longest * min(grid) and fewest <= grid[0] * grid[1] <= most]
     alike = {tiles: sum(columns * rows == tiles for columns, rows in grids) for tiles in WEIGHTS}
     weights = [WEIGHTS[columns * rows] / alike[columns * rows] for columns, rows in grids]
     return rng.choices(grids, weights)[0]
@@ -77,10 +79,10 @@ def background(rng: random.Random) -> tuple[int, int, int]:
     return rng.randint(225, 255), rng.randint(225, 255), rng.randint(225, 255)
 
 
-def shape_board(rng: random.Random, split: str, most: int = 5) -> Board:
-    """Up to `most` shapes, none below the smallest that the view of the whole can show."""
+def shape_board(rng: random.Random, split: str, most: int = MOST_SHAPES, tiles: int = 9) -> Board:
+    """Up to `most` shapes in up to `tiles` tiles, none below the smallest that the view of the whole can show."""
     while True:
-        width, height = random_size(rng, random_grid(rng, longest=LONGEST_GROUNDED))
+        width, height = random_size(rng, random_grid(rng, longest=LONGEST_GROUNDED, most=tiles))
         longer = max(width, height)
         columns, rows = (max(1, int(side * CELLS_PER_SIDE / longer)) for side in (width, height))
         kinds, colors = rng.sample(SHAPES, rng.randint(2, 5)), rng.sample(tuple(COLORS), rng.randint(2, 5))
@@ -105,11 +107,11 @@ def _near(x: int, y: int, size: int, other: Shape, longer: int) -> bool:
 
 
 def text_board(rng: random.Random, split: str) -> Board:
-    """One to four lines of text that the view of the whole is too coarse to show."""
+    """Up to `MOST_LINES` lines of text that the view of the whole is too coarse to show."""
     width, height = random_size(rng, random_grid(rng, fewest=2))
     largest = min(LARGEST_TEXT, int(LARGEST_TILE_TEXT * max(width, height)))
     texts: list[Text] = []
-    for color in rng.sample(TEXT_COLORS, rng.randint(1, min(4, width * height // TILE**2 + 1))):
+    for color in rng.sample(TEXT_COLORS, rng.randint(1, min(MOST_LINES, width * height // TILE**2 + 1))):
         size = round(SMALLEST_TEXT * (largest / SMALLEST_TEXT) ** rng.random())
         text = _placed(rng, random_string(rng, split), color, size, (width, height), texts)
         if text is not None:

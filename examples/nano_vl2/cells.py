@@ -2,8 +2,11 @@
 
 The same idea as in `nano.cells`, for views: a linear layer on a token says what is at each of `POINTS` points of its
 part of the view, and in which column and row of the view it is. Of each patch of it, it says which shape has its middle
-there or which bar its top, and in the view of the whole, between which hundredths of the picture a shape's box lies.
-Edges are classes instead of numbers, which are learned far sooner. The layer is thrown away when training is over.
+there or which bar its top. And it says which shape takes most of it, if one takes enough, and in the view of the whole,
+which box that shape has: in digits, as answers have them. Of text it says which characters have their middles in the
+token, one behind the other, so that reading is going from token to token. There is one place for all this in each
+token, because what looks for a thing by its name has to look there for every thing. The layer is thrown away when
+training is over.
 """
 
 from collections.abc import Sequence
@@ -17,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from nano.cells import COLUMNS, HUES, NOTHING_WEIGHT, POINTS, ROWS, THINGS, character_boxes, draw_labels, is_bar
-from nano.drawing import Box
+from nano.drawing import Box, draw_shape
 from nano.scenes import Shape, Text
 
 from .pictures import STEP, TILE, Picture, corners
@@ -25,8 +28,9 @@ from .pictures import STEP, TILE, Picture, corners
 PATCH = 14
 SIDE = TILE // PATCH // 2  # tokens along the edge of a view
 PATCHES = 4  # per token
-EDGES = 1000 // STEP  # classes of the edge of a box
-SOFTNESS = 2  # classes beside the right edge that count as nearly right
+ENOUGH = 4  # of a token's points, for a shape to be what it shows
+DIGITS = 8  # two for each edge of a box
+CHARACTERS = 4  # of a token
 IGNORED = 255
 # Pixels of a view: smaller text is not asked for, because nobody could read it.
 READABLE = 9.0
@@ -43,7 +47,10 @@ class _View:
     rows: int
 
 
-def label_views(picture: Picture, tiled: bool = True) -> tuple[np.ndarray, np.ndarray]:
+Labels = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def label_views(picture: Picture, tiled: bool = True) -> Labels:
     """Labels of all views of a picture: the whole, then the tiles row by row.
 
     Args:
@@ -52,17 +59,22 @@ def label_views(picture: Picture, tiled: bool = True) -> tuple[np.ndarray, np.nd
 
     Returns:
         points: uint8 [views, SIDE * SIDE, 2, POINTS], indices into THINGS and HUES.
-        middles: uint8 [views, SIDE * SIDE, PATCHES, 6], a thing, its hue, and the edges left, top, right, bottom in
-            hundredths of the picture. IGNORED stands for what is not asked.
+        middles: uint8 [views, SIDE * SIDE, PATCHES, 2], a thing and its hue.
+        mains: uint8 [views, SIDE * SIDE, 2 + DIGITS], a shape, its hue, and the digits of the edges left, top, right,
+            bottom in hundredths of the picture.
+        texts: uint8 [views, SIDE * SIDE, 1 + CHARACTERS], the first character's hue, then characters line by line.
+
+        IGNORED stands for what is not asked.
     """
     maps = _maps(picture)
-    points: list[np.ndarray] = []
-    middles: list[np.ndarray] = []
+    shapes = [part for part in picture.parts if isinstance(part, Shape)]
+    found: list[Labels] = []
     for view in (_view(picture, (1, 1)), _view(picture, picture.grid if tiled else (1, 1))):
-        whole = not points
-        points.append(_points(maps, view, picture))
-        middles.append(_middles(picture, view, whole))
-    return np.concatenate(points), np.concatenate(middles)
+        points, numbers = _points(maps, view, picture)
+        mains = _mains(numbers, shapes, picture if not found else None)
+        found.append((points, _middles(picture, view), mains, _texts(picture, view)))
+    points, middles, mains, texts = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return points, middles, mains, texts
 
 
 def _view(picture: Picture, grid: tuple[int, int]) -> _View:
@@ -74,29 +86,49 @@ def _view(picture: Picture, grid: tuple[int, int]) -> _View:
 
 
 def _maps(picture: Picture) -> np.ndarray:
-    """uint8 [3, height, width]: thing and hue at each pixel, and the font size of the text there."""
-    images = [Image.new("L", (picture.width, picture.height), 0) for _ in range(3)]
-    things, hues, sizes = (ImageDraw.Draw(each) for each in images)
+    """uint8 [4, height, width]: thing, hue, the font size of text, and the number of the shape at each pixel."""
+    images = [Image.new("L", (picture.width, picture.height), 0) for _ in range(4)]
+    things, hues, sizes, numbers = (ImageDraw.Draw(each) for each in images)
+    count = 0
     for part in picture.parts:
         draw_labels(things, hues, part)
         if isinstance(part, Text):
             for _, box in character_boxes(part):
                 sizes.rectangle(box, fill=part.size)
+        elif isinstance(part, Shape):
+            count += 1
+            draw_shape(numbers, part, count)
     return np.stack([np.asarray(each) for each in images])
 
 
-def _points(maps: np.ndarray, view: _View, picture: Picture) -> np.ndarray:
-    """uint8 [tiles, tokens, 2, POINTS] of the tiles of a view."""
+def _points(maps: np.ndarray, view: _View, picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [tiles, tokens, 2, POINTS] of the tiles of a view, and the numbers of shapes [tiles, tokens, POINTS]."""
     x, inside_x = _places(
         view.columns * SIDE * COLUMNS, TILE / (SIDE * COLUMNS), view.scale, view.across, picture.width
     )
     y, inside_y = _places(view.rows * SIDE * ROWS, TILE / (SIDE * ROWS), view.scale, view.down, picture.height)
-    things, hues, sizes = maps[:, y[:, None], x] * (inside_y[:, None] & inside_x)
+    things, hues, sizes, numbers = maps[:, y[:, None], x] * (inside_y[:, None] & inside_x)
     unreadable = (sizes > 0) & (sizes * view.scale < READABLE)
-    labels = np.stack([np.where(unreadable, IGNORED, each) for each in (things, hues)]).astype(np.uint8)
-    # [2, rows, SIDE, ROWS, columns, SIDE, COLUMNS] -> [rows, columns, SIDE, SIDE, 2, ROWS, COLUMNS]
-    labels = labels.reshape(2, view.rows, SIDE, ROWS, view.columns, SIDE, COLUMNS).transpose(1, 4, 2, 5, 0, 3, 6)
-    return labels.reshape(view.rows * view.columns, SIDE * SIDE, 2, POINTS)
+    labels = np.stack([*(np.where(unreadable, IGNORED, each) for each in (things, hues)), numbers]).astype(np.uint8)
+    # [3, rows, SIDE, ROWS, columns, SIDE, COLUMNS] -> [rows, columns, SIDE, SIDE, 3, ROWS, COLUMNS]
+    labels = labels.reshape(3, view.rows, SIDE, ROWS, view.columns, SIDE, COLUMNS).transpose(1, 4, 2, 5, 0, 3, 6)
+    labels = labels.reshape(view.rows * view.columns, SIDE * SIDE, 3, POINTS)
+    return labels[:, :, :2], labels[:, :, 2]
+
+
+def _mains(numbers: np.ndarray, shapes: list[Shape], picture: Picture | None) -> np.ndarray:
+    """uint8 [tiles, tokens, 2 + DIGITS]; boxes are those in `picture`, if it is given."""
+    known = np.full((len(shapes) + 1, 2 + DIGITS), IGNORED, np.uint8)
+    known[0, :2] = 0
+    for number, shape in enumerate(shapes, 1):
+        known[number, :2] = THINGS.index(shape.shape), HUES.index(shape.color)
+        if picture is not None:
+            edges = [edge // STEP for edge in corners(shape, picture.width, picture.height)]
+            known[number, 2:] = [digit for edge in edges for digit in divmod(edge, 10)]
+    counts = (numbers[..., None] == np.arange(1, len(shapes) + 1)).sum(2)
+    if not shapes:
+        return np.broadcast_to(known[0], (*numbers.shape[:2], 2 + DIGITS))
+    return known[np.where(counts.max(-1) >= ENOUGH, counts.argmax(-1) + 1, 0)]
 
 
 def _places(count: int, step: float, scale: float, shift: float, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,10 +137,9 @@ def _places(count: int, step: float, scale: float, shift: float, size: int) -> t
     return places.clip(0, size - 1), (places >= 0) & (places < size)
 
 
-def _middles(picture: Picture, view: _View, whole: bool) -> np.ndarray:
-    """uint8 [tiles, tokens, PATCHES, 6] of the tiles of a view."""
-    labels = np.full((view.rows * SIDE * 2, view.columns * SIDE * 2, 6), IGNORED, np.uint8)
-    labels[..., :2] = 0
+def _middles(picture: Picture, view: _View) -> np.ndarray:
+    """uint8 [tiles, tokens, PATCHES, 2] of the tiles of a view."""
+    labels = np.zeros((view.rows * SIDE * 2, view.columns * SIDE * 2, 2), np.uint8)
     for part in picture.parts:
         if isinstance(part, Shape):
             name, x, y = part.shape, float(part.x), float(part.y)
@@ -117,12 +148,33 @@ def _middles(picture: Picture, view: _View, whole: bool) -> np.ndarray:
         else:
             continue
         column, row = (int((view.scale * at + shift) / PATCH) for at, shift in ((x, view.across), (y, view.down)))
-        labels[row, column, :2] = THINGS.index(name), HUES.index(part.color)
-        if whole and isinstance(part, Shape):
-            labels[row, column, 2:] = [edge // STEP for edge in corners(part, picture.width, picture.height)]
-    # [rows, SIDE, 2, columns, SIDE, 2, 6] -> [rows, columns, SIDE, SIDE, 2, 2, 6]
-    labels = labels.reshape(view.rows, SIDE, 2, view.columns, SIDE, 2, 6).transpose(0, 3, 1, 4, 2, 5, 6)
-    return labels.reshape(view.rows * view.columns, SIDE * SIDE, PATCHES, 6)
+        labels[row, column] = THINGS.index(name), HUES.index(part.color)
+    # [rows, SIDE, 2, columns, SIDE, 2, 2] -> [rows, columns, SIDE, SIDE, 2, 2, 2]
+    labels = labels.reshape(view.rows, SIDE, 2, view.columns, SIDE, 2, 2).transpose(0, 3, 1, 4, 2, 5, 6)
+    return labels.reshape(view.rows * view.columns, SIDE * SIDE, PATCHES, 2)
+
+
+def _texts(picture: Picture, view: _View) -> np.ndarray:
+    """uint8 [tiles, tokens, 1 + CHARACTERS] of the tiles of a view."""
+    size = TILE // SIDE
+    labels = np.zeros((view.rows * SIDE, view.columns * SIDE, 1 + CHARACTERS), np.uint8)
+    counts = np.zeros(labels.shape[:2], int)
+    for part in sorted((part for part in picture.parts if isinstance(part, Text)), key=lambda text: text.y):
+        for character, (left, top, right, bottom) in character_boxes(part):
+            column = int((view.scale * (left + right) / 2 + view.across) / size)
+            row = int((view.scale * (top + bottom) / 2 + view.down) / size)
+            if not (0 <= row < len(labels) and 0 <= column < labels.shape[1]):
+                continue
+            if part.size * view.scale < READABLE:
+                labels[row, column] = IGNORED
+            elif counts[row, column] < CHARACTERS and labels[row, column, 0] != IGNORED:
+                if not counts[row, column]:
+                    labels[row, column, 0] = HUES.index(part.color)
+                counts[row, column] += 1
+                labels[row, column, counts[row, column]] = THINGS.index(character)
+    # [rows, SIDE, columns, SIDE, characters] -> [rows, columns, SIDE, SIDE, characters]
+    labels = labels.reshape(view.rows, SIDE, view.columns, SIDE, -1).transpose(0, 2, 1, 3, 4)
+    return labels.reshape(view.rows * view.columns, SIDE * SIDE, 1 + CHARACTERS)
 
 
 class CellHead(nn.Module):
@@ -136,33 +188,32 @@ class CellHead(nn.Module):
         super().__init__()
         self.points = nn.Linear(hidden_size, POINTS * (len(THINGS) + len(HUES)))
         self.middles = nn.Linear(hidden_size, PATCHES * (len(THINGS) + len(HUES)))
-        self.edges = nn.Linear(hidden_size, PATCHES * 4 * EDGES)
+        self.mains = nn.Linear(hidden_size, len(THINGS) + len(HUES) + DIGITS * 10)
+        self.texts = nn.Linear(hidden_size, len(HUES) + CHARACTERS * len(THINGS))
         self.place = nn.Linear(hidden_size, 2 * SIDE)
 
-    def losses(self, tokens: torch.Tensor, points: torch.Tensor, middles: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Cross entropy of points, middles, edges, and of columns and rows; labels as `label_views` gives them."""
-        found = self.points(tokens).float().unflatten(-1, (POINTS, -1)).split((len(THINGS), len(HUES)), -1)
-        at_points = [_entropy(each, labels) for each, labels in zip(found, points.long().unbind(2), strict=True)]
-        found = self.middles(tokens).float().unflatten(-1, (PATCHES, -1)).split((len(THINGS), len(HUES)), -1)
-        in_middles = [
-            _entropy(each, labels) for each, labels in zip(found, middles[..., :2].long().unbind(-1), strict=True)
-        ]
+    def losses(
+        self,
+        tokens: torch.Tensor,
+        points: torch.Tensor,
+        middles: torch.Tensor,
+        mains: torch.Tensor,
+        texts: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Cross entropies of all labels, which are as of `label_views`, and of the tokens' columns and rows."""
+        at_points = self.points(tokens).float().unflatten(-1, (POINTS, -1))
+        in_middles = self.middles(tokens).float().unflatten(-1, (PATCHES, -1))
+        hues, characters = self.texts(tokens).float().split((len(HUES), CHARACTERS * len(THINGS)), -1)
+        shown, digits = self.mains(tokens).float().split((len(THINGS) + len(HUES), DIGITS * 10), -1)
         return {
-            "points": sum(at_points, tokens.new_zeros(())),
-            "middles": sum(in_middles, tokens.new_zeros(())),
-            "edges": self._of_edges(tokens, middles[..., 2:]),
+            "points": _of_things(at_points, points.long().transpose(2, 3)),
+            "middles": _of_things(in_middles, middles.long()),
+            "shapes": _of_things(shown, mains[..., :2].long()),
+            "boxes": _of_boxes(digits.unflatten(-1, (DIGITS, -1)), mains[..., 2:].long()),
+            "texts": _entropy(hues, texts[..., 0].long())
+            + _entropy(characters.unflatten(-1, (CHARACTERS, -1)), texts[..., 1:].long()),
             "place": self._of_places(tokens),
         }
-
-    def _of_edges(self, tokens: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        """Of the tokens in which a shape has its middle alone, because the layer is wide."""
-        chosen = (edges != IGNORED).flatten(2).any(-1)
-        if not chosen.any():
-            return tokens.new_zeros(())
-        logits = self.edges(tokens[chosen]).float().unflatten(-1, (-1, EDGES)).flatten(0, 1)
-        wanted = edges[chosen].flatten().long()
-        asked = wanted != IGNORED
-        return functional.cross_entropy(logits[asked], _near(wanted[asked]))
 
     def _of_places(self, tokens: torch.Tensor) -> torch.Tensor:
         numbers = torch.arange(SIDE**2, device=tokens.device).repeat(len(tokens))
@@ -170,20 +221,25 @@ class CellHead(nn.Module):
         return functional.cross_entropy(columns, numbers % SIDE) + functional.cross_entropy(rows, numbers // SIDE)
 
 
-def _near(edges: torch.Tensor) -> torch.Tensor:
-    """[edges] -> shares [edges, EDGES]: most on the right class, the rest on its neighbors, so that near is better."""
-    apart = (edges[:, None] - torch.arange(EDGES, device=edges.device)).abs()
-    shares = torch.where(apart > SOFTNESS, 0.0, 0.5**apart)
-    return shares / shares.sum(-1, keepdim=True)
+def _of_things(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of things and hues; logits [..., THINGS + HUES], labels [..., 2]."""
+    parts = zip(logits.split((len(THINGS), len(HUES)), -1), labels.unbind(-1), strict=True)
+    return sum((_entropy(each, wanted) for each, wanted in parts), logits.new_zeros(()))
+
+
+def _of_boxes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of digits, where there are any; logits [..., DIGITS, 10], labels [..., DIGITS]."""
+    asked = labels != IGNORED
+    return functional.cross_entropy(logits[asked], labels[asked]) if asked.any() else logits.new_zeros(())
 
 
 def _entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     weight = torch.ones(logits.shape[-1], device=logits.device)
     weight[0] = NOTHING_WEIGHT
-    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), weight, ignore_index=IGNORED)
+    return functional.cross_entropy(logits.flatten(0, -2), labels.reshape(-1), weight, ignore_index=IGNORED)
 
 
-def stack_labels(labels: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def stack_labels(labels: Sequence[Labels]) -> dict[str, Any]:
     """The labels of all pictures of a batch, one behind the other, as their tiles are."""
-    points, middles = zip(*labels, strict=True)
-    return {"points": torch.from_numpy(np.concatenate(points)), "middles": torch.from_numpy(np.concatenate(middles))}
+    parts = zip(("points", "middles", "mains", "texts"), zip(*labels, strict=True), strict=True)
+    return {name: torch.from_numpy(np.concatenate(part)) for name, part in parts}

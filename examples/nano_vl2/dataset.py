@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -15,21 +14,21 @@ from nano.dataset import READ
 from nano.questions import Turn, ask
 from nano.scenes import CharacterScene, Scene, ShapeScene, random_scene
 
-from .boards import Board, page, shape_board, table, text_board
+from .boards import MOST_SHAPES, Board, page, shape_board, table, text_board
 from .cells import SIDE, label_views
-from .pictures import Picture, draw, picture_of
+from .pictures import TILE, Picture, draw, picture_of
 from .questions import about_several, about_shapes, about_table, about_texts, example_in_context, told_apart
 
 # Shares of the pictures with questions: what finds things by color, form or spelling comes first, because charts and
 # tables are learned at chance without it.
 FIRST_SHARES = {
-    "shapes": 0.16,
+    "shapes": 0.14,
     "text": 0.12,
-    "chart": 0.06,
-    "characters": 0.2,
-    "board": 0.3,
+    "chart": 0.03,
+    "characters": 0.16,
+    "board": 0.4,
     "tiles": 0.1,
-    "table": 0.02,
+    "table": 0.01,
     "several": 0.02,
     "in_context": 0.02,
 }
@@ -45,6 +44,9 @@ SHARES = {
     "in_context": 0.03,
 }
 SQUARES = ("shapes", "text", "chart", "characters")  # the kinds of nano
+SEEN_IN_ONE_TILE = ("shapes", "characters")
+ONLY_TILED = ("tiles", "table")
+MOST_TILES = 9
 # Sides in pixels of the squares: of four tiles, at times of nine. Shapes can be seen in one tile, too.
 SMALLEST, FOUR_TILES, NINE_TILES = 104, (208, 224), (312, 336)
 NINE_TILES_SHARES = {"text": 0.4, "shapes": 0.1, "chart": 0.15, "characters": 0.1}
@@ -52,10 +54,10 @@ NINE_TILES_SHARES = {"text": 0.4, "shapes": 0.1, "chart": 0.15, "characters": 0.
 VARIETY_PICTURES = 32_000
 PAGE_SHARE = 0.4
 MOST_VIEWS = 4  # of a picture: tiles look alike, and other pictures teach more than further tiles of the same one
-# In answering: the first of so many conversations bring the questions from easy ones to all.
-WARM_UP_CONVERSATIONS = 10_000
-# Over so many the shares become the later ones.
-MIXING_CONVERSATIONS = 40_000
+# In answering: so many conversations are easy, which makes them short; over the next ones they become as all are.
+EASY_CONVERSATIONS, HARDENING_CONVERSATIONS = 32_000, 64_000
+# From the end of the first ones on the shares become the later ones, over so many.
+MIXING_CONVERSATIONS = 100_000
 CONVERSATIONS = 4  # about the same pictures
 ASKED_ONCE = ("tiles", "table", "in_context")  # kinds about which there is little else to ask
 ALIKE = 64
@@ -85,7 +87,7 @@ def example(split: str, number: int, difficulty: float = 1.0, kind: str | None =
     Args:
         split: "train" or "held-out".
         number: of the row.
-        difficulty: 0 to 1, the share of rows that are as the held-out ones.
+        difficulty: 0 to 1, from one thing in one tile to what the held-out rows are.
         kind: one of SHARES; None draws it by them.
         mixing: 0 to 1, from FIRST_SHARES to SHARES.
     """
@@ -99,55 +101,69 @@ def _kind(rng: random.Random, mixing: float) -> str:
 
 
 def _examples(rng: random.Random, split: str, difficulty: float, kind: str, count: int) -> list[Example]:
-    """So many conversations about the same pictures."""
-    if kind in SQUARES:
-        pictures, ask_again = _square(kind, random_scene(rng, split, kind, difficulty), rng)
+    """So many conversations about the same pictures: of one thing in one tile, then of many, then in many tiles."""
+    many, tiled = (rng.random() < share for share in (2 * difficulty, 2 * difficulty - 1))
+    limits = _Limits(things=MOST_SHAPES if many else 1, tiles=MOST_TILES if tiled else 1)
+    if kind in SQUARES or (kind in ONLY_TILED and not tiled):
+        full = many and (tiled or kind in SEEN_IN_ONE_TILE)
+        scene = random_scene(rng, split, kind if kind in SQUARES else "text", 1.0 if full else 0.0)
+        pictures, ask_again = _square(kind, scene, rng, limits)
     else:
-        pictures, ask_again = MAKERS[kind](rng, split)
+        pictures, ask_again = MAKERS[kind](rng, split, limits)
     return [Example(kind, pictures, *ask_again()) for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How much there may be in a picture: things, and tiles."""
+
+    things: int
+    tiles: int
 
 
 # Pictures, and what gives the texts in front of them with new questions about them each time.
 _Drawn = tuple[list[Picture], Callable[[], tuple[list[str], list[Turn]]]]
 
 
-def _square(kind: str, scene: Scene, rng: random.Random) -> _Drawn:
-    sides = NINE_TILES if rng.random() < NINE_TILES_SHARES[kind] else FOUR_TILES
+def _square(kind: str, scene: Scene, rng: random.Random, limits: _Limits) -> _Drawn:
+    sides = NINE_TILES if rng.random() < NINE_TILES_SHARES.get(kind, 0) else FOUR_TILES
     if isinstance(scene, (ShapeScene, CharacterScene)) and rng.random() < 0.4:
         sides = (SMALLEST, FOUR_TILES[0])
     caption = isinstance(scene, ShapeScene) and scene.caption
     side = rng.randint(*(FOUR_TILES if caption else sides))
+    if limits.tiles == 1:
+        side = rng.randint(SMALLEST, TILE)
     return [picture_of(scene, side)], lambda: ([""], ask(scene, rng))
 
 
-def _board(rng: random.Random, split: str) -> _Drawn:
-    board = shape_board(rng, split)
+def _board(rng: random.Random, split: str, limits: _Limits) -> _Drawn:
+    board = shape_board(rng, split, limits.things, limits.tiles)
     return [board.picture], lambda: ([""], about_shapes(board, rng))
 
 
-def _tiles(rng: random.Random, split: str) -> _Drawn:
+def _tiles(rng: random.Random, split: str, limits: _Limits) -> _Drawn:
     board = text_board(rng, split)
     while not board.texts:
         board = text_board(rng, split)
     return [board.picture], lambda: ([""], about_texts(board, rng))
 
 
-def _table(rng: random.Random, split: str) -> _Drawn:
+def _table(rng: random.Random, split: str, limits: _Limits) -> _Drawn:
     drawn = table(rng, split)
     return [drawn.picture], lambda: ([""], about_table(drawn, rng))
 
 
-def _several(rng: random.Random, split: str) -> _Drawn:
-    boards = [shape_board(rng, split, most=3) for _ in range(rng.randint(2, 3))]
+def _several(rng: random.Random, split: str, limits: _Limits) -> _Drawn:
+    boards = [shape_board(rng, split, min(3, limits.things), limits.tiles) for _ in range(rng.randint(2, 3))]
     heads = [f"This is image_{number}: " for number in range(1, len(boards) + 1)]
     return [board.picture for board in boards], lambda: (heads, about_several(boards, rng))
 
 
-def _in_context(rng: random.Random, split: str) -> _Drawn:
-    most = rng.choice((1, 4))
+def _in_context(rng: random.Random, split: str, limits: _Limits) -> _Drawn:
+    most = min(rng.choice((1, 4)), limits.things)
     boards: list[Board] = []
     while not boards or not told_apart(boards):
-        boards = [shape_board(rng, split, most=most) for _ in range(3)]
+        boards = [shape_board(rng, split, most, limits.tiles) for _ in range(3)]
 
     def ask_again() -> tuple[list[str], list[Turn]]:
         said, answer = example_in_context(boards, rng)
@@ -156,7 +172,7 @@ def _in_context(rng: random.Random, split: str) -> _Drawn:
     return [board.picture for board in boards], ask_again
 
 
-MAKERS: dict[str, Callable[[random.Random, str], _Drawn]] = {
+MAKERS: dict[str, Callable[[random.Random, str, _Limits], _Drawn]] = {
     "board": _board,
     "tiles": _tiles,
     "table": _table,
@@ -213,16 +229,8 @@ class LookingDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         picture, views = look(number)
-        points, middles = label_views(picture)
-        return {"picture": draw(picture), "views": views, "labels": [(points[views], middles[views])]}
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """Pictures that several conversations are about, drawn, with the labels of their views."""
-
-    images: list[Image.Image]
-    labels: list[tuple[np.ndarray, np.ndarray]]
+        labels = [part[views] for part in label_views(picture)]
+        return {"picture": draw(picture), "views": views, "labels": [labels]}
 
 
 class AnsweringDataset(Dataset[dict[str, Any]]):
@@ -234,7 +242,7 @@ class AnsweringDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, conversations: int) -> None:
         self.conversations = conversations
-        self._sorted: tuple[int, list[tuple[Example, _Scene]]] = (-1, [])
+        self._sorted: tuple[int, list[tuple[Example, list[Image.Image]]]] = (-1, [])
 
     def __len__(self) -> int:
         return self.conversations
@@ -244,27 +252,23 @@ class AnsweringDataset(Dataset[dict[str, Any]]):
         if self._sorted[0] != start:
             pairs = [pair for first in range(start, start + ALIKE, CONVERSATIONS) for pair in _talks(first)]
             self._sorted = (start, sorted(pairs, key=lambda pair: _length(pair[0])))
-        one, scene = self._sorted[1][number - start]
-        return {"messages": conversation(one, scene.images), "images": scene.images, "labels": scene.labels}
+        one, images = self._sorted[1][number - start]
+        return {"messages": conversation(one, images), "images": images}
 
 
-def _talks(number: int) -> list[tuple[Example, _Scene]]:
+def _talks(number: int) -> list[tuple[Example, list[Image.Image]]]:
     """`CONVERSATIONS` training examples, the first of which is row `number`."""
-    difficulty, mixing = (min(1.0, number / count) for count in (WARM_UP_CONVERSATIONS, MIXING_CONVERSATIONS))
+    later = max(0, number - EASY_CONVERSATIONS)
+    difficulty, mixing = (min(1.0, later / count) for count in (HARDENING_CONVERSATIONS, MIXING_CONVERSATIONS))
     rng = random.Random(f"vl2 train {number}")
     kind = _kind(rng, mixing)
     again = 1 if kind in ASKED_ONCE else CONVERSATIONS
-    talks: list[tuple[Example, _Scene]] = []
+    talks: list[tuple[Example, list[Image.Image]]] = []
     while len(talks) < CONVERSATIONS:
         examples = _examples(rng, "train", difficulty, kind, again)
-        scene = _drawn(examples[0].pictures)
-        talks += [(one, scene) for one in examples]
+        images = [draw(picture) for picture in examples[0].pictures]
+        talks += [(one, images) for one in examples]
     return talks
-
-
-def _drawn(pictures: list[Picture]) -> _Scene:
-    tiled = len(pictures) <= MOST_TILED_IMAGES
-    return _Scene([draw(picture) for picture in pictures], [label_views(picture, tiled) for picture in pictures])
 
 
 def _length(one: Example) -> int:

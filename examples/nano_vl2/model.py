@@ -22,6 +22,8 @@ VOCABULARY = 704
 PAD = "<｜▁pad▁｜>"
 CONTROLS = [VL2_IMAGE_TOKEN, *GROUNDING_TOKENS, "<|User|>", "<|Assistant|>"]
 HEAD_DIM = 32
+WORD_SIZE = 0.08  # standard deviation of fresh embeddings
+SHRUNK = 0.12  # of their size
 SIZES: dict[str, Any] = {
     "vision": {"hidden_size": 192, "num_hidden_layers": 4, "intermediate_size": 512},
     # Latent attention and the sigmoid router with its correction bias, as in the base size. Heads are 48 + 16 wide,
@@ -88,12 +90,24 @@ def build_config(processor: DeepseekVL2Processor) -> DeepseekVL2Config:
 
 
 def build_model(processor: DeepseekVL2Processor) -> DeepseekVL2ForConditionalGeneration:
-    """A model with fresh weights; places of patches begin as sines, from which the tower learns sooner."""
+    """A model with fresh weights.
+
+    Places of patches begin as sines, from which the tower learns sooner, and words about as large as what the language
+    model's layers add to them.
+    """
     model = DeepseekVL2ForConditionalGeneration(build_config(processor))
     places = model.model.vision_model.embeddings.position_embedding.weight
     with torch.no_grad():
         places.copy_(_sines(TILE // PATCH, places.shape[1]))
+        model.get_input_embeddings().weight.normal_(std=WORD_SIZE)
     return model
+
+
+def shrink_image_tokens(model: DeepseekVL2ForConditionalGeneration) -> None:
+    """Makes image tokens, which looking left ten times as large as words, small enough for layers to write into."""
+    with torch.no_grad():
+        for parameter in model.model.projector.linear2.parameters():
+            parameter.mul_(SHRUNK)
 
 
 def _sines(side: int, width: int) -> torch.Tensor:

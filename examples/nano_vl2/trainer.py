@@ -1,4 +1,4 @@
-"""transformers' `Trainer` for both stages: looking, with the labels of `cells` alone, and answering beside them."""
+"""transformers' `Trainer` for both stages: looking, with the labels of `cells`, and answering."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +14,9 @@ from nano.trainer import NanoTrainer
 
 from .cells import stack_labels
 
-CELL_WEIGHT = 0.5  # of the labels beside the answers
-VIEWS_LABELED = 4  # while it answers, of so many views one has labels: they keep the projector from forgetting
 # How far a correction bias moves per step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, at 0.001 for far longer runs).
 BIAS_STEP = 0.005
 LENGTHS = 32  # batches are multiples of so many tokens long
-LABELS = ("points", "middles")
 
 
 class LookingCollator:
@@ -39,7 +36,7 @@ class LookingCollator:
 
 
 class AnsweringCollator:
-    """`ConversationCollator`'s batches with each picture once, and the labels of all views beside them.
+    """`ConversationCollator`'s batches with each picture once.
 
     `places` [images of all conversations] says which picture each of them is.
     """
@@ -53,18 +50,16 @@ class AnsweringCollator:
         batch = self.collate([{"messages": row["messages"]} for row in rows])
         names = [id(image) for row in rows for image in row["images"]]
         tiles = batch["pixel_values"].split([num_tiles(*grid) for grid in batch["tile_grids"].tolist()])
-        first = {name: place for place, name in reversed([*enumerate(names)])}
-        kept = sorted(first.values())
-        batch["pixel_values"] = torch.cat([tiles[place] for place in kept])
-        batch["tile_grids"] = batch["tile_grids"][kept]
-        batch["places"] = torch.tensor([kept.index(first[name]) for name in names])
-        labels = [label for row in rows for label in row["labels"]]
-        batch.update(stack_labels([labels[place] for place in kept]))
+        kept = {name: place for place, name in reversed([*enumerate(names)])}
+        places = sorted(kept.values())
+        batch["pixel_values"] = torch.cat([tiles[place] for place in places])
+        batch["tile_grids"] = batch["tile_grids"][places]
+        batch["places"] = torch.tensor([places.index(kept[name]) for name in names])
         return batch
 
 
 class NanoVL2Trainer(NanoTrainer):
-    """A `Trainer` whose model has a `cell_head` and whose batches have the labels of `cells`; all losses are logged."""
+    """A `Trainer` whose model looks with a `cell_head`, at batches with the labels of `cells`, and answers without."""
 
     def compute_loss(
         self,
@@ -73,35 +68,24 @@ class NanoVL2Trainer(NanoTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The loss of the cells; where there are questions, that of the answers beside it."""
-        labels = [inputs.pop(name) for name in LABELS]
+        """The loss of the cells; where there are questions, that of the answers."""
         if "input_ids" not in inputs:
             with self.accelerator.autocast():  # else only `forward` runs in bfloat16, and these are other methods
-                seen = model.model.vision_model(inputs["pixel_values"]).last_hidden_state
-                return self._cell_loss(model, seen, labels)
-        with self.accelerator.autocast():
-            features = _features(model, inputs.pop("pixel_values"), inputs.pop("tile_grids"))
-            features.pooler_output = [features.pooler_output[place] for place in inputs.pop("places").tolist()]
-            some = slice(None, None, VIEWS_LABELED)
-            cells = self._cell_loss(model, features.last_hidden_state[some], [each[some] for each in labels])
+                return self._cell_loss(model, **inputs)
+        with self.accelerator.autocast(), torch.no_grad():
+            # The tower stays as looking left it: gradients of first answers, which are guesses, harm it.
+            features = model.model.get_image_features(inputs.pop("pixel_values"), inputs.pop("tile_grids"))
+        features.pooler_output = [features.pooler_output[place] for place in inputs.pop("places").tolist()]
         inputs["mm_encoder_outputs"] = {"image": features}
         with balanced(model, inputs["attention_mask"]):
-            answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
-        self.add_up("answer_loss", answers)
-        loss = answers + CELL_WEIGHT * cells
-        return (loss, outputs) if return_outputs else loss
+            return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
-    def _cell_loss(self, model: Any, seen: torch.Tensor, labels: list[torch.Tensor]) -> torch.Tensor:
-        losses = model.cell_head.losses(model.model.projector(seen), *labels)
+    def _cell_loss(self, model: Any, pixel_values: torch.Tensor, **labels: torch.Tensor) -> torch.Tensor:
+        seen = model.model.vision_model(pixel_values).last_hidden_state
+        losses = model.cell_head.losses(model.model.projector(seen), **labels)
         for name, value in losses.items():
             self.add_up(name, value)
         return torch.stack([*losses.values()]).sum()
-
-
-def _features(model: Any, pixel_values: torch.Tensor, tile_grids: torch.Tensor) -> Any:
-    """Image features. The tower stays as looking left it: gradients of first answers, which are guesses, harm it."""
-    model.model.vision_model.requires_grad_(False)
-    return model.model.get_image_features(pixel_values, tile_grids)
 
 
 @contextmanager

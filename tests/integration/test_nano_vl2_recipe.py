@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
+from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
 from nano.cells import COLUMNS, HUES, ROWS, THINGS
 from nano.questions import KINDS as NANO_KINDS
 from nano.scenes import COLORS, Shape, Text
 from nano.splits import is_held_out
 from nano_vl2.boards import Board, Table, page, random_grid, shape_board, table, text_board
-from nano_vl2.cells import EDGES, IGNORED, SIDE, label_views
+from nano_vl2.cells import IGNORED, SIDE, label_views
 from nano_vl2.dataset import (
     ALIKE,
     CONVERSATIONS,
@@ -164,7 +165,7 @@ def test_no_answer_gives_another_box_away():
 
 def test_boxes_at_the_edge_stay_inside():
     assert corners(Shape("square", "red", 110, 5, 10), 114, 1000) == (920, 0, 990, 10)
-    assert max(corners(Shape("square", "red", 110, 5, 10), 114, 1000)) < 10 * EDGES
+    assert max(corners(Shape("square", "red", 110, 5, 10), 114, 1000)) < 1000
 
 
 def test_lines_are_read_by_their_color():
@@ -214,9 +215,11 @@ def as_map(points, columns, rows):
 def test_labels_follow_each_view():
     picture = Picture((Shape("square", "blue", 150, 60, 60),), 200, 112, WHITE)  # 2 x 1 tiles, padded
     assert picture.grid == (2, 1)
-    points, middles = label_views(picture)
+    points, middles, mains, texts = label_views(picture)
     assert points.shape == (3, SIDE * SIDE, 2, ROWS * COLUMNS)
-    assert middles.shape == (3, SIDE * SIDE, 4, 6)
+    assert middles.shape == (3, SIDE * SIDE, 4, 2)
+    assert mains.shape == (3, SIDE * SIDE, 10)
+    assert texts.shape == (3, SIDE * SIDE, 5)
     whole, tiles = as_map(points[:1, :, 0], 1, 1), as_map(points[1:, :, 0], 2, 1)
     square = THINGS.index("square")
     for shown, width, height in ((whole, 112, 112), (tiles, 224, 112)):
@@ -226,27 +229,36 @@ def test_labels_follow_each_view():
         assert np.mean(shown == square) == pytest.approx((scale * 53) ** 2 / (width * height), rel=0.3)
 
 
-def test_labels_of_middles_and_edges():
-    _, middles = label_views(BOARD.picture)
+def test_labels_of_middles_and_boxes():
+    _, middles, mains, _ = label_views(BOARD.picture)
     [place] = np.argwhere(middles[0, ..., 0] == THINGS.index("star")).tolist()
     assert place == [3 * SIDE + 2, 1]  # (80, 85) of 112 pixels: the third token of the last row, upper right patch
-    assert middles[0, place[0], place[1]].tolist() == [THINGS.index("star"), HUES.index("blue"), 58, 62, 85, 89]
-    assert (middles[1:, ..., 2:] == IGNORED).all()  # boxes are those of the whole
+    assert middles[0, place[0], place[1]].tolist() == [THINGS.index("star"), HUES.index("blue")]
     assert (middles[1:, ..., 0] > 0).sum() == 3
+    # 580, 620, 850, 890 in the answer.
+    assert mains[0, place[0]].tolist() == [THINGS.index("star"), HUES.index("blue"), 5, 8, 6, 2, 8, 5, 8, 9]
+    assert mains[0, 3].tolist() == [0, 0, *[IGNORED] * 8]  # the upper right corner is empty
+    assert (mains[1:, :, 2:] == IGNORED).all()  # boxes are those of the whole
+    assert {THINGS[kind] for kind in mains[1:, :, 0].flat} == {THINGS[0], "circle", "star"}
 
 
-def test_characters_too_small_to_read_are_not_asked_for():
-    text = Text("KQ", "red", "DejaVuSansMono", 120, 130, 16)
-    points, _ = label_views(Picture((text,), 224, 224, WHITE))
-    assert IGNORED in points[0]
-    assert {THINGS[label] for label in np.unique(points[1:, :, 0]) if label} == {"K", "Q"}
+def test_characters_stand_in_the_token_that_has_their_middle():
+    text = Text("MIX4", "red", "DejaVuSansMono", 4, 42, 20)  # 12 pixels each, from 4 on
+    _, _, _, texts = label_views(Picture((text,), 112, 112, WHITE))
+    names = [[THINGS[label] for label in token[1:] if label] for token in texts[0]]
+    assert names[SIDE : SIDE + 3] == [["M", "I"], ["X", "4"], []]
+    assert texts[0, SIDE, 0] == HUES.index("red")
+    assert sum(map(len, names)) == 4
+    _, _, _, texts = label_views(Picture((Text("MIX4", "red", "DejaVuSansMono", 4, 42, 16),), 224, 224, WHITE))
+    assert (texts[0, 0] == IGNORED).all()  # 8 pixels in the whole
+    assert (texts[1:, :, 1:] > 0).sum() == 4  # of any tile
 
 
 def test_labels_fit_the_pixels(processor):
     """Where a label names a hue, the processor's pixels have about that color."""
     for number in range(12):
         one = example("train", number, kind="board")
-        points, _ = label_views(one.pictures[0])
+        points, *_ = label_views(one.pictures[0])
         pixels = np.asarray(processor.image_processor([draw(one.pictures[0])])["pixel_values"])
         right = total = 0
         for view, token, point in np.argwhere(points[:, :, 1] % IGNORED > 0)[::3].tolist():
@@ -287,6 +299,16 @@ def test_charts_come_later():
     assert sum(SHARES.values()) == pytest.approx(1)
 
 
+def test_training_begins_with_one_thing_in_one_tile():
+    first = [example("train", number, difficulty=0.0) for number in range(200)]
+    assert {row.kind for row in first} == set(SHARES)
+    assert {picture.grid for row in first for picture in row.pictures} == {(1, 1)}
+    assert {len(picture.parts) for row in first for picture in row.pictures} == {1}
+    later = [example("train", number, difficulty=0.5) for number in range(200)]
+    assert {picture.grid for row in later for picture in row.pictures} == {(1, 1)}
+    assert max(len(picture.parts) for row in later for picture in row.pictures) == 5
+
+
 def test_rows_of_about_the_same_length_share_a_batch(processor):
     dataset = AnsweringDataset(10**6)
     start = 50 * ALIKE
@@ -302,7 +324,6 @@ def test_several_conversations_share_pictures_but_not_questions():
     shared = defaultdict(list)
     for number in range(start, start + ALIKE):
         row = dataset[number]
-        assert len(row["images"]) == len(row["labels"])
         shared[id(row["images"][0])].append([message["content"] for message in row["messages"][1:]])
     assert {len(conversations) for conversations in shared.values()} == {1, CONVERSATIONS}
     for conversations in shared.values():
@@ -316,7 +337,7 @@ def test_a_batch_has_each_picture_once(processor):
     images = [image for row in rows for image in row["images"]]
     distinct = {id(image): image for image in images}
     assert len(batch["tile_grids"]) == len(distinct) < len(images)
-    assert len(batch["pixel_values"]) == len(batch["points"]) == len(batch["middles"])
+    assert len(batch["pixel_values"]) == sum(num_tiles(*grid) for grid in batch["tile_grids"].tolist())
     grids = [processor.image_processor(row["images"], return_tensors="pt")["tile_grids"] for row in rows]
     assert torch.equal(batch["tile_grids"][batch["places"]], torch.cat(grids))
     kept = [distinct[name] for name in distinct]

@@ -56,15 +56,15 @@ def model(finished):
 
 
 def test_both_stages_learn(finished):
-    log = json.loads((finished / "answering" / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
-    assert {"answer_loss", "points", "middles", "edges", "place"} <= set(log[0])
+    log = json.loads((finished / "looking" / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    assert {"points", "middles", "shapes", "boxes", "texts", "place"} <= set(log[0])
     assert json.loads((finished / "looking" / "loss.json").read_text())[-1]["step"] == 10
     before = load_file(finished / "looking.safetensors")
     after = load_file(finished / "answering/checkpoint-12/model.safetensors")
     both = [name for name in after if name in before]  # files of a whole model hold experts one by one
     learned = {name.split(".")[1] for name in both if not torch.equal(after[name], before[name])}
-    assert {"language_model", "projector"} <= learned
-    assert "vision_model" not in learned  # it stays as looking left it
+    assert "language_model" in learned
+    assert not {"vision_model", "projector"} & learned  # they stay as looking left them
     biases = [after[name] for name in after if name.endswith("correction_bias")]
     assert all(bias.abs().max() > 0 for bias in biases)
 
