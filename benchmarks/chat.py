@@ -54,7 +54,7 @@ def messages_of(turns: list[Turn], question: str) -> list[dict[str, Any]]:
 
 
 def turn_row(number: int, chat: Chat, pipe: Any) -> dict[str, Any]:
-    """Medians of the time to the first token of a turn behind those before; then the turn is answered."""
+    """Medians of the time to the first token of a turn after those before; then the turn is answered."""
     asked = iter(range(1000))
 
     def ask() -> None:

@@ -1,4 +1,4 @@
-"""Times a token of an answer behind a growing context, with this package's cache and attention and transformers' own.
+"""Times a token of an answer after a growing context, with this package's cache and attention and transformers' own.
 
     python benchmarks/decoding.py
 
@@ -32,7 +32,7 @@ OURS, THEIRS = "deepseek_vl_hf", "transformers"
 
 
 def step(text: Any, cache: Cache, implementation: str, context: int) -> Run:
-    """One token behind a context that is read here, and which grows with each call as in an answer."""
+    """One token after a context that is read here, and which grows with each call as in an answer."""
     states = torch.randn(1, context, text.config.hidden_size, dtype=torch.bfloat16)
     for piece in states.split(PROMPT_PIECE, dim=1):
         text(inputs_embeds=piece, **{CACHE: cache})

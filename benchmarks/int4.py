@@ -40,7 +40,7 @@ def load(folder: Path, **options: Any) -> Any:
 
 
 def layers_run(model: Any, tokens: int, cached: int) -> Run:
-    """The language model's layers, a number of tokens behind a number of cached ones."""
+    """The language model's layers, a number of tokens after a number of cached ones."""
     text = model.model.language_model
     states = torch.randn(1, PROMPT_TOKENS, model.config.text_config.hidden_size, dtype=torch.bfloat16)
     cache = growing_cache(text.config) if cached else None  # as `generate` makes it

@@ -29,13 +29,13 @@ def speed_table() -> str:
     for size in results("int4.json")["sizes"]:
         alone = {"what": "linear layers alone, one token", **size["linear_layers_alone"]}
         for row in (alone, *size["layers"]):
-            behind = f" behind {row['cached']}" if row["cached"] else ""
+            after = f" after {row['cached']}" if row["cached"] else ""
             tokens = "one token" if row["tokens"] == 1 else f"{row['tokens']} tokens"
             found = row["seconds"]
             rows.append(
                 [
                     f"{size['size']}, {size['language_layers']} layers",
-                    row.get("what", f"{tokens}{behind}"),
+                    row.get("what", f"{tokens}{after}"),
                     milliseconds(found["int4"]),
                     milliseconds(found["bfloat16"]),
                     f"{row['ratio']:.2f}",

@@ -48,7 +48,7 @@ def layers(dtype: torch.dtype) -> dict[str, tuple[torch.nn.Module, torch.nn.Modu
 def step(
     attention: torch.nn.Module, rotary: torch.nn.Module, states: torch.Tensor, cache: DynamicCache, cached: int
 ) -> torch.Tensor:
-    """The attention's output for tokens behind a cache, which is left as it was."""
+    """The attention's output for tokens after a cache, which is left as it was."""
     positions = torch.arange(cached, cached + states.shape[1])[None]
     output = attention(
         hidden_states=states,

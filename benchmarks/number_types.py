@@ -52,13 +52,13 @@ def models() -> dict[str, Any]:
 
 
 def of_language(made: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Seconds of a prompt and of a token behind it, by the way."""
+    """Seconds of a prompt and of a token after it, by the way."""
     pairs = {name: {OURS: Implementation(model, None)} for name, model in made.items()}
     prompts = {name: prefill(pair)[OURS] for name, pair in pairs.items()}
     tokens = {name: decode(pair)[OURS] for name, pair in pairs.items()}
     return {
         "prompt of 620 tokens": medians(prompts, REPEATS),
-        "one token behind 620": medians(tokens, TOKEN_REPEATS),
+        "one token after 620": medians(tokens, TOKEN_REPEATS),
     }
 
 

@@ -73,7 +73,7 @@ class ComposedVL2(DeepseekOcr2ForConditionalGeneration):
     def generate(
         self, input_ids: torch.Tensor, pixel_values: Any = None, tile_grids: Any = None, **kwargs: Any
     ) -> torch.Tensor:
-        """The library's `generate`, behind embeddings that images were put into."""
+        """The library's `generate`, after embeddings that images were put into."""
         if pixel_values is None:
             return super().generate(input_ids=input_ids, **kwargs)
         embeddings = self.get_input_embeddings()(input_ids)

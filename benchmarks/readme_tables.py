@@ -270,7 +270,7 @@ def describe_table() -> str:
 
 
 def decoding_table() -> str:
-    """A token behind growing contexts, from benchmarks/results/decoding.json."""
+    """A token after growing contexts, from benchmarks/results/decoding.json."""
     figures = json.loads((ROOT / "benchmarks" / "results" / "decoding.json").read_text(encoding="utf-8"))
     rows = [
         [

@@ -82,7 +82,7 @@ def language_in(dtype: str, pair: stages.Pair) -> list[dict[str, Any]]:
     return [
         compare("four pictures", dtype, stages.images(pair, 4), REPEATS),
         compare("prompt of 620 tokens", dtype, stages.prefill(pair)),
-        compare("one token behind 620", dtype, stages.decode(pair), DECODE_REPEATS),
+        compare("one token after 620", dtype, stages.decode(pair), DECODE_REPEATS),
         compare("picture and question to first token", dtype, stages.first_token(pair)),
     ]
 
@@ -124,7 +124,7 @@ def prepacked(pair: stages.Pair) -> list[dict[str, Any]]:
     if pair[OURS].model.config.text_config.num_hidden_layers:
         named |= {
             "prompt of 620 tokens": (stages.prefill, REPEATS),
-            "one token behind 620": (stages.decode, DECODE_REPEATS),
+            "one token after 620": (stages.decode, DECODE_REPEATS),
             "picture and question to first token": (stages.first_token, REPEATS),
         }
     return [compare(f"{name}, prepacked", dtype, make(pair), repeats) for name, (make, repeats) in tqdm(named.items())]

@@ -142,7 +142,7 @@ def timed(pair: stages.Pair) -> list[dict[str, Any]]:
         "one tile, SigLIP": (tower, REPEATS),
         "picture of 7 tiles, SigLIP and projector": (picture, REPEATS),
         f"prompt of {PROMPT_TOKENS} tokens": (lambda both: stages.prefill(both, PROMPT_TOKENS), REPEATS),
-        f"one token behind {PROMPT_TOKENS}": (lambda both: stages.decode(both, PROMPT_TOKENS), DECODE_REPEATS),
+        f"one token after {PROMPT_TOKENS}": (lambda both: stages.decode(both, PROMPT_TOKENS), DECODE_REPEATS),
         "picture and question to first token": (lambda both: stages.first_token(both, PICTURE_SIZE), REPEATS),
     }
     rows = [compare(name, dtype, make(pair), repeats) for name, (make, repeats) in tqdm(named.items(), desc=dtype)]

@@ -71,7 +71,7 @@ def aligner(pair: Pair) -> Runs:
 
 
 def images(pair: Pair, pictures: int = 1) -> Runs:
-    """Both towers, everything behind them and the aligner."""
+    """Both towers, everything after them and the aligner."""
     values = pixels(pair, pictures)
     return each(pair, lambda one: lambda: one.model.model.get_image_features(**values, return_dict=True))
 
@@ -88,7 +88,7 @@ def prefill(pair: Pair, tokens: int = PROMPT_TOKENS) -> Runs:
 
 
 def decode(pair: Pair, tokens: int = PROMPT_TOKENS) -> Runs:
-    """One token behind the cache that `generate` makes of a prompt, and which grows with each call as in an answer."""
+    """One token after the cache that `generate` makes of a prompt, and which grows with each call as in an answer."""
     ids = prompt(tokens)
 
     def make(one: Implementation) -> Run:

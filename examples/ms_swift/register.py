@@ -9,7 +9,7 @@ row of ms-swift
 messages with image parts
   --training: `ConversationCollator`; answering: the processor's chat template-->
 input_ids, labels [sequence], pixel tensors
-  --ms-swift pads ids and labels; the pixel tensors of all rows come one behind the other-->
+  --ms-swift pads ids and labels; the pixel tensors of all rows come one after the other-->
 batch
 
 docs/training.md has the commands and says what does not work.
@@ -225,7 +225,7 @@ def _parts(text: str, pictures: Iterator[Any]) -> list[dict[str, Any]]:
 
 
 def _with_objects(conversation: Conversation, objects: dict[str, Any]) -> Conversation:
-    """A question with names and boxes in their places; those of its answer, which come behind, are left over."""
+    """A question with names and boxes in their places; those of its answer, which come after, are left over."""
     pictures = [part["image"] for part in image_parts(conversation)]
     found = read_objects(objects, len(pictures))
     try:

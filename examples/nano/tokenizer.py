@@ -16,7 +16,7 @@ SYSTEM_PROMPT_WEIGHT = 500
 
 
 def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
-    """Learns the merges from `texts` and adds the special tokens behind them.
+    """Learns the merges from `texts` and adds the special tokens after them.
 
     Args:
         texts: what the model will be asked and will answer.

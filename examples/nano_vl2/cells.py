@@ -4,7 +4,7 @@ The same idea as in `nano.cells`, for views: a linear layer on a token says what
 part of the view, and in which column and row of the view it is. Of each patch of it, it says which shape has its middle
 there or which bar its top. And it says which shape takes most of it, if one takes enough, and in the view of the whole,
 which box that shape has: in digits, as answers have them. Of text it says which characters have their middles in the
-token, one behind the other, so that reading is going from token to token. There is one place for all this in each
+token, one after the other, so that reading is going from token to token. There is one place for all this in each
 token, because what looks for a thing by its name has to look there for every thing. The layer is thrown away when
 training is over.
 """
@@ -240,6 +240,6 @@ def _entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def stack_labels(labels: Sequence[Labels]) -> dict[str, Any]:
-    """The labels of all pictures of a batch, one behind the other, as their tiles are."""
+    """The labels of all pictures of a batch, one after the other, as their tiles are."""
     parts = zip(("points", "middles", "mains", "texts"), zip(*labels, strict=True), strict=True)
     return {name: torch.from_numpy(np.concatenate(part)) for name, part in parts}

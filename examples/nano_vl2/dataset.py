@@ -71,7 +71,7 @@ class Example:
     Attributes:
         kind: one of SHARES.
         pictures: one or several.
-        heads: for each picture the text in front of it; behind the last one comes the first question.
+        heads: for each picture the text in front of it; after the last one comes the first question.
         turns: questions and answers.
     """
 

@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _without_engine_arguments(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words, and what `serve` is given behind `--`: an engine's own arguments.
+    """The words, and what `serve` is given after `--`: an engine's own arguments.
 
     To argparse, and so to the other commands, what stands there is no option although it may begin with a dash.
     """

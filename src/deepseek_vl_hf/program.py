@@ -10,7 +10,7 @@ import sys
 def is_being_started(package: str) -> bool:
     """Whether Python is looking for `package` at this moment because of `python -m package`.
 
-    While it does, `sys.argv` begins with "-m", and the words behind that are the program's own.
+    While it does, `sys.argv` begins with "-m", and the words after that are the program's own.
     """
     own_words = len(sys.argv) - 1
     if sys.argv[:1] != ["-m"] or len(sys.orig_argv) <= own_words:

@@ -152,7 +152,7 @@ DAMAGED = {
     "shard without its last byte": (truncate(-1), ValueError, f"{SHARDS[0]} cannot be read .*its header describes"),
     "shard within its header": (truncate(50), ValueError, f"{SHARDS[0]} cannot be read .*beyond the file"),
     "empty shard": (lambda source: (source / SHARDS[0]).write_bytes(b""), ValueError, f"{SHARDS[0]} ended while"),
-    "bytes behind the tensors": (appended_bytes, ValueError, "cannot be read as safetensors .*its header describes"),
+    "bytes after the tensors": (appended_bytes, ValueError, "cannot be read as safetensors .*its header describes"),
     "header that is no JSON": (
         edit_header(lambda header: header.rstrip()[:-5]),
         ValueError,
@@ -217,7 +217,7 @@ DAMAGED = {
         ValueError,
         "holds both model.safetensors and model.safetensors.index.json",
     ),
-    "EOS behind prompts": (in_file("tokenizer_config.json", add_eos_token=True), ValueError, "add_eos_token is True"),
+    "EOS after prompts": (in_file("tokenizer_config.json", add_eos_token=True), ValueError, "add_eos_token is True"),
     "text for a number": (
         in_config(lambda config: config["language_config"].update(hidden_size="x")),
         ValueError,

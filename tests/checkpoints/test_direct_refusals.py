@@ -27,7 +27,7 @@ WEIGHTS = {
     "shard without its last byte": None,
     "shard within its header": None,
     "empty shard": None,
-    "bytes behind the tensors": None,
+    "bytes after the tensors": None,
     "header that is no JSON": None,
     "unknown type": rf"holds '{NORM}' as F12; expected floating-point",
     "size against the shape": None,

@@ -125,7 +125,7 @@ class Server:
 
     Args:
         log: file for what it says.
-        words: of the command line, behind the address.
+        words: of the command line, after the address.
         key: that it asks for.
     """
 

@@ -199,7 +199,7 @@ def test_the_same_through_the_server(direct_answers, tasks, tmp_path):
         server.terminate()
         server.wait()
     same = sum(one == other for one, other in zip(answers, direct_answers, strict=True))
-    assert same >= 0.95 * QUESTIONS  # its prompts have no line break behind the picture
+    assert same >= 0.95 * QUESTIONS  # its prompts have no line break after the picture
 
 
 def wait_for(address, server):

@@ -43,7 +43,7 @@ class Terminal:
     def type(self, line, until=PROMPT, end="\r"):
         """Types a line; what is shown up to `until`."""
         self.child.send(line + end)
-        # The line is shown while it is typed; what comes behind its end is the program's.
+        # The line is shown while it is typed; what comes after its end is the program's.
         self.child.expect_exact(until)
         return re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|[>=])", "", self.child.before)
 

@@ -1,6 +1,6 @@
 """DeepSeek-VL2, stage by stage against numbers that the original code produced, so that a failure says where.
 
-float32 on a CPU. Measured noise on the machine where this was written: 1.3e-7 in the tower, 1.9e-7 behind the
+float32 on a CPU. Measured noise on the machine where this was written: 1.3e-7 in the tower, 1.9e-7 after the
 projector, 1.1e-6 in the logits. The original's choices of experts are not among its numbers, but the logits tell: a
 single expert of a single token exchanged for the next best, where the two are closest, changes their logsumexp by 1e-4.
 Other deliberate mistakes: one expert fewer per token 3e-3, weights of the chosen ones divided by their sum 2e-3, exact

@@ -130,7 +130,7 @@ def test_is_not_saved(family, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["vl", "vl2_mha"])
 def test_an_answers_tokens_in_a_padded_batch(families, name, relative, queries):
-    """bfloat16: the logits behind a cache are those of transformers' own `sdpa`."""
+    """bfloat16: the logits after a cache are those of transformers' own `sdpa`."""
     family = families[name]
     batch = family.batch([2, 3])
     logits = []

@@ -174,7 +174,7 @@ def test_streaming(family, model, inputs, greedy):
 def test_stopping_strings(family, model, inputs, greedy):
     tokenizer, start = family.processor.tokenizer, inputs["input_ids"].shape[1]
     tokens = greedy[0, start:].tolist()
-    # The first generated token that is a piece of plain text ends the answer behind itself.
+    # The first generated token that is a piece of plain text ends the answer after itself.
     place, text = next((i, tokenizer.decode([t])) for i, t in enumerate(tokens) if tokenizer.decode([t]).isascii())
     stopped = generate(model, inputs, stop_strings=[text], tokenizer=tokenizer)
     assert stopped[0, start:].tolist() == tokens[: place + 1]

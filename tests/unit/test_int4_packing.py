@@ -259,7 +259,7 @@ def test_pickles_hold_plain_pairs(experts, tmp_path):
 
 
 def test_experts_packed_for_cuda():
-    """Of torchao's class, one behind the other. Only its shapes can be looked at without such a device."""
+    """Of torchao's class, one after the other. Only its shapes can be looked at without such a device."""
     parts = torch.zeros(8, 2, 32, 4, dtype=torch.int32), torch.zeros(2, 64, 2, dtype=torch.bfloat16)
     weight = Int4TilePackedTo4dTensor(*parts, [1, 128], torch.Size([64, 256]))
     experts = Int4Experts.stack([weight, weight])

@@ -38,7 +38,7 @@ def ways(monkeypatch):
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("count", [1, 5])
 def test_absorbed_equals_expanded(latent, relative, ways, monkeypatch, implementation, count):
-    """A few tokens behind a filled cache, in a padded batch."""
+    """A few tokens after a filled cache, in a padded batch."""
     model = AutoModelForImageTextToText.from_pretrained(
         latent.converted, dtype=torch.float32, attn_implementation=implementation
     ).eval()

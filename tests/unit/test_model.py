@@ -52,7 +52,7 @@ def logits(model, inputs):
 @torch.no_grad()
 @pytest.mark.parametrize("where", ["before the image", "inside the image", "last token"])
 def test_cached_equals_uncached(model, inputs, logits, relative, places, where):
-    """The tokens behind the cut, read on top of a cache of those before it."""
+    """The tokens after the cut, read on top of a cache of those before it."""
     cuts = {"before the image": places[0] - 1, "inside the image": places[250], "last token": logits.shape[1] - 1}
     cut = int(cuts[where])
     features = model.get_image_features(**pixels(inputs)).pooler_output

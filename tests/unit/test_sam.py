@@ -48,7 +48,7 @@ def plain_attention(attention, grid):
 
 
 def plain_layer(layer, grid):
-    """[height, width, channels]; windows by slicing, padded with zeros behind the LayerNorm."""
+    """[height, width, channels]; windows by slicing, padded with zeros after the LayerNorm."""
     normed = layer.layer_norm1(grid)
     if layer.window_size is None:
         attended = plain_attention(layer.attn, normed)
@@ -191,7 +191,7 @@ def test_windows_and_back(height, width):
 
 @torch.no_grad()
 def test_padded_places_take_part(relative):
-    """They are zero behind the LayerNorm, but the bias of the qkv projection gives them keys and values."""
+    """They are zero after the LayerNorm, but the bias of the qkv projection gives them keys and values."""
     layer = encoder(image_size=256).vision_encoder.layers[0]
     grid = torch.randn(1, 16, 16, 24)
     corner = grid[0, 14:, 14:]  # the last window holds 2 x 2 real places and 192 padded ones

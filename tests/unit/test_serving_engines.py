@@ -44,8 +44,8 @@ def test_what_vllm_can_serve_it_does(monkeypatch, vl, tmp_path):
         (["--engine", "vllm"], False, ImportError, "vLLM is not installed. pip install vllm"),
         (["--engine", "vllm", "--int4"], True, ValueError, "Found --int4 with --engine vllm"),
         (["--engine", "vllm", "--device", "cuda:1"], True, ValueError, "Found --device with --engine vllm"),
-        (["--", "--max-num-seqs", "4"], False, ValueError, "Found --max-num-seqs 4 behind --, which is for vLLM"),
-        (["--engine", "transformers", "--", "-x"], True, ValueError, "Found -x behind --, which is for vLLM"),
+        (["--", "--max-num-seqs", "4"], False, ValueError, "Found --max-num-seqs 4 after --, which is for vLLM"),
+        (["--engine", "transformers", "--", "-x"], True, ValueError, "Found -x after --, which is for vLLM"),
     ],
 )
 def test_arguments_for_another_engine_are_refused(monkeypatch, words, installed, error, message):
@@ -61,7 +61,7 @@ def test_what_stands_behind_two_dashes_is_the_engines():
 
 
 def test_for_other_commands_two_dashes_are_those_of_argparse():
-    """What stands behind them is no option, whatever it begins with."""
+    """What stands after them is no option, whatever it begins with."""
     assert arguments.parse(["--debug", "describe", "--json", "--", "-odd.png"]).pictures == ["-odd.png"]
     assert arguments.parse(["chat", "--", "serve"]).model == "serve"
 

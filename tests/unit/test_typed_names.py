@@ -1,4 +1,4 @@
-"""Names of files as people type them behind commands, and as terminals paste the paths of files that are dropped."""
+"""Names of files as people type them after commands, and as terminals paste the paths of files that are dropped."""
 
 import shutil
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_behind_the_command(folder):
 
 
 def test_of_one_file(folder, monkeypatch):
-    """As behind /image, but for what looks like several files; on Windows backslashes stand between folders."""
+    """As after /image, but for what looks like several files; on Windows backslashes stand between folders."""
     typed = {text: (names[0] if len(names) == 1 else text) for text, names in TYPED.items()}
     assert {text: name_in(text) for text in typed} == typed
     monkeypatch.setattr("deepseek_vl_hf.cli.typed_names.BACKSLASH_ESCAPES", False)

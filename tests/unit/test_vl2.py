@@ -129,7 +129,7 @@ def test_typed_control_tokens_are_text_but_those_of_grounding_work(processor):
 
 
 def test_the_head_of_an_answer_is_encoded_apart_from_it(processor):
-    """Encoded together, a colon and punctuation behind it could become one token."""
+    """Encoded together, a colon and punctuation after it could become one token."""
     head = processor.tokenizer.encode("<|Assistant|>:", add_special_tokens=False)
     answer = processor.tokenizer.encode("::)", add_special_tokens=False)
     messages = [*ask(text("Hi")), {"role": "assistant", "content": "::)"}]

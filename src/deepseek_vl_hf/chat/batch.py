@@ -57,7 +57,7 @@ def ask_each(
 
     Args:
         chat: its model, processor, system prompt, tiling and sampling are used.
-        text: the question, behind the picture.
+        text: the question, after the picture.
         pictures: see `Chat.stream`.
         measured: whether answers get their `likelihood`; for greedy ones, `do_sample=False`.
         **sampling: arguments of `generate`.

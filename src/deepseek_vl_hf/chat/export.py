@@ -12,7 +12,7 @@ def save_markdown(turns: Sequence[Turn], path: str | Path) -> Path:
 
     Args:
         turns: the conversation.
-        path: the file; the folder has its name with `-pictures` behind it.
+        path: the file; the folder has its name with `-pictures` after it.
 
     Returns:
         The file.

@@ -27,7 +27,7 @@ class Figures:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the answer behind its first token; 0 if there is no second one, and little to go by if no third."""
+        """Of the answer after its first token; 0 if there is no second one, and little to go by if no third."""
         rest = self.seconds - self.seconds_to_first_token
         return (self.new_tokens - 1) / rest if self.new_tokens > 1 and rest > 0 else 0.0
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from .memory import EncodedImage
 
-# Dropping turns makes everything behind them to be read again, so it is done for some turns ahead.
+# Dropping turns has everything after them read again, so it is done for some turns ahead.
 FULL_UP_TO = 0.75
 
 

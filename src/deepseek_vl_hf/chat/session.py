@@ -165,7 +165,7 @@ class Chat:
         conversation. A question of whose answer there is nothing is taken back.
 
         Args:
-            text: the question, behind its pictures; or a list of texts, between which the pictures stand, one more
+            text: the question, after its pictures; or a list of texts, between which the pictures stand, one more
                 than there are pictures. Control tokens in it stay text.
             images: paths, URLs, `data:` URIs, bytes, open files, Pillow images or arrays.
             **sampling: arguments of `generate` for this answer.

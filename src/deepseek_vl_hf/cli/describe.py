@@ -92,7 +92,7 @@ def _answer(chat: Chat, question: Question, asked: Sequence[str], arguments: arg
 
 
 def _print_answer(chat: Chat, prompt: str, pictures: list[Image.Image], label: str) -> None:
-    """Prints an answer as it is made, behind a label; nothing if there is an error before it."""
+    """Prints an answer as it is made, after a label; nothing if there is an error before it."""
     pieces = chat.stream(prompt, pictures)
     first = next(pieces, "")
     end_progress(chat)

@@ -48,8 +48,8 @@ _CHOOSE_SYSTEM_PROMPT = """
 {%- endif -%}
 """
 
-# `gap` is what separates a turn from the next one. Writing it in front of the next turn rather than behind its own
-# leaves the whole prompt stripped, as the original's is. A turn without text is a bare `Role:` with nothing behind it.
+# `gap` is what separates a turn from the next one. Writing it in front of the next turn rather than after its own
+# leaves the whole prompt stripped, as the original's is. A turn without text is a bare `Role:` with nothing after it.
 _WRITE_TURNS = """
 {{- bos_token -}}
 {{- system -}}

@@ -58,7 +58,7 @@ def unused_mark(texts: Iterable[str]) -> str:
 
 
 def break_controls(text: str, controls: tuple[str, ...], mark: str) -> str:
-    """Puts the mark behind the first character of each control string in `text`."""
+    """Puts the mark after the first character of each control string in `text`."""
     return _control_pattern(controls).sub(lambda match: match[0][0] + mark + match[0][1:], text)
 
 
@@ -72,14 +72,14 @@ def encode_prompts(
     """Encodes prompts, cutting each at its control strings and encoding the text between them as plain text.
 
     The ids are those that the tokenizer gives the whole prompt, except where typed text holds a (marked) control
-    string, and behind fixed texts, where the tokenizer could merge. No BOS or EOS is added.
+    string, and after fixed texts, where the tokenizer could merge. No BOS or EOS is added.
 
     Args:
         tokenizer: a tokenizer of the `tokenizers` backend.
         prompts: the prompts' texts.
         controls: strings that become control tokens.
         mark: character that breaks control strings in typed text; None if nothing is marked.
-        fixed_texts: texts behind which the prompt is cut as well, such as the head of a turn.
+        fixed_texts: texts after which the prompt is cut as well, such as the head of a turn.
     """
     cutting = (*controls, *fixed_texts)
     fixed = {text: tokenizer.encode(text, add_special_tokens=False) for text in fixed_texts}

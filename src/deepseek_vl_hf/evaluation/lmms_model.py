@@ -39,7 +39,7 @@ class DeepseekVL(lmms):
         dtype: of the weights; by default what the device computes fastest and what fits in memory.
         int4: whether the language model gets 4-bit weights.
         tiling: for DeepSeek-VL2: True, False, or "auto", the published rule.
-        image_newline: whether a line break stands behind each picture, as in the examples of DeepSeek-VL2's authors.
+        image_newline: whether a line break stands after each picture, as in the examples of DeepSeek-VL2's authors.
         system_prompt: in place of the task's own and of the chat template's; "" for none.
         candidate_resolutions: for DeepSeek-VL2: "infovqa", the enlarged ones of the paper's InfoVQA.
         **others: there are none.

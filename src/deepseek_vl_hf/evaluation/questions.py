@@ -66,7 +66,7 @@ def conversation_of(
     Args:
         messages: lmms-eval's: `role`, and `content` as a list of parts, in which a picture stands under `url`.
         system_prompt: in place of the task's own and of the chat template's; "" for none.
-        image_newline: whether a line break stands behind each picture.
+        image_newline: whether a line break stands after each picture.
 
     Raises:
         ValueError: a part that is neither text nor a picture.

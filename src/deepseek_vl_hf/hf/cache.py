@@ -28,7 +28,7 @@ class Room:
 
 
 class GrowingLayer(DynamicLayer):
-    """One layer's keys and values, with room behind them: a new token is written there, and nothing else is moved.
+    """One layer's keys and values, with room after them: a new token is written there, and nothing else is moved.
 
     transformers' `DynamicLayer` copies all keys and values for each token. Behind 2000 tokens of DeepSeek-VL 7B that
     takes longer than reading the layer's weights in 4 bits; more than 32 MB are asked of the system each time.

@@ -73,7 +73,7 @@ class HfImageProcessor(OpensOriginals, BaseImageProcessor):
         self._set_attributes(**kwargs)
 
     def as_pictures(self, images: Any) -> list[Any]:
-        """Pictures in any nesting and form, one behind the other; each goes through `process_image` next."""
+        """Pictures in any nesting and form, one after the other; each goes through `process_image` next."""
         return super()._prepare_images_structure(images)
 
     def complete_settings(self, settings: dict[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class SamEncoderOutput(NamedTuple):
     """What the encoder returns. A tuple, in which FSDP and DeepSpeed find the tensors that backward begins with.
 
     Attributes:
-        last_hidden_state: [images, output channels, grid, grid], behind the neck.
-        first_global_hidden_state: [images, grid, grid, width], behind the first whole-grid layer.
+        last_hidden_state: [images, output channels, grid, grid], after the neck.
+        first_global_hidden_state: [images, grid, grid, width], after the first whole-grid layer.
         hidden_states: [images, grid, grid, width] of the embedding and of each layer, on request.
     """
 
@@ -272,7 +272,7 @@ class SamMLP(nn.Module):
 
 
 class SamLayer(GradientCheckpointingLayer):
-    """Attention in windows or over the whole grid, then the MLP; both behind a LayerNorm and beside a residual."""
+    """Attention in windows or over the whole grid, then the MLP; both after a LayerNorm and beside a residual."""
 
     def __init__(self, config: PreTrainedConfig, window_size: int | None) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ class SamLayer(GradientCheckpointingLayer):
     def _attend(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.window_size is None:
             return self.attn(hidden_states)
-        # The padding comes behind the LayerNorm and is not masked: padded places take part through the qkv bias.
+        # The padding comes after the LayerNorm and is not masked: padded places take part through the qkv bias.
         height, width = hidden_states.shape[1:3]
         return from_windows(self.attn(to_windows(hidden_states, self.window_size)), height, width)
 

@@ -29,7 +29,7 @@ def embed_inputs(
         input_ids: [batch, sequence], or None.
         inputs_embeds: [batch, sequence, hidden], or None.
         image_features: what `get_image_features` gives; None for text alone.
-        cache: that of earlier tokens, behind which image places may have been filled before.
+        cache: that of earlier tokens, after which image places may have been filled before.
 
     Returns:
         [batch, sequence, hidden].

@@ -19,8 +19,8 @@ class Conversation:
     Attributes:
         name: of the template.
         roles: how user and assistant are called.
-        sep: behind the system message, and behind every turn at an even place, counted from zero.
-        sep2: behind the turns at odd places, which are the assistant's.
+        sep: after the system message, and after every turn at an even place, counted from zero.
+        sep2: after the turns at odd places, which are the assistant's.
         system_message: in front of all; "" for none.
         messages: [role, text] of each turn, or [role, (text, pictures)]; a text that is empty or None is an answer that
             is to come.
@@ -68,7 +68,7 @@ class Conversation:
         self.messages = []
 
     def to_gradio_chatbot(self) -> list[list[Any]]:
-        """[question, answer] of each pair of turns behind the examples; None for an answer that is to come."""
+        """[question, answer] of each pair of turns after the examples; None for an answer that is to come."""
         texts = [text for _, text in self.messages[self.offset :]]
         return [list(pair) for pair in zip_longest(texts[::2], texts[1::2])]
 

@@ -142,7 +142,7 @@ def generate(
         temperature: of sampling; 0 takes the most likely tokens, without the penalty.
         repetition_penalty: on tokens of the answer.
         top_p: of sampling.
-        stop_words: a text or several, behind which the answer ends; None for none.
+        stop_words: a text or several, after which the answer ends; None for none.
         chunk_size: how many tokens of the prompt DeepSeek-VL2 reads at once; -1 for all.
 
     Raises:

@@ -35,7 +35,7 @@ class DeepseekVLV2Processor(OriginalProcessor):
 
     @property
     def eos_id(self) -> int:
-        """Id behind an answer."""
+        """Id after an answer."""
         return int(self.tokenizer.eos_token_id)
 
     def encode(self, text: str, bos: bool = True, eos: bool = False) -> list[int]:
@@ -96,7 +96,7 @@ class DeepseekVLV2Processor(OriginalProcessor):
         messages = [
             {
                 "role": message["role"],
-                # Scripts put answers back as they were decoded, with the EOS that is written behind them anyway.
+                # Scripts put answers back as they were decoded, with the EOS that is written after them anyway.
                 "content": str(message["content"]).strip().removesuffix(self.tokenizer.eos_token).strip(),
                 "images": [next(rest) for _ in range(message["content"].count(self.image_token))],
             }

@@ -111,7 +111,7 @@ class PillowImageProcessor(HfImageProcessor):
         return open_image(image_url_or_urls)
 
     def as_pictures(self, images: Any) -> list[Any]:
-        """Pictures in any nesting and form, one behind the other."""
+        """Pictures in any nesting and form, one after the other."""
         return self.fetch_images(flatten_pictures(images))
 
     def process_image(

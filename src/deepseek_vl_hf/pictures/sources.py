@@ -113,7 +113,7 @@ def _path(source: str, text: str, uri: str | None) -> str | None:
 
 
 def _paths_of_uri(rest: str) -> list[str]:
-    """Of what stands behind `file:`: with its escapes resolved, and as it is, which not everybody escapes."""
+    """Of what stands after `file:`: with its escapes resolved, and as it is, which not everybody escapes."""
     if rest.startswith("//"):
         host, _, path = rest[2:].partition("/")
         if host.lower() not in ("", "localhost"):

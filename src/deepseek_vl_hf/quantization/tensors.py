@@ -1,7 +1,7 @@
 """The classes of 4-bit weights, on top of torchao's. Only modules that quantize or load them import this one.
 
 A linear layer on a CPU has an `Int4CpuWeight`, on CUDA torchao's own `Int4TilePackedTo4dTensor`. Experts, three
-dimensions in one parameter, have an `Int4Experts`: weights of either class, one behind the other.
+dimensions in one parameter, have an `Int4Experts`: weights of either class, one after the other.
 """
 
 from typing import Any, NoReturn
@@ -61,7 +61,7 @@ class Int4Experts(TorchAOBaseTensor):
     """The weights of all experts of a layer, [experts, rows, columns]; `weights[expert]` is one of them.
 
     Args:
-        qdata: the experts' bytes, one behind the other.
+        qdata: the experts' bytes, one after the other.
         scale_and_zero: [experts, groups, rows, 2].
         block_size: of one expert, [1, group size].
         shape: [experts, rows, columns].

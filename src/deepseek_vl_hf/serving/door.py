@@ -126,7 +126,7 @@ class Door:
         return answer
 
     async def _chunks(self, request: Request, wanted: ChatRequest) -> AsyncIterator[dict[str, Any]]:
-        """All chunks of a stream, one answer behind the other, because the engine writes one at a time."""
+        """All chunks of a stream, one answer after the other, because the engine writes one at a time."""
         common: dict[str, Any] = {}
         prompt = completion = 0
         for number, body in enumerate(_one_for_each(wanted)):
@@ -167,7 +167,7 @@ def _one_for_each(wanted: ChatRequest) -> list[dict[str, Any]]:
 
 
 def _cut_choice(choice: dict[str, Any], number: int, cutter: StreamCutter) -> dict[str, Any]:
-    """A piece of an answer without what stands at and behind a text that ends it."""
+    """A piece of an answer without what stands at and after a text that ends it."""
     delta = dict(choice.get("delta") or {})
     text = cutter.feed(delta.get("content") or "")
     reason = choice.get("finish_reason")

@@ -31,7 +31,7 @@ def choose(arguments: argparse.Namespace) -> tuple[str, str]:
         raise ValueError(f"Found {', '.join(refused)} with --engine vllm, which does not know it; leave it out.")
     if arguments.engine_arguments and (arguments.engine == TRANSFORMERS or not installed):
         raise ValueError(
-            f"Found {' '.join(arguments.engine_arguments)} behind --, which is for vLLM; pass --engine vllm where it "
+            f"Found {' '.join(arguments.engine_arguments)} after --, which is for vLLM; pass --engine vllm where it "
             "is installed, or leave it out."
         )
     if arguments.engine != "auto":

@@ -180,7 +180,7 @@ class RequestReader:
         return {name: value for name, value in asked.items() if value is not None}
 
     def _room(self, body: Mapping[str, Any], prompt_tokens: int) -> int:
-        """Tokens for the answer: what is asked for, at most what fits behind the prompt."""
+        """Tokens for the answer: what is asked for, at most what fits after the prompt."""
         room = self._context - prompt_tokens
         if room < 1:
             raise RequestError(too_long(f"{prompt_tokens} tokens", self._context))

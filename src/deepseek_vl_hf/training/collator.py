@@ -4,7 +4,7 @@ rows: conversations whose last assistant turn is an answer
   --chat template, image processor--> ids, which of them the assistant wrote, pixel tensors
   --cut at max_length, never inside an image-->
   --pad on the right--> input_ids, attention_mask, labels [batch, sequence], pixel tensors, one row per image
-    or, packed, one behind the other--> input_ids, position_ids, labels [1, sequence], the same pixel tensors
+    or, packed, one after the other--> input_ids, position_ids, labels [1, sequence], the same pixel tensors
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,10 +47,10 @@ class ConversationCollator:
         max_length: tokens that a sequence may have, image places included; None takes the tokenizer's
             `model_max_length`.
         truncation: cut longer sequences at their end instead of refusing them. An image of which not all places fit is
-            left out with everything behind it.
+            left out with everything after it.
         pad_to_multiple_of: pads the batch's length up to a multiple, which compiled models like.
         mask_prompt: whether only answers are learned.
-        packed: put the conversations one behind the other instead of below each other, so that nothing is padded.
+        packed: put the conversations one after the other instead of below each other, so that nothing is padded.
             Positions begin anew with each, by which attention and the balance loss keep them apart.
         answers_only: have logits made only where they are learned from, which saves most of the memory that a large
             vocabulary takes. The model's `logits` are then [positions, vocabulary].

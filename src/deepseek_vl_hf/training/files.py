@@ -57,7 +57,7 @@ def load_conversations(path: str | os.PathLike[str], image_token: str = IMAGE_PL
 def read_conversations(
     path: str | os.PathLike[str], image_token: str = IMAGE_PLACEHOLDER
 ) -> tuple[list[dict[str, Any]], list[ValueError | TypeError]]:
-    """As `load_conversations`, but goes on behind rows that are at fault, so that all of them can be told at once.
+    """As `load_conversations`, but goes on after rows that are at fault, so that all of them can be told at once.
 
     Returns:
         The rows that are none, and an error for each that is.

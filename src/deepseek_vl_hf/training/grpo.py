@@ -89,7 +89,7 @@ class GrpoProcessor:
 
 
 def to_row(fields: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors one behind the other, each as: whether it holds whole numbers, how many axes, its shape, its numbers."""
+    """Tensors one after the other, each as: whether it holds whole numbers, how many axes, its shape, its numbers."""
     parts = []
     for field in fields:
         head = [not field.is_floating_point(), field.ndim, *field.shape]
@@ -98,7 +98,7 @@ def to_row(fields: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def from_row(row: torch.Tensor, count: int) -> list[torch.Tensor]:
-    """The `count` tensors of which `to_row` made a row; what stands behind them is padding."""
+    """The `count` tensors of which `to_row` made a row; what stands after them is padding."""
     fields = []
     for _ in range(count):
         whole, axes = map(int, row[:2].tolist())

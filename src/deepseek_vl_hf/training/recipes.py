@@ -12,7 +12,7 @@ from torch import nn
 from ..hf.zero import size_of
 
 SIGLIP, SAM, ALIGNER, LANGUAGE, ADAPTERS = "SigLIP tower", "SAM tower", "aligner", "language model", "adapters"
-# Of which part a parameter is, by the first of these names in its own. The original counts everything behind SAM up to
+# Of which part a parameter is, by the first of these names in its own. The original counts everything after SAM up to
 # the aligner as SAM's.
 PARTS = {
     "vision_model": SIGLIP,

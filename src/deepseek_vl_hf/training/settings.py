@@ -17,7 +17,7 @@ from .recipes import Recipe
 # As both papers have them.
 BETAS = (0.9, 0.95)
 LARGEST_GRADIENT_NORM = 1.0
-# Of all steps, over which the learning rate rises; behind them it falls along a cosine.
+# Of all steps, over which the learning rate rises; after them it falls along a cosine.
 WARM_UP = 0.03
 # Processes that prepare pictures for a GPU, for each that trains; a CPU has nothing to spare.
 MOST_WORKERS = 8
@@ -48,7 +48,7 @@ class TrainingSettings:
         learning_rate: the largest; by default that of the recipe.
         max_length: tokens of a conversation, or of a pack; by default the model's context.
         truncate: cut longer conversations instead of refusing them.
-        pack: put conversations one behind the other, up to `max_length`.
+        pack: put conversations one after the other, up to `max_length`.
         checkpointing: compute layers twice to keep less of them.
         dtype: in which is computed; by default what the device is fastest in.
         optimizer: of transformers' `TrainingArguments.optim`.

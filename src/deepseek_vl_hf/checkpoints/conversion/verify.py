@@ -30,7 +30,7 @@ class SamplePrompt:
 
     Attributes:
         num_pictures: how many pictures.
-        question: the text behind them.
+        question: the text after them.
     """
 
     num_pictures: int
@@ -64,7 +64,7 @@ class ModelComparison:
         answer: the first checkpoint's greedy answer.
         input_ids_equal: whether both processors give the same ids.
         pixels_equal: whether both give the same pixels.
-        largest_logit_difference: the largest absolute difference of the logits behind the prompt.
+        largest_logit_difference: the largest absolute difference of the logits after the prompt.
         tokens_equal: whether both answer with the same greedy tokens.
         new_tokens: how many of them were compared.
     """

@@ -44,7 +44,7 @@ def siglip_config(params: dict[str, Any], place: str) -> dict[str, Any]:
         place: where `params` stands in the file, for errors.
 
     Raises:
-        ValueError: an unknown tower, or features taken from another place than behind the last layer.
+        ValueError: an unknown tower, or features taken from elsewhere than the last layer.
     """
     name = params.get("model_name")
     if name not in PRESETS:

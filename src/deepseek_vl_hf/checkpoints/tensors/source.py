@@ -196,7 +196,7 @@ def _read_header(data: FileBytes, size: int) -> dict[str, StoredEntry]:
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its __metadata__ is not a table of texts")
         entries = {name: _read_entry(name, entry, 8 + header_bytes) for name, entry in header.items()}
-        # As the format demands: no holes, no overlaps, nothing behind the last tensor.
+        # As the format demands: no holes, no overlaps, nothing after the last tensor.
         end = 8 + header_bytes
         for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):
             if entry.start != end:

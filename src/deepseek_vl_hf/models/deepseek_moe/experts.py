@@ -95,7 +95,7 @@ class DeepseekMoeRouter(nn.Module):
 
 @use_experts_implementation
 class DeepseekMoeExperts(nn.Module):
-    """All experts of a layer; gate and up projection of each lie one behind the other."""
+    """All experts of a layer; gate and up projection of each lie one after the other."""
 
     def __init__(self, config: DeepseekMoeConfig) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ hidden [batch, sequence, hidden]
   --kv_b_proj-->             per head a key without position and a value, from the latent
 
 Long inputs expand the latents to keys and values and go through transformers' attention interface. A few new tokens
-behind a long cache would expand all of it for little: for them kv_b_proj is absorbed, that is, multiplied into the
+after a long cache would expand all of it for little: for them kv_b_proj is absorbed, that is, multiplied into the
 queries and into the outputs, so that all heads attend to the latents themselves.
 """
 

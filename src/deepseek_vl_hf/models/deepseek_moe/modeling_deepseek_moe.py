@@ -49,7 +49,7 @@ from .latent_attention import DeepseekMoeLatentAttention
 
 
 class DeepseekMoeDecoderLayer(GradientCheckpointingLayer):
-    """Attention, then one MLP or experts; both behind an RMSNorm and beside a residual."""
+    """Attention, then one MLP or experts; both after an RMSNorm and beside a residual."""
 
     def __init__(self, config: DeepseekMoeConfig, layer_idx: int) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ class DeepseekVLModel(DeepseekVLPreTrainedModel):
 
         Returns:
             `pooler_output` [images, tokens, hidden], ready for the image places; `last_hidden_state`
-            [images, tokens, vision width], the tower's output behind its final LayerNorm; on request the tower's
+            [images, tokens, vision width], the tower's output after its final LayerNorm; on request the tower's
             `hidden_states` and `attentions`.
 
         Raises:

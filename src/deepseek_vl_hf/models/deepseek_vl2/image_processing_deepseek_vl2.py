@@ -39,7 +39,7 @@ class DeepseekVL2ImageProcessorKwargs(PictureKwargs, total=False):  # type: igno
 class DeepseekVL2ImageProcessor(PillowImageProcessor):
     """Turns pictures into `pixel_values` [tiles, 3, 384, 384] and `tile_grids` [images, 2].
 
-    The tiles of all pictures lie one behind the other. Of each picture the first is the view of the whole; then come
+    The tiles of all pictures lie one after the other. Of each picture the first is the view of the whole; then come
     its tiles, row by row. `tile_grids` holds the columns and rows of each picture, so it has 1 + columns * rows tiles.
 
     Args:

@@ -10,7 +10,7 @@ input_ids [batch, sequence]
   --language_model-->            [batch, sequence, hidden]
   --lm_head-->                   [batch, kept positions, vocabulary]
 
-The tiles of all images of a batch lie one behind the other: of each image the view of the whole first, then its tiles
+The tiles of all images of a batch lie one after the other: of each image the view of the whole first, then its tiles
 row by row. `tile_grids` holds columns and rows of each image, so image i has 1 + columns * rows tiles.
 """
 

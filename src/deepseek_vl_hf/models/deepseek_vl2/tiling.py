@@ -73,15 +73,15 @@ def num_tiles(columns: int, rows: int) -> int:
 
 
 def grid_side(tile: int, patch_size: int, downsample_ratio: int) -> int:
-    """Tokens along the edge of a tile, behind the projector: 384 pixels, 27 patches, 14 tokens."""
+    """Tokens along the edge of a tile, after the projector: 384 pixels, 27 patches, 14 tokens."""
     return -(-(tile // patch_size) // downsample_ratio)
 
 
 def num_image_tokens(columns: int, rows: int, side: int) -> int:
     """Places that a picture takes in the prompt.
 
-    The whole, `side` x `side` tokens with a newline behind each row; a separator; the tiles put together, with a
-    newline behind each row.
+    The whole, `side` x `side` tokens with a newline after each row; a separator; the tiles put together, with a
+    newline after each row.
 
     Args:
         columns: of the grid of tiles.

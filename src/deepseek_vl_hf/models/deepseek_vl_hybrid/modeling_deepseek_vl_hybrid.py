@@ -47,7 +47,7 @@ class DeepseekVLHybridImageFeatures(BaseModelOutputWithPooling):
 
     Attributes:
         pooler_output: [images, tokens, hidden], ready for the image places.
-        last_hidden_state: [images, tokens, vision width], SigLIP behind its final LayerNorm.
+        last_hidden_state: [images, tokens, vision width], SigLIP after its final LayerNorm.
         hidden_states: SigLIP's, on request.
         attentions: SigLIP's, on request.
         high_res_vision_last_hidden_state: [images, tokens, high-resolution width], both paths of SAM joined.
