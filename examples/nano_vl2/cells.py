@@ -71,7 +71,7 @@ def label_views(picture: Picture, tiled: bool = True) -> Labels:
     found: list[Labels] = []
     for view in (_view(picture, (1, 1)), _view(picture, picture.grid if tiled else (1, 1))):
         points, numbers = _points(maps, view, picture)
-        mains = _mains(numbers, shapes, picture if not found else None)
+        mains = _mains(numbers, shapes, view, picture if not found else None)
         found.append((points, _middles(picture, view), mains, _texts(picture, view)))
     points, middles, mains, texts = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return points, middles, mains, texts
@@ -116,19 +116,27 @@ def _points(maps: np.ndarray, view: _View, picture: Picture) -> tuple[np.ndarray
     return labels[:, :, :2], labels[:, :, 2]
 
 
-def _mains(numbers: np.ndarray, shapes: list[Shape], picture: Picture | None) -> np.ndarray:
+def _mains(numbers: np.ndarray, shapes: list[Shape], view: _View, picture: Picture | None) -> np.ndarray:
     """uint8 [tiles, tokens, 2 + DIGITS]; boxes are those in `picture`, if it is given."""
     known = np.full((len(shapes) + 1, 2 + DIGITS), IGNORED, np.uint8)
     known[0, :2] = 0
+    counts = np.zeros((*numbers.shape[:2], len(shapes) + 1), int)
+    counts[..., 0] = ENOUGH - 1
     for number, shape in enumerate(shapes, 1):
         known[number, :2] = THINGS.index(shape.shape), HUES.index(shape.color)
         if picture is not None:
             edges = [edge // STEP for edge in corners(shape, picture.width, picture.height)]
             known[number, 2:] = [digit for edge in edges for digit in divmod(edge, 10)]
-    counts = (numbers[..., None] == np.arange(1, len(shapes) + 1)).sum(2)
-    if not shapes:
-        return np.broadcast_to(known[0], (*numbers.shape[:2], 2 + DIGITS))
-    return known[np.where(counts.max(-1) >= ENOUGH, counts.argmax(-1) + 1, 0)]
+        counts[..., number] = (numbers == number).sum(-1)
+        # Small shapes may take little of any token; they are found where their middle is.
+        column, row = (int((view.scale * at + shift) / (TILE // SIDE)) for at, shift in _middle(shape, view))
+        tile = row // SIDE * view.columns + column // SIDE
+        counts[tile, row % SIDE * SIDE + column % SIDE, number] += POINTS
+    return known[counts.argmax(-1)]
+
+
+def _middle(shape: Shape, view: _View) -> tuple[tuple[int, float], tuple[int, float]]:
+    return (shape.x, view.across), (shape.y, view.down)
 
 
 def _places(count: int, step: float, scale: float, shift: float, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -237,7 +237,7 @@ def test_labels_of_middles_and_boxes():
     assert (middles[1:, ..., 0] > 0).sum() == 3
     # 580, 620, 850, 890 in the answer.
     assert mains[0, place[0]].tolist() == [THINGS.index("star"), HUES.index("blue"), 5, 8, 6, 2, 8, 5, 8, 9]
-    assert mains[0, 3].tolist() == [0, 0, *[IGNORED] * 8]  # the upper right corner is empty
+    assert mains[0, 3 * SIDE].tolist() == [0, 0, *[IGNORED] * 8]  # the lower left corner is empty
     assert (mains[1:, :, 2:] == IGNORED).all()  # boxes are those of the whole
     assert {THINGS[kind] for kind in mains[1:, :, 0].flat} == {THINGS[0], "circle", "star"}
 
