@@ -104,6 +104,6 @@ def _as_matrix(weight: torch.Tensor) -> torch.Tensor:
     """Muon takes matrices alone, in the same memory.
 
     A convolution has a row per output channel. The experts of a layer are one wide MLP: orthogonalized together they
-    move as far as one by one, in a third of the time.
+    move about as far as one by one, in half of the time.
     """
     return weight.flatten(0, 1) if weight.ndim == 3 else weight.flatten(1)
