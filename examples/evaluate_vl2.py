@@ -25,7 +25,7 @@ from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.checkpoints.layouts.files import named_folder
 from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.models.deepseek_moe.experts import DeepseekMoeExperts, DeepseekMoeRouter
-from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
+from deepseek_vl_hf.models.grounding import find_boxes
 from evaluate import PACKAGES, fingerprint, run, texts_of
 from nano_vl2.dataset import Example, content, example
 

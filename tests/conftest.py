@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import deepseek_vl_hf
-from family import FAMILIES, IMAGES, VL2_FAMILIES, VL_FAMILIES, FamilyFixture, convert_family, relative_error
+from family import FAMILIES, IMAGES, OCR, VL2_FAMILIES, VL_FAMILIES, FamilyFixture, convert_family, relative_error
 
 
 def pytest_addoption(parser):
@@ -25,7 +25,7 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def families(tmp_path_factory) -> dict[str, FamilyFixture]:
     folder = tmp_path_factory.mktemp("converted")
-    return {name: convert_family(name, folder) for name in (*VL_FAMILIES, *VL2_FAMILIES)}
+    return {name: convert_family(name, folder) for name in (*VL_FAMILIES, *VL2_FAMILIES, OCR)}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -43,6 +43,11 @@ def hybrid(families) -> FamilyFixture:
 def vl2(families) -> FamilyFixture:
     """DeepSeek-VL2 with multi-head attention, as the tiny size."""
     return families["vl2_mha"]
+
+
+@pytest.fixture(scope="session")
+def ocr(families) -> FamilyFixture:
+    return families[OCR]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,9 @@ from deepseek_vl_hf.checkpoints import convert_checkpoint
 FIXTURES = Path(__file__).parent / "fixtures"
 IMAGES = FIXTURES / "images"
 VL_FAMILIES = ("vl", "vl_hybrid")
-FAMILIES = (*VL_FAMILIES, "vl2_mha")
+OCR = "deepseek_ocr"
+WITH_ORIGINAL_CALLS = (*VL_FAMILIES, "vl2_mha")
+FAMILIES = (*WITH_ORIGINAL_CALLS, OCR)
 VL2_FAMILIES = ("vl2_mha", "vl2_mla", "vl2_sigmoid")  # as the sizes tiny, small and base
 # Every kind of cache and router, for what generation and training promise.
 CONTRACT_FAMILIES = (*FAMILIES, "vl2_sigmoid")
@@ -43,14 +45,23 @@ class FamilyFixture:
         return self.name.startswith("vl2")
 
     @property
+    def is_ocr(self) -> bool:
+        return self.name == OCR
+
+    @property
+    def has_experts(self) -> bool:
+        """And pictures of different lengths, and a layout without preprocessor_config.json."""
+        return self.is_vl2 or self.is_ocr
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the stored weights."""
-        return torch.bfloat16 if self.is_vl2 else torch.float16
+        return torch.bfloat16 if self.has_experts else torch.float16
 
     @property
     def one_image(self) -> int:
         """A case with text in front of its one image, which has no tiles or two."""
-        return 3 if self.is_vl2 else 2
+        return 3 if self.has_experts else 2
 
     @cached_property
     def cases(self) -> dict[str, Any]:
@@ -62,8 +73,14 @@ class FamilyFixture:
 
     @cached_property
     def conversations(self) -> list[list[dict[str, Any]]]:
-        """In the original's message shape, with paths that can be opened."""
-        result = copy.deepcopy(self.cases["conversations"])
+        """In the original's message shape, with paths that can be opened.
+
+        DeepSeek-OCR's original knows prompts alone, see `prompts`; here it has DeepSeek-VL2's conversations.
+        """
+        cases = FamilyFixture("vl2_mha", self.converted).cases if self.is_ocr else self.cases
+        result = copy.deepcopy(cases["conversations"])
+        if self.is_ocr:  # which has no system prompt
+            result = [[turn for turn in each if turn["role"] != "system"] for each in result]
         for message in (message for conversation in result for message in conversation):
             if "images" in message:
                 message["images"] = [str(IMAGES / name) for name in message["images"]]
@@ -73,7 +90,8 @@ class FamilyFixture:
         """Whether the installed Pillow resizes a case's pictures as the one that the fixtures were made with, 13."""
         if Version(PIL.__version__).major >= 13:
             return True
-        paths = [path for message in self.conversations[case] for path in message.get("images", [])]
+        messages = self.prompts[case][0] if self.is_ocr else self.conversations[case]
+        paths = [path for message in messages for path in message.get("images", [])]
         return not any(height > 3 * width for width, height in (Image.open(path).size for path in paths))
 
     def skip_other_pixels(self, case: int) -> None:
@@ -98,6 +116,22 @@ class FamilyFixture:
         return self.processor.apply_chat_template(
             self.conversations[case], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
+
+    def picture(self, name: str) -> Path:
+        """Of this family alone, or of all."""
+        own = FIXTURES / self.name / "images" / name
+        return own if own.is_file() else IMAGES / name
+
+    @cached_property
+    def prompts(self) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
+        """Of DeepSeek-OCR: each case as a conversation, and what the processor is told beside it."""
+        found = []
+        for case in self.cases["cases"]:
+            message = {"role": "user", "content": case["prompt"]}
+            if "image" in case:
+                message["images"] = [str(self.picture(case["image"]))]
+            found.append(([message], {"mode": case["mode"], "transparency": "drop"} if "mode" in case else {}))
+        return found
 
     def pixels(self, case: int) -> dict[str, torch.Tensor]:
         """The image inputs of one case alone."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw
 
-from deepseek_vl_hf.models.deepseek_vl2.grounding import LARGEST_COORDINATE
 from deepseek_vl_hf.models.deepseek_vl2.tiling import CANDIDATE_RESOLUTIONS, tile_grid
+from deepseek_vl_hf.models.grounding import LARGEST_COORDINATE
 from nano.drawing import Box, Part, draw_shape, draw_text, parts
 from nano.scenes import COLORS, SIDE, AnyScene, Shape, Text
 

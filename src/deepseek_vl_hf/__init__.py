@@ -10,6 +10,10 @@ from . import program as _program  # noqa: F401 # first, see there
 from .cpu.dtypes import fast_dtype
 from .cpu.packed_weights import packing_report, prepack_weights
 from .hf.versions import warn_if_untested
+from .models.deepseek_ocr.configuration_deepseek_ocr import DeepseekOCRConfig
+from .models.deepseek_ocr.image_processing_deepseek_ocr import DeepseekOCRImageProcessor
+from .models.deepseek_ocr.modeling_deepseek_ocr import DeepseekOCRForConditionalGeneration, DeepseekOCRModel
+from .models.deepseek_ocr.processing_deepseek_ocr import DeepseekOCRProcessor
 from .models.deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .models.deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
 from .models.deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
@@ -40,6 +44,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Chat",
     "ConversationCollator",
+    "DeepseekOCRConfig",
+    "DeepseekOCRForConditionalGeneration",
+    "DeepseekOCRImageProcessor",
+    "DeepseekOCRModel",
+    "DeepseekOCRProcessor",
     "DeepseekVL2Config",
     "DeepseekVL2ForConditionalGeneration",
     "DeepseekVL2ImageProcessor",

@@ -111,7 +111,8 @@ def test_another_model_on_the_way_back(converted, tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "config.json").write_text('{"model_type": "llava"}')
     with pytest.raises(
-        ValueError, match="model_type 'llava'; expected deepseek_vl or deepseek_vl2 or deepseek_vl_hybrid"
+        ValueError,
+        match="model_type 'llava'; expected deepseek_ocr or deepseek_vl or deepseek_vl2 or deepseek_vl_hybrid",
     ):
         convert_checkpoint(tmp_path / "source", tmp_path / "target", to="original")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
 from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
+from deepseek_vl_hf.models.grounding import find_boxes
 from nano.cells import COLUMNS, HUES, ROWS, THINGS
 from nano.questions import KINDS as NANO_KINDS
 from nano.scenes import COLORS, Shape, Text

@@ -117,7 +117,7 @@ def test_a_result_opens_everywhere_and_goes_back_to_the_original_layout(families
 @pytest.mark.parametrize(("name", "to"), [("vl", "original"), ("vl_hybrid", "transformers"), ("vl2_mla", "original")])
 def test_adapters_open_and_merge(families, data, tmp_path, capsys, name, to):
     family, output, merged = families[name], tmp_path / "out", tmp_path / "merged"
-    experts = ("--experts",) if family.is_vl2 else ()
+    experts = ("--experts",) if family.has_experts else ()
     arguments = ("--lora", "4", *experts, "--max-steps", "2", "--learning-rate", "0.05")
     assert train(data, family.converted, output, *arguments) == 0
     adapted = Chat.from_pretrained(output, dtype=torch.float32).model

@@ -26,7 +26,12 @@ LOADERS = {
     "AutoProcessor": "Processor",
     "AutoImageProcessor": "ImageProcessor",
 }
-PREFIXES = {"vl": "DeepseekVL", "vl_hybrid": "DeepseekVLHybrid", "vl2_mha": "DeepseekVL2"}
+PREFIXES = {
+    "vl": "DeepseekVL",
+    "vl_hybrid": "DeepseekVLHybrid",
+    "vl2_mha": "DeepseekVL2",
+    "deepseek_ocr": "DeepseekOCR",
+}
 
 
 def loaded_classes(folder) -> dict[str, str]:
@@ -86,7 +91,7 @@ def test_models_go_on_without_registration(families, name):
     deepseek_vl_hf.unregister()
     try:
         kept.set_attn_implementation("sdpa")
-        if family.is_vl2:
+        if family.has_experts:
             kept.set_experts_implementation("grouped_mm")
         anew = type(kept)(config).eval()  # the config names what is gone
         anew.load_state_dict(kept.state_dict())

@@ -44,7 +44,7 @@ def tokens(processor, collate):
 @pytest.fixture(scope="module")
 def gap(family):
     """What stands in front of an answer."""
-    return "" if family.is_vl2 else " "
+    return "" if family.has_experts else " "
 
 
 def num_images(batch):
@@ -129,7 +129,7 @@ def rows_of_all_kinds(family):
 def test_packed_batches_and_answers_alone_give_the_same_loss(family, settings, relative):
     """And the same gradients, the balance loss included."""
     rows, model = rows_of_all_kinds(family), family.load().train()
-    asked = {"output_router_logits": True} if family.is_vl2 else {}
+    asked = {"output_router_logits": True} if family.has_experts else {}
     results = []
     for collator in (ConversationCollator(family.processor), ConversationCollator(family.processor, **settings)):
         batch = collator(rows)
@@ -146,7 +146,7 @@ def test_packed_batches_and_answers_alone_give_the_same_loss(family, settings, r
     assert relative(other_gradients, gradients) < 1e-5
     if settings.get("answers_only"):
         assert other.logits.shape == (items, output.logits.shape[-1])
-    if family.is_vl2:
+    if family.has_experts:
         assert other.aux_loss.item() == pytest.approx(output.aux_loss.item(), rel=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_a_batch_without_pictures_can_get_a_blank_one(family, packed):
     """It runs the towers and teaches nothing."""
     rows = [dialogue("Nothing.", images=0), dialogue("Nothing at all.", images=0)]
     model = family.load().train()
-    asked = {"output_router_logits": True} if family.is_vl2 else {}
+    asked = {"output_router_logits": True} if family.has_experts else {}
     losses = []
     for blank in (False, True):
         collator = ConversationCollator(family.processor, packed=packed, picture_in_every_batch=blank)
@@ -276,14 +276,14 @@ def test_a_sequence_over_the_limit_is_refused(processor, tokens):
 
 
 def test_the_tokenizers_limit_holds(processor, monkeypatch):
-    monkeypatch.setattr(processor.tokenizer, "model_max_length", 430)
-    with pytest.raises(ValueError, match="at most 430 are allowed"):
+    monkeypatch.setattr(processor.tokenizer, "model_max_length", 250)
+    with pytest.raises(ValueError, match="at most 250 are allowed"):
         ConversationCollator(processor)([dialogue("No.")])
 
 
 def test_a_cut_that_leaves_no_answer_is_refused(processor):
     with pytest.raises(ValueError, match="no answer is left"):
-        ConversationCollator(processor, max_length=300, truncation=True)([dialogue("No.")])
+        ConversationCollator(processor, max_length=250, truncation=True)([dialogue("No.")])
 
 
 @pytest.mark.parametrize("name", ["max_length", "pad_to_multiple_of"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
+from deepseek_vl_hf.models.grounding import find_boxes
 from deepseek_vl_hf.pictures.drawing import COLORS, draw_boxes, draw_tiles
 
 SIZE = (500, 1000)  # height, width

@@ -41,8 +41,10 @@ def test_save_and_load_bit_for_bit(converted, model, tmp_path):
 
 
 @pytest.fixture
-def long_names(converted, tmp_path):
+def long_names(family, converted, tmp_path):
     """The checkpoint under the names of the published `deepseek-community` files."""
+    if family.is_ocr:
+        pytest.skip("no such files of DeepSeek-OCR were published")
     for file in converted.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tensors = load_file(tmp_path / "model.safetensors")

@@ -82,7 +82,7 @@ def test_the_same_layers_by_default(families, name):
     ours = peft.get_peft_model(family.load(), lora_config(family.model, 4))
     theirs = peft.get_peft_model(family.load(), peft.LoraConfig(r=4))
     assert layers_with_adapters(theirs) == layers_with_adapters(ours)
-    if family.is_vl2:
+    if family.has_experts:
         experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
         ours = peft.get_peft_model(family.load(), lora_config(family.model, 4, experts=True))
         theirs = peft.get_peft_model(family.load(), peft.LoraConfig(r=4, target_parameters=experts))

@@ -13,8 +13,13 @@ from deepseek_vl_hf import original
 from deepseek_vl_hf.models.original_calls import CAUSAL_MODELS
 from deepseek_vl_hf.original.modules import MODULES
 from deepseek_vl_hf.original.outputs import VLChatProcessorOutput
-from family import IMAGES
+from family import IMAGES, WITH_ORIGINAL_CALLS
 from forked import python
+
+
+@pytest.fixture(scope="module", params=WITH_ORIGINAL_CALLS)
+def family(request, families):
+    return families[request.param]
 
 
 @pytest.fixture

@@ -11,7 +11,12 @@ from transformers import AutoConfig, AutoProcessor
 import deepseek_vl_hf
 from family import FAMILIES
 
-NAMES = {"vl": "DeepseekVL", "vl_hybrid": "DeepseekVLHybrid", "vl2_mha": "DeepseekVL2"}
+NAMES = {
+    "vl": "DeepseekVL",
+    "vl_hybrid": "DeepseekVLHybrid",
+    "vl2_mha": "DeepseekVL2",
+    "deepseek_ocr": "DeepseekOCR",
+}
 KINDS = ("Config", "ImageProcessor", "Processor")
 PAIRS = [(one, other) for one in FAMILIES for other in FAMILIES if one != other]
 

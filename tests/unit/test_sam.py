@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from transformers import SamVisionConfig
 
-from deepseek_vl_hf.models import sam
+from deepseek_vl_hf.models import grid_attention, sam
 
 # float32; another order of the same sums: measured 4e-7 relative.
 TOLERANCE = 1e-5
@@ -92,8 +92,8 @@ def test_attention_of_windows_and_of_the_whole_grid_reads_all_keys(relative):
         batch, heads = 3, 5
         query, key, value = torch.randn(3, batch, height * width, heads)
         row_table, column_table = torch.randn(2 * height - 1, heads), torch.randn(2 * width - 1, heads)
-        row_bias, column_bias = sam.relative_position_bias(query, row_table, column_table, height, width)
-        found = sam.biased_attention(query, key, value, row_bias, column_bias, 0.3)
+        row_bias, column_bias = grid_attention.relative_position_bias(query, row_table, column_table, height, width)
+        found = grid_attention.biased_attention(query, key, value, row_bias, column_bias, 0.3)
         rows, columns = torch.arange(height * width) // width, torch.arange(height * width) % width
         bias = torch.einsum("bqd,qkd->bqk", query, row_table[rows[:, None] - rows[None] + height - 1])
         bias += torch.einsum("bqd,qkd->bqk", query, column_table[columns[:, None] - columns[None] + width - 1])
@@ -104,14 +104,14 @@ def test_attention_of_windows_and_of_the_whole_grid_reads_all_keys(relative):
 @pytest.mark.parametrize("grid", [(14, 14), (20, 20)])
 def test_gradients_of_attention_equal_those_of_the_plain_formula(grid, monkeypatch):
     """In float64: of the product with folded biases, and of blocks that are added to theirs in place."""
-    monkeypatch.setattr(sam, "CPU_SCORES", 50_000)
-    monkeypatch.setattr(sam, "QUERY_BLOCK", 48)
+    monkeypatch.setattr(grid_attention, "CPU_SCORES", 50_000)
+    monkeypatch.setattr(grid_attention, "QUERY_BLOCK", 48)
     height, width = grid
     shapes = [(2, height * width, size) for size in (8, 8, 8, height, width)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     query, key, value, rows, columns = inputs
     weight = torch.randn(2, height * width, 8, dtype=torch.float64)
-    found = torch.autograd.grad((sam.biased_attention(*inputs, 0.3) * weight).sum(), inputs)
+    found = torch.autograd.grad((grid_attention.biased_attention(*inputs, 0.3) * weight).sum(), inputs)
     bias = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2)
     plain = (0.3 * query @ key.transpose(1, 2) + bias).softmax(-1) @ value
     for one, other in zip(found, torch.autograd.grad((plain * weight).sum(), inputs), strict=True):
@@ -127,7 +127,7 @@ def test_no_scores_are_kept_for_the_gradients(grid):
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: kept.append(tensor.shape) or tensor, lambda kept: kept
     ):
-        sam.biased_attention(*inputs, 0.3)
+        grid_attention.biased_attention(*inputs, 0.3)
     assert max(shape.numel() for shape in kept) <= max(each.numel() for each in inputs)
 
 
@@ -141,8 +141,8 @@ def test_attention_in_bfloat16_is_as_exact_as_its_inputs(grid):
     row_bias, column_bias = torch.randn(4, height * width, height), torch.randn(4, height * width, width)
     row_bias, column_bias = row_bias.bfloat16(), column_bias.bfloat16()
     inputs = [part.float() for part in (query, key, value, row_bias, column_bias)]
-    expected = sam.biased_attention(*inputs, 0.3)
-    found = sam.biased_attention(query, key, value, row_bias, column_bias, 0.3)
+    expected = grid_attention.biased_attention(*inputs, 0.3)
+    found = grid_attention.biased_attention(query, key, value, row_bias, column_bias, 0.3)
     assert found.dtype == torch.bfloat16
     # In the norm; measured with 20 seeds at most 0.013. A scale of 0.29 instead of 0.3 gives 0.023 or more, biases that
     # are a tenth too small 0.031 or more.
@@ -172,8 +172,8 @@ def test_the_block_size_changes_nothing_but_memory(monkeypatch, relative):
     with torch.no_grad():
         expected = model(pixels).last_hidden_state
         for block, scores, tokens in ((1000, 1 << 30, 1 << 20), (100, 100_000, 100), (7, 1, 1)):
-            monkeypatch.setattr(sam, "QUERY_BLOCK", block)
-            monkeypatch.setattr(sam, "CPU_SCORES", scores)
+            monkeypatch.setattr(grid_attention, "QUERY_BLOCK", block)
+            monkeypatch.setattr(grid_attention, "CPU_SCORES", scores)
             monkeypatch.setattr(sam, "CPU_TOKENS", tokens)
             assert relative(model(pixels).last_hidden_state, expected) <= TOLERANCE
 
@@ -181,9 +181,9 @@ def test_the_block_size_changes_nothing_but_memory(monkeypatch, relative):
 @pytest.mark.parametrize(("height", "width"), [(14, 14), (28, 42), (32, 32), (5, 30)])
 def test_windows_and_back(height, width):
     grid = torch.randn(2, height, width, 3)
-    windows = sam.to_windows(grid, 14)
+    windows = grid_attention.to_windows(grid, 14)
     assert windows.shape == (2 * -(-height // 14) * -(-width // 14), 14, 14, 3)
-    assert torch.equal(sam.from_windows(windows, height, width), grid)
+    assert torch.equal(grid_attention.from_windows(windows, height, width), grid)
     assert torch.equal(windows[0, : min(height, 14), : min(width, 14)], grid[0, :14, :14])
     if height == 32:
         assert windows[2, :, 4:].abs().max() == 0
@@ -239,7 +239,7 @@ def test_same_numbers_as_transformers_encoder(relative):
     ("field", "value", "message"),
     [
         ("image_size", 500, r"image_size 500 is not a multiple of the patch size 16.*such as 496"),
-        ("use_rel_pos", False, "use_rel_pos is False; the encoder of DeepSeek-VL-Hybrid has True"),
+        ("use_rel_pos", False, "use_rel_pos is False; this encoder has True"),
         ("use_abs_pos", False, "use_abs_pos is False"),
         ("qkv_bias", False, "qkv_bias is False"),
         ("attention_dropout", 0.1, "attention_dropout is 0.1"),

@@ -1,5 +1,6 @@
 """Questions to click on the page: such as the model answers right."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..nano.folder import example_picture, is_nano
@@ -14,12 +15,13 @@ OF_NANO = (
 OF_OTHERS = ("Describe the picture.", "What does the text in the picture say?", "What can you do?")
 
 
-def examples_for(name: str) -> list[dict[str, Any]]:
+def examples_for(name: str, suggested: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Examples for a model by its name, each with `text` and `files`.
 
     Args:
         name: as it was passed to the command.
+        suggested: what the model's processor suggests.
     """
     if not is_nano(name):
-        return [{"text": text, "files": []} for text in OF_OTHERS]
+        return [{"text": text, "files": []} for text in suggested or OF_OTHERS]
     return [{"text": text, "files": [example_picture(picture)]} for picture, text in OF_NANO]

@@ -15,6 +15,8 @@ def abilities_of(chat: Chat) -> str:
             "A small model that knows drawn pictures: shapes and their colors, printed capitals and digits, bar "
             "charts. It has never seen a photograph."
         )
+    if chat.processor.suggested_prompts:
+        return f"Reads pages. It knows these questions best: {' | '.join(chat.processor.suggested_prompts)}"
     if hasattr(chat.processor, "post_process_grounding"):
         return "Ask about pictures, what is written in them, charts and tables, or where something is."
     return "Ask about pictures, what is written in them, and charts."

@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     def make() -> Chat:
         return Chat(first.model, first.processor, system=first.system, **first.sampling)
 
-    page = build_page(make, f"DeepSeek-VL: {arguments.model}", examples_for(arguments.model))
+    examples = examples_for(arguments.model, first.processor.suggested_prompts)
+    page = build_page(make, f"DeepSeek-VL: {arguments.model}", examples)
     # Quietly: what Gradio says itself ends with advice to open the page to the world.
     _, address, _ = launch(
         page, server_name=arguments.host, server_port=arguments.port, quiet=True, prevent_thread_lock=True

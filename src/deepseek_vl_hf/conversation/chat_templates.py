@@ -101,6 +101,28 @@ _WRITE_VL2_TURNS = """
 {%- if add_generation_prompt -%}{{- state.gap -}}{%- endif -%}
 """
 
+# DeepSeek-OCR: the text alone, without names of roles and without anything between turns. Its prompts have a line break
+# after the picture, which is written where a text begins without one.
+_BREAK_AFTER_IMAGES = """
+{%- if loop.nextitem is defined and loop.nextitem.type == 'text' and not loop.nextitem.text.startswith('\\n') -%}
+{{- '\\n' -}}
+{%- endif -%}
+"""
+_WRITE_OCR_TURNS = """
+{{- bos_token -}}
+{%- for message in messages -%}
+{%- set role = message.role | default('') | lower -%}
+{%- set text = render(role, message.content) | trim -%}
+{%- if role == 'user' -%}
+{{- text -}}
+{%- elif role == 'assistant' -%}
+{%- if text or not loop.last -%}{% generation %}{{ text + eos_token }}{% endgeneration %}{%- endif -%}
+{%- else -%}
+{{ raise_exception("Unknown role '" + role + "'; expected 'user' or 'assistant'. DeepSeek-OCR has no system prompt.") }}
+{%- endif -%}
+{%- endfor -%}
+"""
+
 
 def _one_line(template: str) -> str:
     """Drops the line breaks between tags, so that no white space of this file can reach a prompt."""
@@ -116,3 +138,7 @@ DEEPSEEK_VL_TEMPLATE = (
 DEEPSEEK_VL2_TEMPLATE = _one_line(_RENDER_CONTENT + _REFUSE_NO_MESSAGES + _WRITE_VL2_TURNS).replace(
     "__IMAGE__", VL2_IMAGE_TOKEN
 )
+
+DEEPSEEK_OCR_TEMPLATE = _one_line(
+    _RENDER_CONTENT.replace("__IMAGE__", "__IMAGE__" + _BREAK_AFTER_IMAGES) + _REFUSE_NO_MESSAGES + _WRITE_OCR_TURNS
+).replace("__IMAGE__", VL2_IMAGE_TOKEN)

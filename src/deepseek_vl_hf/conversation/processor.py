@@ -85,6 +85,8 @@ class ChatProcessor(HfProcessor):
     default_image_token = IMAGE_PLACEHOLDER
     # Control tokens that stay control tokens where people type them.
     typed_controls: tuple[str, ...] = ()
+    # What a model is best asked, where it was trained on few questions.
+    suggested_prompts: tuple[str, ...] = ()
     # Texts that are encoded apart from what follows them.
     fixed_texts: tuple[str, ...] = ()
 
@@ -362,39 +364,3 @@ def _with_images_beside(conversations: list[Conversation], images: Any) -> list[
         with_images(conversation, given, f"Conversation {number}")
         for number, (conversation, given) in enumerate(zip(conversations, lists, strict=True), 1)
     ]
-
-
-class FixedLengthChatProcessor(ChatProcessor):
-    """`ChatProcessor` of a family in which every image takes the same number of places.
-
-    Args:
-        image_processor: the family's image processor.
-        tokenizer: the byte-level BPE tokenizer.
-        chat_template: Jinja text; by default the original's format.
-        num_image_tokens: places that one image takes.
-
-    Raises:
-        ValueError: the tokenizer lacks the image token, or gives two tokens one id.
-    """
-
-    def __init__(
-        self,
-        image_processor: Any,
-        tokenizer: Any,
-        chat_template: str | None = None,
-        num_image_tokens: int = 576,
-    ) -> None:
-        self.num_image_tokens = num_image_tokens
-        super().__init__(image_processor, tokenizer, chat_template)
-
-    def num_tokens_of_images(self, images: dict[str, Any]) -> list[int]:
-        """See `ChatProcessor.num_tokens_of_images`."""
-        return [self.num_image_tokens] * len(images["pixel_values"])
-
-    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
-        """What one image place of a prompt becomes; serving engines call this."""
-        return self.image_token * self.num_image_tokens
-
-    def num_tokens_of_sizes(self, image_sizes: Sequence[Sequence[int]], **kwargs: Any) -> tuple[list[int], list[int]]:
-        """Tokens and patches of images in (height, width) pixels: every image takes the same number."""
-        return [self.num_image_tokens] * len(image_sizes), [1] * len(image_sizes)

@@ -6,6 +6,10 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
+from .deepseek_ocr.configuration_deepseek_ocr import DeepseekOCRConfig
+from .deepseek_ocr.image_processing_deepseek_ocr import DeepseekOCRImageProcessor
+from .deepseek_ocr.modeling_deepseek_ocr import DeepseekOCRForConditionalGeneration, DeepseekOCRModel
+from .deepseek_ocr.processing_deepseek_ocr import DeepseekOCRProcessor
 from .deepseek_vl.configuration_deepseek_vl import DeepseekVLConfig
 from .deepseek_vl.image_processing_deepseek_vl import DeepseekVLImageProcessor
 from .deepseek_vl.modeling_deepseek_vl import DeepseekVLForConditionalGeneration, DeepseekVLModel
@@ -58,7 +62,15 @@ DEEPSEEK_VL2 = Family(
     processor=DeepseekVL2Processor,
 )
 
-FAMILIES = (DEEPSEEK_VL, DEEPSEEK_VL_HYBRID, DEEPSEEK_VL2)
+DEEPSEEK_OCR = Family(
+    config=DeepseekOCRConfig,
+    model=DeepseekOCRModel,
+    generation_model=DeepseekOCRForConditionalGeneration,
+    image_processor=DeepseekOCRImageProcessor,
+    processor=DeepseekOCRProcessor,
+)
+
+FAMILIES = (DEEPSEEK_VL, DEEPSEEK_VL_HYBRID, DEEPSEEK_VL2, DEEPSEEK_OCR)
 
 
 def config_of(folder: Path) -> PreTrainedConfig:

@@ -17,6 +17,7 @@ from ..hf.versions import CACHE, CHUNKED_PREFILL_READS_IMAGES, INSTALLED, one_ca
 from .checks import IMAGES_LEFT_OUT, PLACEHOLDERS_ALONE, check_none_missing, hold_an_image
 from .fusion import image_token_mask, repeat_images_of_prompts
 from .logits import FirstLogits
+from .repetition import NgramBan
 from .sampling import check_sampling
 
 logger = logging.get_logger(__name__)
@@ -38,6 +39,8 @@ class MultimodalGenerationMixin(HfGenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     output_modalities = ("text",)
+    # Image inputs that some pictures have not.
+    optional_image_inputs: tuple[str, ...] = ()
 
     def name_special_ids(self) -> None:
         """Fills in the special ids that no generation_config.json names: those of the text model.
@@ -84,7 +87,11 @@ class MultimodalGenerationMixin(HfGenerationMixin):
             every_step=kwargs.get("assistant_model") is not None,
             infinity_is_asked_for=asked("sequence_bias") is not None,
         )
-        kwargs["logits_processor"] = LogitsProcessorList([first, *(kwargs.get("logits_processor") or ())])
+        given = [first, *(kwargs.get("logits_processor") or ())]
+        if size := asked("no_repeat_ngram_size"):  # the same rule as transformers', for batches without a loop
+            given.append(NgramBan(size))
+            kwargs["no_repeat_ngram_size"] = 0
+        kwargs["logits_processor"] = LogitsProcessorList(given)
         generated = super().generate(inputs, *args, **kwargs)
         first.check()
         return with_both_names(generated)
@@ -135,7 +142,8 @@ class MultimodalGenerationMixin(HfGenerationMixin):
         Raises:
             ValueError: image inputs are incomplete, or missing for a prompt's places.
         """
-        names = [name for name in inspect.signature(self.get_image_features).parameters if name != "kwargs"]
+        without = {"kwargs", *self.optional_image_inputs}
+        names = [name for name in inspect.signature(self.get_image_features).parameters if name not in without]
         given = {name: kwargs.get(name) for name in names}
         check_none_missing(given)
         if any(value is not None for value in given.values()) or (kwargs.get("mm_encoder_outputs") or {}).get("image"):

@@ -18,6 +18,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import logging
 
 from ..hf.versions import CACHE, one_cache
+from .deepseek_ocr.modeling_deepseek_ocr import DeepseekOCRForConditionalGeneration
 from .deepseek_vl import modeling_deepseek_vl
 from .deepseek_vl2 import modeling_deepseek_vl2
 from .deepseek_vl2.tiling import num_tiles
@@ -328,12 +329,14 @@ class DeepseekVL2ForConditionalGeneration(
         return super().generate(inputs, *args, **kwargs)
 
 
-# They bear the families' names, which go into the files of saved models.
+# They bear the families' names, which go into the files of saved models. DeepSeek-OCR's original class has `infer`
+# alone, which `deepseek-vl ocr` does better.
 CAUSAL_MODELS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
     each.config_class: each
     for each in (
         DeepseekVLForConditionalGeneration,
         DeepseekVLHybridForConditionalGeneration,
         DeepseekVL2ForConditionalGeneration,
+        DeepseekOCRForConditionalGeneration,
     )
 }

@@ -29,6 +29,7 @@ CLASSES_OF_MODEL_TYPES = {
     "deepseek_vl": "DeepseekVL",
     "deepseek_vl_hybrid": "DeepseekVLHybrid",
     "deepseek_vl2": "DeepseekVL2",
+    "deepseek_ocr": "DeepseekOCR",
 }
 
 # The smallest and the largest value of a part's sizes. No published model comes near the largest, and what lies beyond

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, TextIteratorStreamer
 
 from ..cpu.dtypes import fast_dtype
-from ..models.deepseek_vl2.grounding import find_boxes
+from ..models.grounding import find_boxes
 from ..pictures.colors import to_rgb
 from ..pictures.drawing import draw_boxes
 from .conversations import Conversation

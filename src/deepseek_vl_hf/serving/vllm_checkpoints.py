@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..checkpoints.layouts.deepseek_ocr import is_deepseek_ocr
 from ..checkpoints.layouts.original import MODEL_TYPES, is_another_model, is_janus
-from ..models.families import FAMILIES
+from ..models.families import DEEPSEEK_OCR, FAMILIES
 
 # Widths of a head for which vLLM's attention on a CPU is compiled (0.32).
 CPU_HEAD_WIDTHS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-_FAMILIES = {family.config.model_type: family for family in FAMILIES}
+# DeepSeek-OCR, whose tiles are apart from the view of the whole, vLLM reads with code of its own, and as published.
+IN_VLLM = tuple(family for family in FAMILIES if family is not DEEPSEEK_OCR)
+_FAMILIES = {family.config.model_type: family for family in IN_VLLM}
 
 
 def refusal(config: Mapping[str, Any], name: str, on_cpu: bool) -> str | None:
@@ -20,6 +23,11 @@ def refusal(config: Mapping[str, Any], name: str, on_cpu: bool) -> str | None:
         on_cpu: whether vLLM would compute on a CPU.
     """
     kind = config.get("model_type")
+    if kind == DEEPSEEK_OCR.config.model_type or is_deepseek_ocr(dict(config)):
+        return (
+            f"{name} is DeepSeek-OCR, which vLLM runs with its own code alone: vllm serve, with the published files. "
+            "Here it is served by transformers: --engine transformers."
+        )
     if kind in MODEL_TYPES and not is_janus(dict(config)) and not is_another_model(dict(config)):
         return (
             f"{name} is in the original layout, whose weights vLLM cannot read. Convert it first: "

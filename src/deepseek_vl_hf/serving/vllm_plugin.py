@@ -24,7 +24,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import Version
 
-from ..models.families import DEEPSEEK_VL2, FAMILIES
+from ..models.families import DEEPSEEK_VL2
+from .vllm_checkpoints import IN_VLLM
 
 OLDEST = (0, 32)
 # The class that vLLM takes originals of DeepSeek-VL2 for.
@@ -67,7 +68,7 @@ def _register() -> None:
     # vLLM calls plugins in every process, and in one that makes several engines more than once.
     if MODE in RENDERER_REGISTRY.renderers:
         return
-    for family in FAMILIES:
+    for family in IN_VLLM:
         name = family.generation_model.__name__
         kind = "MultiModalMoE" if family is DEEPSEEK_VL2 else "MultiModal"
         place = f"{_HERE}.vllm_models:Transformers{kind}ForCausalLM"

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..conversation.messages import Conversation
 from ..kinds import is_number
-from ..models.deepseek_vl2.grounding import LARGEST_COORDINATE
+from ..models.grounding import LARGEST_COORDINATE
 
 REF, BBOX = "<ref-object>", "<bbox>"
 _PLACES = re.compile(f"{re.escape(REF)}|{re.escape(BBOX)}")

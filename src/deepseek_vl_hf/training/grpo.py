@@ -1,7 +1,7 @@
 """What TRL's `GRPOTrainer` and `RLOOTrainer` need of a processor and a model.
 
 They have the processor prepare pictures, cut its tensors into batches, and hand on those that they know by name. Of
-what DeepSeek-VL-Hybrid and DeepSeek-VL2 read that is `pixel_values` alone. So the tensors of a picture become one row
+what the families but DeepSeek-VL read that is `pixel_values` alone. So the tensors of a picture become one row
 of numbers under this name, which such a trainer takes for a picture, and the model takes apart.
 
     tensors of each picture --to_row--> pixel_values [images, numbers] --trainer--> rows --from_row--> the tensors
@@ -21,6 +21,7 @@ from ..conversation.processor import ChatProcessor
 from ..models.families import FAMILIES
 
 FIELD = "pixel_values"
+_NONE = torch.zeros(0)
 
 
 def grpo_processor(processor: Any, *models: Any) -> Any:
@@ -70,7 +71,8 @@ class GrpoProcessor:
         inputs = self.plain(images=images, text=text, **kwargs)
         fields = {name: inputs[name] for name in self.plain.image_processor.model_input_names if name in inputs}
         if len(fields) > 1:
-            rows = pad_sequence([to_row(each) for each in _by_picture(self.plain, fields)], batch_first=True)
+            names = self.plain.image_processor.model_input_names
+            rows = pad_sequence([to_row(each) for each in _by_picture(self.plain, fields, names)], batch_first=True)
             inputs = BatchFeature({**{name: inputs[name] for name in inputs if name not in fields}, FIELD: rows})
         return inputs
 
@@ -108,12 +110,15 @@ def from_row(row: torch.Tensor, count: int) -> list[torch.Tensor]:
     return fields
 
 
-def _by_picture(processor: ChatProcessor, fields: dict[str, torch.Tensor]) -> list[list[torch.Tensor]]:
-    """For each picture its part of each field."""
+def _by_picture(
+    processor: ChatProcessor, fields: dict[str, torch.Tensor], names: Sequence[str]
+) -> list[list[torch.Tensor]]:
+    """For each picture its part of each field, which is empty where it has none."""
     count = len(processor.num_tokens_of_images(fields))
-    ends = [processor.first_images(fields, number) for number in range(count + 1)]
+    firsts = [processor.first_images(fields, number) for number in range(count + 1)]
+    ends = {name: [len(first.get(name, ())) for first in firsts] for name in names}
     return [
-        [field[len(ends[number][name]) : len(ends[number + 1][name])] for name, field in fields.items()]
+        [fields.get(name, _NONE)[ends[name][number] : ends[name][number + 1]] for name in names]
         for number in range(count)
     ]
 
@@ -124,8 +129,9 @@ def _take_apart(names: list[str], module: nn.Module, args: Any, inputs: dict[str
     if rows is None or rows.ndim != 2:
         return None
     pictures = [from_row(row, len(names)) for row in rows]
-    fields = {name: torch.cat(parts) for name, parts in zip(names, zip(*pictures, strict=True), strict=True)}
-    return args, {**inputs, **fields}
+    fields = dict(zip(names, zip(*pictures, strict=True), strict=True))
+    parts = {name: [each for each in field if len(each)] for name, field in fields.items()}
+    return args, {**inputs, **{name: torch.cat(field) for name, field in parts.items() if field}}
 
 
 def _reading_model(model: Any) -> nn.Module:

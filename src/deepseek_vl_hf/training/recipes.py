@@ -11,7 +11,7 @@ from torch import nn
 
 from ..hf.zero import size_of
 
-SIGLIP, SAM, ALIGNER, LANGUAGE, ADAPTERS = "SigLIP tower", "SAM tower", "aligner", "language model", "adapters"
+SIGLIP, SAM, ALIGNER, LANGUAGE, ADAPTERS = "SigLIP or CLIP tower", "SAM tower", "aligner", "language model", "adapters"
 # Of which part a parameter is, by the first of these names in its own. The original counts everything after SAM up to
 # the aligner as SAM's.
 PARTS = {
@@ -34,6 +34,7 @@ LAST_STAGE = 3
 # Learning rates of the stages 1, 2 and 3. Of VL2 by the width of the language model: tiny, small, base.
 VL_RATES = {"deepseek_vl": (1e-3, 3e-5, 2e-5), "deepseek_vl_hybrid": (1e-3, 4.2e-5, 2e-5)}
 VL2_RATES = {1280: (5.4e-4, 5.4e-4, 3e-5), 2048: (4.2e-4, 4.2e-4, 1.4e-5), 2560: (4.5e-4, 4.5e-4, 2e-5)}
+WITHOUT_STAGES = ("deepseek_ocr",)
 VL2_WEIGHT_DECAY = 0.1
 # Of VL2's tower in its stages, as a share of the others' learning rate.
 VL2_TOWER_SHARE = 0.1
@@ -71,9 +72,18 @@ class Recipe:
             raise ValueError(f"Found {alone[0]} with {given[0]}; it is for adapters. Leave it out, or pass --lora.")
 
     def parts(self, model_type: str) -> frozenset[str]:
-        """The parts of a model whose own weights learn; none beside adapters."""
+        """The parts of a model whose own weights learn; none beside adapters.
+
+        Raises:
+            ValueError: a stage of a model that has none.
+        """
         if self.lora:
             return frozenset()
+        if self.stage and model_type in WITHOUT_STAGES:
+            raise ValueError(
+                f"Found --stage {self.stage} for {model_type}, whose authors trained in another way (arXiv 2510.18234, "
+                "section 3.5). Pass --lora N or --full."
+            )
         stages = VL_STAGES if model_type in VL_RATES else VL2_STAGES
         return stages[self.stage] if self.stage else EVERYTHING
 

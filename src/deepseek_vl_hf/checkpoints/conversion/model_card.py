@@ -16,9 +16,13 @@ PUBLISHED = {
     f"deepseek-vl-{size}-{kind}": f"deepseek-ai/deepseek-vl-{size}-{kind}"
     for size in ("1.3b", "7b")
     for kind in ("base", "chat")
-} | {name: f"deepseek-ai/{name}" for name in ("deepseek-vl2-tiny", "deepseek-vl2-small", "deepseek-vl2")}
-LICENSE = "https://github.com/deepseek-ai/{repository}/blob/main/LICENSE-MODEL"
+} | {
+    name: f"deepseek-ai/{name}" for name in ("deepseek-vl2-tiny", "deepseek-vl2-small", "deepseek-vl2", "DeepSeek-OCR")
+}
+LICENSE = "https://github.com/deepseek-ai/{repository}/blob/main/{file}"
+OCR = "deepseek_ocr"
 TOWERS = {
+    "deepseek_ocr": "a SAM tower that reads pictures and their tiles, and CLIP on its features",
     "deepseek_vl": "a SigLIP tower that reads pictures at {low} pixels",
     "deepseek_vl2": "a SigLIP tower that reads pictures in tiles of {low} pixels",
     "deepseek_vl_hybrid": "a SigLIP tower that reads pictures at {low} pixels and a SAM tower for {high} pixels",
@@ -53,6 +57,7 @@ def write_model_card(
         layout=job.to,
         is_original=job.to == ORIGINAL,
         is_vl2=job.config.model_type == "deepseek_vl2",
+        is_ocr=job.config.model_type == OCR,
         model_class=_model_class(job),
         towers=_towers(job),
         text=job.config.text_config,
@@ -75,7 +80,7 @@ def write_card(folder: Path, data: ModelCardData, template: str, **values: Any) 
     """
     text = files(__package__).joinpath(template).read_text(encoding="utf-8")
     card = ModelCard.from_template(
-        data, template_str=text, version=__version__, license_link=data.license_link, **values
+        data, template_str=text, version=__version__, license=data.license, license_link=data.license_link, **values
     )
     # Optional parts of the template leave blank lines behind.
     text = re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
@@ -91,15 +96,22 @@ def card_data(model_type: str, origin: str | None) -> ModelCardData:
     """What the Hub reads of a model card."""
     return ModelCardData(
         language=["en", "zh"],
-        license="other",
-        license_name="deepseek",
-        license_link=LICENSE.format(repository="DeepSeek-VL2" if model_type == "deepseek_vl2" else "DeepSeek-VL"),
+        **_license(model_type),
         pipeline_tag="image-text-to-text",
         library_name="transformers",
         base_model=origin,
         tags=["deepseek-vl", "deepseek_vl_hf", model_type.replace("_", "-"), "vision", "multimodal"],
         ignore_metadata_errors=False,
     )
+
+
+def _license(model_type: str) -> dict[str, str]:
+    """DeepSeek's own for all but DeepSeek-OCR, which is under MIT's."""
+    if model_type == OCR:
+        return {"license": "mit", "license_link": LICENSE.format(repository="DeepSeek-OCR", file="LICENSE")}
+    repository = "DeepSeek-VL2" if model_type == "deepseek_vl2" else "DeepSeek-VL"
+    link = LICENSE.format(repository=repository, file="LICENSE-MODEL")
+    return {"license": "other", "license_name": "deepseek", "license_link": link}
 
 
 def _model_class(job: Job) -> str:

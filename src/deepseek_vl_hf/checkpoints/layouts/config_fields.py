@@ -40,6 +40,7 @@ WITHOUT_MEANING = {
     "unk_token": "byte-level tokenizers know every text",
     "clean_up_tokenization_spaces": "decoding changes nothing",
     "additional_special_tokens": "stand in tokenizer.json",
+    "extra_special_tokens": "stand in tokenizer.json",
     "ignore_id": "a setting of the training",
     "mask_prompt": "a setting of the training",
 }

@@ -1,19 +1,18 @@
 """The original layout of DeepSeek-VL2: tensors, config and processor. There is no preprocessor_config.json."""
 
-from dataclasses import fields
 from typing import Any
 
 from transformers import PreTrainedConfig, ProcessorMixin
 
 from ...conversation.chat_templates import DEEPSEEK_VL2_TEMPLATE, VL2_IMAGE_TOKEN
 from ...kinds import is_number
-from ...models.deepseek_moe.configuration_deepseek_moe import AUX_LOSS_COEFFICIENTS, DeepseekMoeConfig
 from ...models.deepseek_moe.expert_weights import stored_shapes
 from ...models.deepseek_vl2.configuration_deepseek_vl2 import SIGLIP_SO400M_PATCH14_384, DeepseekVL2Config
 from ...models.deepseek_vl2.image_processing_deepseek_vl2 import DeepseekVL2ImageProcessor
 from ...models.deepseek_vl2.tiling import check_candidates
 from ...models.families import DEEPSEEK_VL2
 from .config_fields import check_values, checked_dtype, section
+from .deepseek_moe import differing, language_section, text_fields
 from .files import PROCESSOR
 from .formats import OriginalFormat, PromptFormat
 from .rules import Rename, Rule
@@ -42,18 +41,6 @@ FIELDS = {
 PROJECTOR = {"model_type": "mlp_projector", "projector_type": "downsample_mlp_gelu", "depth": 2, "mlp_ratio": 1}
 # What the original's classes take where a file says nothing.
 N_EMBED, DOWNSAMPLE_RATIO = 2048, 2
-# Of the language model's fields: those that come from the tokenizer, or from transformers.
-NOT_IN_FILES = {"bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters", "use_cache"}
-NOT_IN_FILES |= {"output_router_logits", "router_aux_loss_coef"}
-# Those that published files name even where they are the defaults.
-ALWAYS_IN_FILES = {"n_routed_experts", "n_shared_experts", "num_experts_per_tok", "first_k_dense_replace"}
-ALWAYS_IN_FILES |= {"vocab_size", "max_position_embeddings", "topk_method", "num_key_value_heads", "use_mla"}
-ALWAYS_IN_FILES |= {"n_group", "topk_group", "q_lora_rank"}
-ROPE_THETA = 10000.0
-# What files of models with multi-head attention say of the latent one.
-NO_LATENT = {"kv_lora_rank": None, "q_lora_rank": None, "qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0}
-WITHOUT_CHOICE = {"moe_layer_freq": 1, "ep_size": 1, "pretraining_tp": 1, "rope_scaling": None}
-HEADS = {"lm_head": True, "rm_head": False}
 
 RULES: tuple[Rule, ...] = (
     *siglip_rules("vision", "model.vision_model"),
@@ -98,7 +85,7 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
     """
     check_values(config, {"tile_tag": "2D", "global_view_pos": "head"}, "config.json")
     language = section(config, "language_config")
-    text = _text_config(language, token_ids)
+    text = text_fields(language, token_ids)
     vision = _vision_config(section(config, "vision_config"))
     projector = config.get("projector_config", {})
     expected = {**PROJECTOR, "input_dim": vision["hidden_size"], "token_pooling": False}
@@ -113,23 +100,6 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
         tie_word_embeddings=text.get("tie_word_embeddings", False),
         architectures=["DeepseekVL2ForConditionalGeneration"],
     )
-
-
-def _text_config(language: dict[str, Any], token_ids: dict[str, int]) -> dict[str, Any]:
-    check_values(language, {"model_type": "deepseek_v2", **WITHOUT_CHOICE}, "language_config")
-    known = {field.name for field in fields(DeepseekMoeConfig)} - NOT_IN_FILES
-    known -= {field.name for field in fields(PreTrainedConfig)} - {"tie_word_embeddings"}
-    kept = {key: language[key] for key in language if key in known}
-    if not kept.get("use_mla", True):
-        check_values(language, NO_LATENT, "language_config")
-        kept = {key: value for key, value in kept.items() if key not in NO_LATENT}
-    if "aux_loss_alpha" in language:
-        kept["router_aux_loss_coef"] = language["aux_loss_alpha"]
-    if "rope_theta" in language:
-        kept["rope_parameters"] = {"rope_type": "default", "rope_theta": language["rope_theta"]}
-    special = {key: token_ids[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    dtype = checked_dtype(language, "language_config.")
-    return {"model_type": DeepseekMoeConfig.model_type, **kept, **special, "dtype": dtype}
 
 
 def _vision_config(vision: dict[str, Any]) -> dict[str, Any]:
@@ -190,47 +160,20 @@ def config_to_original(config: PreTrainedConfig, images: DeepseekVL2ImageProcess
         "tile_tag": "2D",
         "model_type": MODEL_TYPE,
         "torch_dtype": dtype,
-        "language_config": _language_section(text, dtype),
+        "language_config": language_section(text, dtype),
         "projector_config": {
-            **_differing({"downsample_ratio": config.projector_config.downsample_ratio}, {"downsample_ratio": 2}),
-            **_differing({"input_dim": vision.hidden_size}, {"input_dim": PRESET["width"]}),
+            **differing({"downsample_ratio": config.projector_config.downsample_ratio}, {"downsample_ratio": 2}),
+            **differing({"input_dim": vision.hidden_size}, {"input_dim": PRESET["width"]}),
             "model_type": "mlp_projector",
             "n_embed": text.hidden_size,
         },
         "vision_config": {
-            **_differing({name: getattr(vision, field) for name, field in FIELDS.items()}, PRESET),
+            **differing({name: getattr(vision, field) for name, field in FIELDS.items()}, PRESET),
             "mlp_ratio": _mlp_ratio(vision),
             "model_name": TOWER,
             "model_type": "vision",
         },
     }
-
-
-def _language_section(text: PreTrainedConfig, dtype: str | None) -> dict[str, Any]:
-    ours = {field.name: field.default for field in fields(DeepseekMoeConfig) if field.name not in NOT_IN_FILES}
-    for field in fields(PreTrainedConfig):
-        ours.pop(field.name, None)
-    values = {key: getattr(text, key) for key in ours}
-    theta = {"rope_theta": text.rope_parameters["rope_theta"]}
-    coefficient = {"aux_loss_alpha": text.router_aux_loss_coef}
-    tied = {"tie_word_embeddings": text.tie_word_embeddings}
-    return {
-        **_differing(values, ours),
-        **{key: values[key] for key in ALWAYS_IN_FILES},
-        **_differing({**theta, **tied}, {"rope_theta": ROPE_THETA, "tie_word_embeddings": False}),
-        **({} if text.use_mla else NO_LATENT),
-        **_differing(coefficient, {"aux_loss_alpha": AUX_LOSS_COEFFICIENTS[text.scoring_func]}),
-        **HEADS,
-        "architectures": ["DeepseekV2ForCausalLM"],
-        "bos_token_id": text.bos_token_id,
-        "eos_token_id": text.eos_token_id,
-        "model_type": "deepseek_v2",
-        "torch_dtype": dtype,
-    }
-
-
-def _differing(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value != defaults[key]}
 
 
 def _mlp_ratio(vision: PreTrainedConfig) -> float:

@@ -24,6 +24,7 @@ from .config_fields import (
 from .formats import OriginalFormat
 from .processors import PROMPTS, image_section, image_settings, processor_section, processor_settings
 from .rules import Drop, Rename, Rule
+from .sam import neck_rules, sam_fields, sam_rules, sam_sizes
 from .siglip import siglip_config, siglip_params, siglip_rules
 
 VISION_CLASS = "HybridVisionTower"
@@ -46,26 +47,11 @@ SAM_PRESETS: dict[str, dict[str, Any]] = {
 
 _SAM = "vision_model.vision_tower_high.vision_tower"
 _ENCODER = "model.high_res_vision_model.vision_encoder"
-_BLOCK, _LAYER = f"{_SAM}.blocks.{{layer}}", f"{_ENCODER}.layers.{{layer}}"
-
-
-def _neck_rules(source: str, target: str) -> tuple[Rule, ...]:
-    """A neck is a sequence of four modules there and four named ones here."""
-    names = ("conv1", "layer_norm1", "conv2", "layer_norm2")
-    return tuple(
-        Rename(f"{source}.{number}.{{kind}}", f"{target}.{name}.{{kind}}") for number, name in enumerate(names)
-    )
-
 
 SAM_RULES: tuple[Rule, ...] = (
-    Rename(f"{_SAM}.pos_embed", f"{_ENCODER}.pos_embed"),
-    Rename(f"{_SAM}.patch_embed.proj.{{kind}}", f"{_ENCODER}.patch_embed.projection.{{kind}}"),
-    Rename(f"{_BLOCK}.norm1.{{kind}}", f"{_LAYER}.layer_norm1.{{kind}}"),
-    Rename(f"{_BLOCK}.attn.{{rest}}", f"{_LAYER}.attn.{{rest}}"),
-    Rename(f"{_BLOCK}.norm2.{{kind}}", f"{_LAYER}.layer_norm2.{{kind}}"),
-    Rename(f"{_BLOCK}.mlp.{{rest}}", f"{_LAYER}.mlp.{{rest}}"),
-    *_neck_rules(f"{_SAM}.neck", f"{_ENCODER}.neck"),
-    *_neck_rules(f"{_SAM}.neck_hd", "model.high_res_vision_neck"),
+    *sam_rules(_SAM, _ENCODER),
+    *neck_rules(f"{_SAM}.neck", f"{_ENCODER}.neck"),
+    *neck_rules(f"{_SAM}.neck_hd", "model.high_res_vision_neck"),
     Rename(f"{_SAM}.downsamples.0.weight", "model.high_res_vision_proj.conv1.weight"),
     Rename(f"{_SAM}.downsamples.1.weight", "model.high_res_vision_proj.conv2.weight"),
     Rename(f"{_SAM}.hd_alpha_downsamples", "model.high_res_vision_alpha"),
@@ -98,15 +84,7 @@ def sam_config(params: dict[str, Any], place: str) -> dict[str, Any]:
     published = {"select_layer": -1, "select_feature": "same"}
     check_values(params, published, place)
     check_values(sizes, {"downsample_channels": [2 * channels, 4 * channels]}, place)
-    return {
-        "model_type": "sam_vision_model",
-        "hidden_size": sizes["width"],
-        "num_hidden_layers": sizes["layers"],
-        "num_attention_heads": sizes["heads"],
-        "image_size": sizes["image_size"],
-        "output_channels": channels,
-        "global_attn_indexes": sizes["global_attn_indexes"],
-    }
+    return {**sam_fields(sizes), "image_size": sizes["image_size"]}
 
 
 def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> DeepseekVLHybridConfig:
@@ -156,12 +134,8 @@ def config_to_original(config: PreTrainedConfig, images: DeepseekVLHybridImagePr
     sam = config.high_res_vision_config
     channels = sam.output_channels
     sizes = {
-        "width": sam.hidden_size,
-        "layers": sam.num_hidden_layers,
-        "heads": sam.num_attention_heads,
+        **sam_sizes(sam),
         "image_size": sam.image_size,
-        "global_attn_indexes": list(sam.global_attn_indexes),
-        "prompt_embed_dim": channels,
         "downsample_channels": [2 * channels, 4 * channels],
     }
     params = {

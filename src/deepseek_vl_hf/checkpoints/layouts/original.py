@@ -7,15 +7,20 @@ from typing import Any
 from transformers import LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-from . import deepseek_vl, deepseek_vl2, deepseek_vl_hybrid
+from . import deepseek_ocr, deepseek_vl, deepseek_vl2, deepseek_vl_hybrid
 from .config_fields import MODEL_TYPE, RecordedDict, naming_bad_values, section
 from .files import CONFIG, IMAGES, PROCESSOR, TOKENIZER, FileFinder, optional_json, read_json, require
 from .formats import OriginalFormat
 from .processors import load_original_tokenizer, special_token_ids
 from .small_files import check_tokenizer_config
 
-FORMATS: tuple[OriginalFormat, ...] = (deepseek_vl.FORMAT, deepseek_vl_hybrid.FORMAT, deepseek_vl2.FORMAT)
-MODEL_TYPES = tuple(dict.fromkeys(layout.model_type for layout in FORMATS))
+FORMATS: tuple[OriginalFormat, ...] = (
+    deepseek_vl.FORMAT,
+    deepseek_vl_hybrid.FORMAT,
+    deepseek_ocr.FORMAT,  # before DeepSeek-VL2, whose model type it has
+    deepseek_vl2.FORMAT,
+)
+MODEL_TYPES = tuple(dict.fromkeys([*(layout.model_type for layout in FORMATS), *deepseek_ocr.RESAVED_MODEL_TYPES]))
 LLAMA_MAX_POSITIONS = LlamaConfig().max_position_embeddings  # what a file without the number means; DeepseekV2's too
 
 # In the names of sections of Janus, which came after DeepSeek-VL, draws pictures too, and has the same model type.
@@ -28,11 +33,11 @@ def is_janus(config: dict[str, Any]) -> bool:
 
 
 def is_another_model(config: dict[str, Any]) -> bool:
-    """Whether a config.json has DeepSeek-VL2's model type, but is of a model such as DeepSeek-OCR.
+    """Whether a config.json has DeepSeek-VL2's model type, but is of a model such as DeepSeek-OCR-2.
 
     It says so by its architecture, or by a vision tower that is not DeepSeek-VL2's together with code of its own.
     """
-    if config.get("model_type") != deepseek_vl2.MODEL_TYPE:
+    if config.get("model_type") != deepseek_vl2.MODEL_TYPE or deepseek_ocr.is_deepseek_ocr(config):
         return False
     vision = config.get("vision_config")
     tower = vision.get("model_name") if isinstance(vision, dict) else None
@@ -57,7 +62,7 @@ def find_format(config: dict[str, Any]) -> OriginalFormat:
         named = ", ".join(config.get("architectures") or ["another model"])
         raise ValueError(
             f"config.json is of {named}, which has the model_type {deepseek_vl2.MODEL_TYPE!r} too. Expected "
-            "DeepSeek-VL2; use the package that has this model."
+            "DeepSeek-VL2 or DeepSeek-OCR; use the package that has this model."
         )
     for layout in FORMATS:
         if layout.describes(config):

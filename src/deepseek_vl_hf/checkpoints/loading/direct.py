@@ -19,7 +19,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ...hf.elsewhere import as_if_unregistered, config_from_its_own_code
-from ..layouts import deepseek_vl, deepseek_vl2
+from ..layouts import deepseek_ocr, deepseek_vl, deepseek_vl2
 from ..layouts.config_fields import RecordedDict, naming_bad_values, section
 from ..layouts.files import CONFIG, in_repository, read_json, split_hub_arguments
 from ..layouts.formats import OriginalFormat
@@ -87,7 +87,7 @@ class OriginalConfig(PreTrainedConfig):
             **kwargs: as `PreTrainedConfig.from_dict` takes them.
 
         Returns:
-            The family's config; of another model with the same model type, such as DeepSeek-OCR, what its own code
+            The family's config; of another model with the same model type, such as DeepSeek-OCR-2, what its own code
             gives, if that is trusted.
 
         Raises:
@@ -119,9 +119,15 @@ class MultiModalityConfig(OriginalConfig):
 
 
 class DeepseekVLV2Config(OriginalConfig):
-    """What DeepSeek-VL2's files name."""
+    """What DeepSeek-VL2's and DeepSeek-OCR's files name."""
 
     model_type = deepseek_vl2.MODEL_TYPE
+
+
+class ResavedDeepseekOCRConfig(OriginalConfig):
+    """What copies of DeepSeek-OCR name that were saved again."""
+
+    (model_type,) = deepseek_ocr.RESAVED_MODEL_TYPES
 
 
 def _files_of(config: dict[str, Any], name_or_path: Any) -> OriginalFiles | None:
@@ -263,11 +269,12 @@ class VLChatProcessor(OriginalProcessor):
 
 
 class DeepseekVLV2Processor(OriginalProcessor):
-    """What DeepSeek-VL2's files name."""
+    """What DeepSeek-VL2's and DeepSeek-OCR's files name."""
 
 
 # Config and processor that the files of a model type name.
 NAMED_IN_FILES: tuple[tuple[type[OriginalConfig], type[OriginalProcessor]], ...] = (
     (MultiModalityConfig, VLChatProcessor),
     (DeepseekVLV2Config, DeepseekVLV2Processor),
+    (ResavedDeepseekOCRConfig, DeepseekVLV2Processor),
 )

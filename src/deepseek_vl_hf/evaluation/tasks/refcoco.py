@@ -6,7 +6,7 @@ lmms-eval imports this file by its path, so it names the package in full.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepseek_vl_hf.models.deepseek_vl2.grounding import find_boxes
+from deepseek_vl_hf.models.grounding import find_boxes
 
 LEAST_OVERLAP = 0.5
 Box = Sequence[float]

@@ -1,6 +1,6 @@
 """Processor of DeepSeek-VL with one vision tower."""
 
-from ...conversation.processor import FixedLengthChatProcessor
+from ...conversation.fixed_length import FixedLengthChatProcessor
 
 
 class DeepseekVLProcessor(FixedLengthChatProcessor):

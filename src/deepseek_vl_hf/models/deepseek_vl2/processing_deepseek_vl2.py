@@ -1,6 +1,5 @@
 """Processor of DeepSeek-VL2."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from transformers import BatchFeature
 from ...conversation.chat_templates import DEEPSEEK_VL2_TEMPLATE, VL2_IMAGE_TOKEN
 from ...conversation.processor import ChatProcessor
 from ...pictures.sizes import square_side
-from .grounding import GroundedText, find_boxes
+from ..grounding import GroundedText, find_all_boxes
 from .image_processing_deepseek_vl2 import per_image
 from .tiling import MOST_TILED_IMAGES, grid_side, num_image_tokens, num_tiles, tile_grid
 
@@ -139,15 +138,7 @@ class DeepseekVL2Processor(ChatProcessor):
         Raises:
             TypeError, ValueError: other numbers of answers and of sizes, or what is no answer or no size.
         """
-        texts = [text] if isinstance(text, str) else list(text)
-        if isinstance(image_sizes, Image.Image):
-            image_sizes = [image_sizes]
-        if len(texts) != len(image_sizes):
-            raise ValueError(
-                f"Found {len(texts)} answers and {len(image_sizes)} image sizes; expected one size per answer, the "
-                "(height, width) of the picture that it speaks of."
-            )
-        return list(itertools.starmap(find_boxes, zip(texts, image_sizes, strict=True)))
+        return find_all_boxes(text, image_sizes)
 
 
 def _checked_tiling(tiling: Any) -> Any:

@@ -1,6 +1,6 @@
 """Processor of DeepSeek-VL-Hybrid."""
 
-from ...conversation.processor import FixedLengthChatProcessor
+from ...conversation.fixed_length import FixedLengthChatProcessor
 
 
 class DeepseekVLHybridProcessor(FixedLengthChatProcessor):

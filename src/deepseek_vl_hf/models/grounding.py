@@ -1,5 +1,9 @@
-"""Places in a picture, as DeepSeek-VL2 writes them: `<|ref|>text<|/ref|><|det|>[[x1, y1, x2, y2], ...]<|/det|>`."""
+"""Places in a picture, as DeepSeek-VL2 and DeepSeek-OCR write them.
 
+<|ref|>text<|/ref|><|det|>[[x1, y1, x2, y2], ...]<|/det|>
+"""
+
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +35,28 @@ class GroundedText:
 
     labels: list[str]
     boxes: list[list[Box]]
+
+
+def find_all_boxes(text: str | Sequence[str], image_sizes: Any) -> list[GroundedText]:
+    """Reads the places out of answers.
+
+    Args:
+        text: one answer or several, decoded with `skip_special_tokens=False`.
+        image_sizes: for each answer the (height, width) of the picture that it speaks of, in pixels, or the picture
+            itself as a Pillow image. For one answer one picture will do.
+
+    Raises:
+        TypeError, ValueError: other numbers of answers and of sizes, or what is no answer or no size.
+    """
+    texts = [text] if isinstance(text, str) else list(text)
+    if isinstance(image_sizes, Image.Image):
+        image_sizes = [image_sizes]
+    if len(texts) != len(image_sizes):
+        raise ValueError(
+            f"Found {len(texts)} answers and {len(image_sizes)} image sizes; expected one size per answer, the "
+            "(height, width) of the picture that it speaks of."
+        )
+    return list(itertools.starmap(find_boxes, zip(texts, image_sizes, strict=True)))
 
 
 def find_boxes(text: str, image_size: Any) -> GroundedText:

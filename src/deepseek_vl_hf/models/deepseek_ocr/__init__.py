@@ -1,0 +1,1 @@
+"""DeepSeek-OCR: SAM and CLIP one after the other, a linear projector, and DeepSeek-MoE."""
