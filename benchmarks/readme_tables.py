@@ -124,7 +124,9 @@ MODELS = {
     "deepseek-vl2-tiny": "DeepSeek-VL2 tiny",
     "deepseek-vl2-small": "DeepSeek-VL2 small",
     "deepseek-vl2": "DeepSeek-VL2",
+    "deepseek-ocr": "DeepSeek-OCR",
 }
+UNUSED = ("attn_pool", "patch_embedding")  # in files; of DeepSeek-OCR's CLIP, which reads features
 
 
 def memory_table() -> str:
@@ -132,8 +134,8 @@ def memory_table() -> str:
     rows = []
     for path in sorted((ROOT / "tests" / "fixtures" / "weights").glob("*.json"), key=weights_of):
         shapes = json.loads(path.read_text(encoding="utf-8"))["shapes"]
-        used = {name: math.prod(shape) for name, shape in shapes.items() if "attn_pool" not in name}
-        packed = sum(number for name, number in used.items() if ".model.layers." in name and is_packed(name))
+        used = {name: math.prod(shape) for name, shape in shapes.items() if not any(part in name for part in UNUSED)}
+        packed = sum(number for name, number in used.items() if ".model.layers." in f".{name}" and is_packed(name))
         whole = sum(used.values()) * 2
         in_4_bits = whole - packed * (2 - FOUR_BITS)
         rows.append([MODELS[path.stem], *(f"{size / 1e9:.1f} GB" for size in (in_4_bits, whole, 2 * whole))])

@@ -45,7 +45,7 @@ def megabytes(value: int | None) -> str:
 def memory_table() -> str:
     """Weights and caches in 16 bits, computed from the shapes of the published weights."""
     rows = []
-    for path in sorted(SHAPES.glob("*.json"), key=weights_of):
+    for path in sorted(SHAPES.glob("deepseek-vl*.json"), key=weights_of):  # those that vLLM serves
         shapes = json.loads(path.read_text(encoding="utf-8"))["shapes"]
         used = {name: shape for name, shape in shapes.items() if "attn_pool" not in name}
         language = {name: shape for name, shape in used.items() if name.startswith("language")}

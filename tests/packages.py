@@ -8,6 +8,7 @@ OPTIONAL = {
     "vllm",
     "gradio",
     "textual_image",
+    "pypdfium2",
     "starlette",
     "fastapi",
     "uvicorn",

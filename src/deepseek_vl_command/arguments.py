@@ -10,6 +10,7 @@ from typing import Any
 
 from . import values
 from .describing import add_many, check_many, question_in_file
+from .ocr import add_ocr, check_ocr
 from .training import add_merge, add_train
 
 # What the help shows of the package is settled there; tests/unit/test_command.py compares, nothing is imported here.
@@ -68,6 +69,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parsers["convert"].error("DST is missing. Name the folder to create, or pass --dry-run.")
     if parsed.command == "describe":
         check_many(parsers["describe"], parsed)
+    if parsed.command == "ocr":
+        check_ocr(parsers["ocr"], parsed)
     return parsed
 
 
@@ -309,6 +312,16 @@ COMMANDS = {
 
 {KNOWS_SCENES}""",
         _describe,
+    ),
+    "ocr": Command(
+        "read documents with a DeepSeek-OCR model",
+        """Reads pictures, PDF files and folders of them. Without --output the answers appear as they are generated,
+with the model's marks; with it there are Markdown, figures and JSON lines:
+
+  deepseek-vl ocr report.pdf scans/ --model path/to/model --output out --resume
+
+PDF files need pypdfium2: pip install 'pypdfium2>=4.30'""",
+        lambda parser: add_ocr(parser, _add_loading),
     ),
     "demo": Command(
         "open a web page to talk with a model",

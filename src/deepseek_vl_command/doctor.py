@@ -27,6 +27,7 @@ TESTED = {"transformers": ("5.18.0", "5.24.0"), "torch": ("2.13.0",)}
 OPTIONAL = {
     "torchao": "4-bit weights (--int4, quantize): a quarter of the memory",
     "gradio": "the web page (demo)",
+    "pypdfium2": "ocr: pages of PDF files",
     "textual-image": "chat: pictures in terminals that show them",
     "fastapi": "serve, with transformers",
     "uvicorn": "serve, with transformers",

@@ -29,6 +29,7 @@ from .models.deepseek_vl_hybrid.modeling_deepseek_vl_hybrid import (
     DeepseekVLHybridModel,
 )
 from .models.deepseek_vl_hybrid.processing_deepseek_vl_hybrid import DeepseekVLHybridProcessor
+from .models.repetition import NgramBan
 from .nano.folder import example_picture, nano_path
 from .quantization import int4_config, quantization_report
 from .registration import register, unregister
@@ -64,6 +65,7 @@ __all__ = [
     "DeepseekVLImageProcessor",
     "DeepseekVLModel",
     "DeepseekVLProcessor",
+    "NgramBan",
     "__version__",
     "example_picture",
     "fast_dtype",

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from deepseek_vl_hf import (
+    DeepseekOCRForConditionalGeneration,
     DeepseekVL2ForConditionalGeneration,
     DeepseekVLForConditionalGeneration,
     DeepseekVLHybridForConditionalGeneration,
 )
-from deepseek_vl_hf.checkpoints.layouts import deepseek_vl, deepseek_vl2, deepseek_vl_hybrid
+from deepseek_vl_hf.checkpoints.layouts import deepseek_ocr, deepseek_vl, deepseek_vl2, deepseek_vl_hybrid
 from deepseek_vl_hf.checkpoints.layouts.files import in_folder
 from deepseek_vl_hf.checkpoints.layouts.original import read_original
 from deepseek_vl_hf.checkpoints.layouts.rules import Concatenate, Drop, Rename, Split, Squeeze, find_rule, invert
@@ -105,9 +106,19 @@ SIZES = {
         VL2_TOKEN_IDS,
         "bfloat16",
     ),
+    "ocr": Size(
+        "deepseek-ocr",
+        "deepseek-ocr",
+        deepseek_ocr,
+        DeepseekOCRForConditionalGeneration,
+        2710,
+        {"patch_embedding": 1},
+        VL2_TOKEN_IDS,
+        "bfloat16",
+    ),
 }
 # Those whose values are the defaults of our config class.
-DEFAULT_SIZES = ("1.3b", "7b", "vl2-tiny")
+DEFAULT_SIZES = ("1.3b", "7b", "vl2-tiny", "ocr")
 
 
 @pytest.fixture(params=SIZES)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from deepseek_vl_hf import nano_path
 from deepseek_vl_hf.cli import main
@@ -111,11 +112,11 @@ def commands_of(text):
     ]
 
 
-def test_commands_run(original, tmp_path, run_command):
+def test_commands_run(original, ocr, tmp_path, run_command):
     places = {f"path/to/{name}": str(tmp_path / name) for name in ("model", "int4")}
     places["photo.jpg"] = str(ROOT / "examples" / "pictures" / "words.png")
     lines = [line.partition("  #")[0].strip() for line in commands_of(README)]
-    chat, demo, describe, serve, train, convert, quantize = lines
+    chat, demo, describe, read, serve, train, convert, quantize = lines
     assert demo == "deepseek-vl demo path/to/model"  # tests/page runs it
     assert serve == "deepseek-vl serve path/to/model"  # tests/integration/test_serving.py runs such
     assert train in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")  # whose test runs it
@@ -123,6 +124,10 @@ def test_commands_run(original, tmp_path, run_command):
     assert (tmp_path / "model" / "config.json").is_file()
     assert run_command(chat, places) == ""  # nobody asks anything
     assert run_command(describe, places).strip()
+    Image.new("RGB", (60, 80), "white").save(tmp_path / "report.pdf")
+    of_ocr = {"path/to/model": str(ocr.converted), "report.pdf": str(tmp_path / "report.pdf")}
+    run_command(f"{read} --max-new-tokens 8", {**of_ocr, "out": str(tmp_path / "out")})
+    assert (tmp_path / "out" / "report" / "report.md").is_file()
     run_command(quantize, places)
     assert (tmp_path / "int4" / "config.json").is_file()
 

@@ -11,7 +11,7 @@ import deepseek_vl_hf
 from family import FIXTURES
 from forked import python
 
-# DeepSeek-OCR and OCR-2 have DeepSeek-VL2's model type, and come with code of their own, as here.
+# DeepSeek-OCR-2 and others have DeepSeek-VL2's model type, and come with code of their own, as here.
 CODE = """
 from transformers import PreTrainedConfig, PreTrainedModel
 import torch
@@ -114,9 +114,9 @@ def reader(folder, *, architecture: str, code: bool):
 def test_other_models_of_our_model_type(tmp_path):
     """With code of their own, and without."""
     folders = [
-        reader(tmp_path / "ocr", architecture="DeepseekOCRForCausalLM", code=True),
+        reader(tmp_path / "other", architecture="ReaderForCausalLM", code=True),
         reader(tmp_path / "ocr2", architecture="DeepseekOCR2ForCausalLM", code=True),
-        reader(tmp_path / "bare", architecture="DeepseekOCRForCausalLM", code=False),
+        reader(tmp_path / "bare", architecture="DeepseekOCR2ForCausalLM", code=False),
     ]
     plain = run(OTHERS_PROGRAM, *folders, imported=False)
     assert run(OTHERS_PROGRAM, *folders, imported=True) == plain
@@ -126,10 +126,14 @@ def test_other_models_of_our_model_type(tmp_path):
     assert len(plain["ids 2 True"]) > 1
 
 
-def test_deepseek_vl2_is_ours_whether_code_is_trusted_or_not(families):
+def test_what_is_ours_is_so_whether_code_is_trusted_or_not(families):
     for trust in (True, False):
-        config = AutoConfig.from_pretrained(families["vl2_mha"].original, trust_remote_code=trust)
-        assert type(config) is deepseek_vl_hf.DeepseekVL2Config
+        for name, expected in (
+            ("vl2_mha", deepseek_vl_hf.DeepseekVL2Config),
+            ("deepseek_ocr", deepseek_vl_hf.DeepseekOCRConfig),
+        ):
+            config = AutoConfig.from_pretrained(families[name].original, trust_remote_code=trust)
+            assert type(config) is expected
 
 
 def test_transformers_own_classes(families, tmp_path):

@@ -157,6 +157,7 @@ def test_debug_stands_before_or_behind_the_command():
     assert arguments.parse(["--debug", "chat"]).debug
     for name in arguments.COMMANDS:
         words = {"convert": ["a", "b"], "quantize": ["a", "b"], "describe": ["a"], "verify-real": ["a"]}.get(name, [])
+        words = ["a", "--model", "b"] if name == "ocr" else words
         given = {"train": ["a", "--model", "b", "--output", "c", "--full"], "merge": ["a", "--output", "b"]}
         assert arguments.parse([name, *given.get(name, words), "--debug"]).debug
 

@@ -34,8 +34,6 @@ MLP_RATIO = 4
 SAM_SIDE = 1024  # of the pictures that its stored table of positions is for
 # Of `language_config`, what does not stand at the top as well, or means something else there.
 ONLY_THERE = {"architectures", "auto_map", "model_type", "torch_dtype"}
-# What the original's class takes where a file says nothing, and ours would not.
-LANGUAGE_DEFAULTS = {"model_type": "deepseek_v2", "use_mla": False}
 # Left over from other models; they change nothing, but files have them.
 LEFT_OVER = {"candidate_resolutions": [[1024, 1024]], "global_view_pos": "head", "tile_tag": "2D"}
 OF_VISION_LEFT_OVER = {"image_size": 1024, "mlp_ratio": 3.7362}
@@ -129,7 +127,7 @@ def config_from_original(config: dict[str, Any], token_ids: dict[str, int]) -> D
     """
     language = section(config, "language_config")
     check_values(config, {key: value for key, value in language.items() if key not in ONLY_THERE}, "config.json")
-    text = text_fields({**LANGUAGE_DEFAULTS, **language}, token_ids)
+    text = text_fields(language, token_ids)
     check_values(section(config, "vision_config"), {"model_name": TOWER, "model_type": "vision"}, "vision_config")
     _read_left_overs(config)
     sam, clip = _sam_sizes(section(config, SAM)), _clip_config(section(config, CLIP))

@@ -272,9 +272,13 @@ class DeepseekVLV2Processor(OriginalProcessor):
     """What DeepSeek-VL2's and DeepSeek-OCR's files name."""
 
 
+class ResavedDeepseekOCRProcessor(OriginalProcessor):
+    """The same for copies of DeepSeek-OCR that were saved again; a class of its own, because tables go by the name."""
+
+
 # Config and processor that the files of a model type name.
 NAMED_IN_FILES: tuple[tuple[type[OriginalConfig], type[OriginalProcessor]], ...] = (
     (MultiModalityConfig, VLChatProcessor),
     (DeepseekVLV2Config, DeepseekVLV2Processor),
-    (ResavedDeepseekOCRConfig, DeepseekVLV2Processor),
+    (ResavedDeepseekOCRConfig, ResavedDeepseekOCRProcessor),
 )
