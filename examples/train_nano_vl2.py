@@ -24,6 +24,7 @@ from nano.checkpoints import check_recipe, checkpoint_to_resume
 from nano.optimizer import ANSWERING_RATE, MuonWithAdamW, stage
 from nano.runs import export, training_arguments
 from nano_vl2.cells import CellHead
+from nano_vl2.clues import LAYER, ClueHead
 from nano_vl2.dataset import AnsweringDataset, LookingDataset
 from nano_vl2.experts import TOGETHER
 from nano_vl2.model import SIZES, build_model, build_processor, shrink_image_tokens
@@ -108,14 +109,19 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     del model.cell_head
     model.model.vision_model.requires_grad_(False)
     model.model.projector.requires_grad_(False)
+    layers = model.model.language_model.layers
+    model.add_module("clue_head", ClueHead(model.config.text_config.hidden_size))
+    hook = layers[LAYER].register_forward_hook(model.clue_head.see)
     checkpoint = checkpoint_to_resume(folder, options.resume_from, model)
     if options.compile:
-        for layer in model.model.language_model.layers:
+        for layer in layers[LAYER + 1 :]:  # a hook does not go with a compiled layer
             layer.compile(dynamic=True)
     dataset = AnsweringDataset(options.conversations)
     trainer = build_trainer(options, model, folder, dataset, AnsweringCollator(processor), ANSWERING_RATE)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    write_curves(trainer.state.log_history, options.output)
+    hook.remove()
+    del model.clue_head
+    write_curves(trainer.state.log_history, options.output, parts=("answer_loss", "clue_loss"))
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:

@@ -54,8 +54,9 @@ NINE_TILES_SHARES = {"text": 0.4, "shapes": 0.1, "chart": 0.15, "characters": 0.
 VARIETY_PICTURES = 32_000
 PAGE_SHARE = 0.4
 MOST_VIEWS = 4  # of a picture: tiles look alike, and other pictures teach more than further tiles of the same one
-# In answering: so many conversations are easy, which makes them short; over the next ones they become as all are.
-EASY_CONVERSATIONS, HARDENING_CONVERSATIONS = 32_000, 64_000
+# In answering: so many conversations are about one thing in one tile; over the next ones there come more things, up to
+# half of the way, and then more tiles.
+EASY_CONVERSATIONS, HARDENING_CONVERSATIONS = 8_000, 80_000
 # From the end of the first ones on the shares become the later ones, over so many.
 MIXING_CONVERSATIONS = 100_000
 CONVERSATIONS = 4  # about the same pictures
@@ -101,9 +102,10 @@ def _kind(rng: random.Random, mixing: float) -> str:
 
 
 def _examples(rng: random.Random, split: str, difficulty: float, kind: str, count: int) -> list[Example]:
-    """So many conversations about the same pictures: of one thing in one tile, then of many, then in many tiles."""
+    """So many conversations about the same pictures: of one thing in one tile, then of more, then in many tiles."""
     many, tiled = (rng.random() < share for share in (2 * difficulty, 2 * difficulty - 1))
-    limits = _Limits(things=MOST_SHAPES if many else 1, tiles=MOST_TILES if tiled else 1)
+    things = 1 + int(min(1.0, 2 * difficulty) * (MOST_SHAPES - 1) + (rng.random() if difficulty < 0.5 else 0))
+    limits = _Limits(things=things if difficulty else 1, tiles=MOST_TILES if tiled else 1)
     if kind in SQUARES or (kind in ONLY_TILED and not tiled):
         full = many and (tiled or kind in SEEN_IN_ONE_TILE)
         scene = random_scene(rng, split, kind if kind in SQUARES else "text", 1.0 if full else 0.0)

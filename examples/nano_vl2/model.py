@@ -23,7 +23,7 @@ PAD = "<｜▁pad▁｜>"
 CONTROLS = [VL2_IMAGE_TOKEN, *GROUNDING_TOKENS, "<|User|>", "<|Assistant|>"]
 HEAD_DIM = 32
 WORD_SIZE = 0.08  # standard deviation of fresh embeddings
-SHRUNK = 0.12  # of their size
+SHRUNK = 0.24  # of their size
 SIZES: dict[str, Any] = {
     "vision": {"hidden_size": 192, "num_hidden_layers": 4, "intermediate_size": 512},
     # Latent attention and the sigmoid router with its correction bias, as in the base size. Heads are 48 + 16 wide,

@@ -13,6 +13,7 @@ from deepseek_vl_hf.training.collator import ConversationCollator
 from nano.trainer import NanoTrainer
 
 from .cells import stack_labels
+from .clues import WEIGHT, stack_clues
 
 # How far a correction bias moves per step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, at 0.001 for far longer runs).
 BIAS_STEP = 0.005
@@ -38,11 +39,12 @@ class LookingCollator:
 class AnsweringCollator:
     """`ConversationCollator`'s batches with each picture once.
 
-    `places` [images of all conversations] says which picture each of them is.
+    `places` [images of all conversations] says which picture each of them is, `boxes` is as of `stack_clues`.
     """
 
     def __init__(self, processor: Any) -> None:
         # Of few lengths, because products are prepared anew for each.
+        self.tokenizer = processor.tokenizer
         self.collate = ConversationCollator(processor, answers_only=True, pad_to_multiple_of=LENGTHS)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
@@ -55,6 +57,7 @@ class AnsweringCollator:
         batch["pixel_values"] = torch.cat([tiles[place] for place in places])
         batch["tile_grids"] = batch["tile_grids"][places]
         batch["places"] = torch.tensor([places.index(kept[name]) for name in names])
+        batch["boxes"] = stack_clues(self.tokenizer, batch["input_ids"], batch["labels"])
         return batch
 
 
@@ -68,7 +71,7 @@ class NanoVL2Trainer(NanoTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The loss of the cells; where there are questions, that of the answers."""
+        """The loss of the cells; where there are questions, that of the answers and the clues."""
         if "input_ids" not in inputs:
             with self.accelerator.autocast():  # else only `forward` runs in bfloat16, and these are other methods
                 return self._cell_loss(model, **inputs)
@@ -77,8 +80,15 @@ class NanoVL2Trainer(NanoTrainer):
             features = model.model.get_image_features(inputs.pop("pixel_values"), inputs.pop("tile_grids"))
         features.pooler_output = [features.pooler_output[place] for place in inputs.pop("places").tolist()]
         inputs["mm_encoder_outputs"] = {"image": features}
+        boxes = inputs.pop("boxes")
         with balanced(model, inputs["attention_mask"]):
-            return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+            answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
+        with self.accelerator.autocast():
+            clues = model.clue_head.loss(boxes)
+        self.add_up("answer_loss", answers)
+        self.add_up("clue_loss", clues)
+        loss = answers + WEIGHT * clues
+        return (loss, outputs) if return_outputs else loss
 
     def _cell_loss(self, model: Any, pixel_values: torch.Tensor, **labels: torch.Tensor) -> torch.Tensor:
         seen = model.model.vision_model(pixel_values).last_hidden_state

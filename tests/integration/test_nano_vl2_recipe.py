@@ -15,7 +15,8 @@ from nano.questions import KINDS as NANO_KINDS
 from nano.scenes import COLORS, Shape, Text
 from nano.splits import is_held_out
 from nano_vl2.boards import Board, Table, page, random_grid, shape_board, table, text_board
-from nano_vl2.cells import IGNORED, SIDE, label_views
+from nano_vl2.cells import DIGITS, IGNORED, SIDE, label_views
+from nano_vl2.clues import ClueHead, clues
 from nano_vl2.dataset import (
     ALIKE,
     CONVERSATIONS,
@@ -38,6 +39,9 @@ RED_CIRCLE = Shape("circle", "red", 56, 50, 40)
 BLUE_STAR = Shape("star", "blue", 160, 170, 60)
 GREEN_CIRCLE = Shape("circle", "green", 170, 60, 50)
 BOARD = Board((RED_CIRCLE, BLUE_STAR, GREEN_CIRCLE), (), 224, 224, WHITE)
+
+
+HARD = 3002  # of batches of alike lengths: the number of one after which rows are as hard as held-out ones
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +324,7 @@ def test_rows_of_about_the_same_length_share_a_batch(processor):
 
 def test_several_conversations_share_pictures_but_not_questions():
     dataset = AnsweringDataset(10**6)
-    start = 1000 * ALIKE
+    start = HARD * ALIKE
     shared = defaultdict(list)
     for number in range(start, start + ALIKE):
         row = dataset[number]
@@ -332,7 +336,7 @@ def test_several_conversations_share_pictures_but_not_questions():
 
 def test_a_batch_has_each_picture_once(processor):
     dataset = AnsweringDataset(10**6)
-    rows = [dataset[1000 * ALIKE + number] for number in range(16)]
+    rows = [dataset[HARD * ALIKE + number] for number in range(16)]
     batch = AnsweringCollator(processor)(rows)
     images = [image for row in rows for image in row["images"]]
     distinct = {id(image): image for image in images}
@@ -353,3 +357,28 @@ def test_the_tokenizer_knows_the_words_and_reads_characters(processor):
     assert tokenizer.tokenize("<|ref|>") == ["<|ref|>"]
     for answer in ("<|ref|>the star<|/ref|><|det|>[[580, 0, 850, 890]]<|/det|>", "| A | B |\n| --- | --- |"):
         assert tokenizer.decode(tokenizer(answer)["input_ids"]) == answer
+
+
+def test_clues_stand_at_boxes_and_names(processor):
+    """At each token of a box that another one of it follows, and around the name before it, also in the question."""
+    question = "Find <|ref|>the red star<|/ref|>. What is in <|det|>[[10, 20, 30, 40]]<|/det|>?"
+    answer = "<|ref|>the red star<|/ref|><|det|>[[120, 0, 560, 780], [50, 330, 990, 980]]<|/det|>"
+    pieces = [processor.tokenizer.tokenize(each) for each in (question, answer)]
+    tokens, asked = [token for piece in pieces for token in piece], len(pieces[0])
+    found = dict(clues(tokens, [number >= asked for number in range(len(tokens))]))
+    first, second = [1, 2, 0, 0, 5, 6, 7, 8], [0, 5, 3, 3, 9, 9, 9, 8]
+    shown = [(tokens[number], digits) for number, digits in sorted(found.items())]
+    assert [token for token, _ in shown[:2]] == ["Ġstar", "<|/ref|>"]
+    of_first = ["Ġstar", "<|/ref|>", "<|det|>", "[", *"[120,Ġ0,Ġ560,Ġ78"]
+    assert shown[2:] == [*((token, first) for token in of_first), *((token, second) for token in "[50,Ġ330,Ġ990,Ġ98")]
+    assert shown[:2] == [("Ġstar", first), ("<|/ref|>", first)]
+
+
+def test_the_clue_head_reads_what_its_layer_gives():
+    head, states = ClueHead(6), torch.randn(2, 5, 6)
+    boxes = torch.full((2, 5, DIGITS), IGNORED, dtype=torch.uint8)
+    assert head.loss(boxes) == 0
+    boxes[1, 3] = torch.arange(DIGITS)
+    head.see(None, None, states)
+    logits = head.digits(states[1, 3]).view(DIGITS, 10)
+    assert torch.allclose(head.loss(boxes), torch.nn.functional.cross_entropy(logits, torch.arange(DIGITS)))
