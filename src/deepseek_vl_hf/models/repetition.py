@@ -66,4 +66,4 @@ class NgramBan(LogitsProcessor):
         rows, places = completed.nonzero(as_tuple=True)
         banned[rows, ngrams[rows, places, -1]] = True
         banned[:, self.allowed] = False
-        return scores.masked_fill(banned, -torch.inf)  # type: ignore[return-value]
+        return scores.masked_fill(banned, -torch.inf)
