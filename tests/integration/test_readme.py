@@ -132,6 +132,19 @@ def test_commands_run(original, ocr, tmp_path, run_command):
     assert (tmp_path / "int4" / "config.json").is_file()
 
 
+def test_the_page_on_documents_runs(ocr, tmp_path):
+    page = (ROOT / "docs" / "ocr.md").read_text(encoding="utf-8")
+    Image.new("RGB", (60, 80), "white").save(tmp_path / "scan.png")
+    places = {"path/to/deepseek-ocr": str(ocr.converted), "scan.png": str(tmp_path / "scan.png"), "=1000": "=4"}
+    *models, layout = re.findall(r"```python\n(.*?)```\n", page, re.DOTALL)
+    for snippet in models:
+        for name, place in places.items():
+            snippet = snippet.replace(name, place)
+        assert run_program(snippet)
+    (shown,) = re.findall(r"```text\n(!.*?)```", page, re.DOTALL)
+    assert run_program(layout) == shown.strip()
+
+
 def test_the_page_on_quantization_runs(original, tmp_path, run_command):
     """Its snippets build on one another."""
     page = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")

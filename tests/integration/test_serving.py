@@ -108,7 +108,8 @@ def test_answers_are_those_of_generate(families, name):
         pieces = [chunk.choices[0].delta.content or "" for chunk in streamed]
     assert alone == expected
     assert {kind: future.result() for kind, future in asked.items()} == expected
-    assert "".join(pieces) == expected["one picture"]
+    # A stream waits for the rest of a character, also where an answer ends within one.
+    assert "".join(pieces) == expected["one picture"].rstrip("\ufffd")
 
 
 def test_sampling_and_stops(families):
