@@ -1,6 +1,6 @@
 """Checkpoints that carry a name which this package has registered, and are another's.
 
-`deepseek_vl_v2` is the model type of DeepSeek-VL2 and of DeepSeek-OCR, `multi_modality` that of DeepSeek-VL and of
+`deepseek_vl_v2` is the model type of DeepSeek-VL2, -OCR and -OCR-2, `multi_modality` that of DeepSeek-VL and of
 Janus; transformers knows none of them. What is not ours goes where it would go if nothing had been registered.
 """
 

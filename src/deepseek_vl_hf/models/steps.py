@@ -106,3 +106,29 @@ def head_output(
         image_outputs=outputs.image_outputs,
         router_logits=outputs.router_logits,
     )
+
+
+def with_balance_loss(
+    model: Any,
+    output: MultimodalCausalLMOutputWithPast,
+    labels: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    kwargs: dict[str, Any],
+) -> MultimodalCausalLMOutputWithPast:
+    """The same output, its loss with the auxiliary one of experts, where routers' logits were asked for beside labels.
+
+    Args:
+        model: has a language model with experts.
+        output: of `head_output`.
+        labels: [batch, sequence].
+        attention_mask: [batch, sequence].
+        position_ids: [batch, sequence].
+        kwargs: for the loss, such as `num_items_in_batch`.
+    """
+    if output.router_logits is not None and labels is not None and output.loss is not None:
+        output.aux_loss = model.model.language_model.balance_loss(
+            output.router_logits, labels, attention_mask, position_ids, kwargs.get("num_items_in_batch")
+        )
+        output.loss = output.loss + output.aux_loss.to(output.loss.device)
+    return output

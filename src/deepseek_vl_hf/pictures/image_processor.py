@@ -11,9 +11,9 @@ from transformers import BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
 from ..hf.processors import HfImageProcessor
-from .colors import checked_transparency
+from .colors import checked_transparency, rescale_factors
 from .opening import flatten_pictures, open_image, to_rgb
-from .pixels import scale_pixels
+from .pixels import scale_pixels, scaling_tables
 from .settings import check_arguments, check_image_settings
 
 Item = TypeVar("Item")
@@ -54,6 +54,21 @@ def scale_pictures(pictures: Sequence[np.ndarray], tables: Sequence[np.ndarray])
         scaled = np.empty((len(pictures), *shapes[0]), np.float32)
     in_parallel(lambda number: scale_pixels(pictures[number], tables[number], scaled[number]), range(len(pictures)))
     return scaled
+
+
+def tables_of_images(
+    images: list[Image.Image],
+    *,
+    do_rescale: bool,
+    rescale_factor: float,
+    do_normalize: bool,
+    image_mean: tuple[float, ...],
+    image_std: tuple[float, ...],
+    **kwargs: Any,
+) -> list[np.ndarray]:
+    """The `scaling_table` of each picture, by an image processor's settings; others than those named are not read."""
+    statistics = (image_mean, image_std) if do_normalize else (None, None)
+    return scaling_tables(rescale_factors(images, do_rescale, rescale_factor), *statistics)
 
 
 def batch_of(data: dict[str, Any], return_tensors: str | None) -> BatchFeature:

@@ -3,6 +3,9 @@
 It is the original's, to the pixel: sizes are truncated, never rounded.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from transformers.image_utils import SizeDict
 
 from ..kinds import is_whole
@@ -40,6 +43,12 @@ def square_side(size: SizeDict) -> int:
             '{"height": 384, "width": 384}.'
         )
     return int(size.height)
+
+
+def grids_of(images: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Columns and rows of each picture's tiles, from an image processor's `tile_grids` in whatever type."""
+    grids = images["tile_grids"]
+    return [(int(columns), int(rows)) for columns, rows in (grids.tolist() if hasattr(grids, "tolist") else grids)]
 
 
 def fitted_size(width: int, height: int, side: int, min_size: int) -> tuple[int, int]:

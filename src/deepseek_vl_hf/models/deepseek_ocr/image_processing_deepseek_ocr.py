@@ -13,9 +13,15 @@ from PIL import Image, ImageOps
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 
-from ...pictures.colors import rescale_factors
-from ...pictures.image_processor import PictureKwargs, PillowImageProcessor, batch_of, in_parallel, scale_pictures
-from ...pictures.pixels import padding_color, scaling_tables
+from ...pictures.image_processor import (
+    PictureKwargs,
+    PillowImageProcessor,
+    batch_of,
+    in_parallel,
+    scale_pictures,
+    tables_of_images,
+)
+from ...pictures.pixels import padding_color
 from .views import DEFAULT_MODE, Mode, Pair, mode_of, num_tiles, tile_grid
 
 
@@ -89,7 +95,7 @@ class DeepseekOCRImageProcessor(PillowImageProcessor):
         def views_of(number: int) -> list[np.ndarray]:
             return [np.asarray(view) for view in cut(images[number], grids[number], chosen, resample, color)]
 
-        tables = _tables_of_images(images, **kwargs)
+        tables = tables_of_images(images, **kwargs)
         wholes, tiles, tables_of_tiles = [], [], []
         for views, table in zip(in_parallel(views_of, range(len(images))), tables, strict=True):
             wholes.append(views[0])
@@ -99,20 +105,6 @@ class DeepseekOCRImageProcessor(PillowImageProcessor):
         if tiles:
             data["tile_pixel_values"] = scale_pictures(tiles, tables_of_tiles)
         return batch_of(data, return_tensors)
-
-
-def _tables_of_images(
-    images: list[Image.Image],
-    *,
-    do_rescale: bool,
-    rescale_factor: float,
-    do_normalize: bool,
-    image_mean: tuple[float, ...],
-    image_std: tuple[float, ...],
-    **kwargs: Any,
-) -> list[np.ndarray]:
-    statistics = (image_mean, image_std) if do_normalize else (None, None)
-    return scaling_tables(rescale_factors(images, do_rescale, rescale_factor), *statistics)
 
 
 def cut(image: Image.Image, grid: Pair, mode: Mode, resample: int, color: tuple[int, ...]) -> list[Image.Image]:

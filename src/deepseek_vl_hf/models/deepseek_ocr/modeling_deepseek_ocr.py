@@ -38,7 +38,7 @@ from ..fusion import images_per_prompt
 from ..generation import MultimodalGenerationMixin
 from ..pretrained import MultimodalPreTrainedModel
 from ..sam import SamEncoder
-from ..steps import embed_inputs, head_output, model_output, with_use_cache
+from ..steps import embed_inputs, head_output, model_output, with_balance_loss, with_use_cache
 from .clip import ClipFeatureEncoder
 from .configuration_deepseek_ocr import DeepseekOCRConfig
 from .image_inputs import ImageInputs, checked_images
@@ -327,12 +327,7 @@ class DeepseekOCRForConditionalGeneration(MultimodalGenerationMixin, DeepseekOCR
             **kwargs,
         )
         output = head_output(self, outputs, labels, logits_to_keep, kwargs)
-        if output.router_logits is not None and labels is not None and output.loss is not None:
-            output.aux_loss = self.model.language_model.balance_loss(
-                output.router_logits, labels, attention_mask, position_ids, kwargs.get("num_items_in_batch")
-            )
-            output.loss = output.loss + output.aux_loss.to(output.loss.device)
-        return output
+        return with_balance_loss(self, output, labels, attention_mask, position_ids, kwargs)
 
 
 def _as_square(tokens: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ...conversation.chat_templates import DEEPSEEK_OCR_TEMPLATE, VL2_IMAGE_TOKEN
 from ...conversation.processor import ChatProcessor
+from ...pictures.sizes import grids_of
 from ..grounding import GroundedText, find_all_boxes
 from .views import mode_of, num_image_tokens, num_tiles, tile_grid
 
@@ -59,12 +60,12 @@ class DeepseekOCRProcessor(ChatProcessor):
         """See `ChatProcessor.num_tokens_of_images`."""
         side, tiles = _side(images["pixel_values"]), images.get("tile_pixel_values")
         tile = None if tiles is None or not len(tiles) else _side(tiles)
-        return [num_image_tokens(grid, side, tile) for grid in _grids(images)]
+        return [num_image_tokens(grid, side, tile) for grid in grids_of(images)]
 
     def first_images(self, images: dict[str, Any], count: int) -> dict[str, Any]:
         """See `ChatProcessor.first_images`."""
         first = {name: images[name][:count] for name in ("pixel_values", "tile_grids")}
-        tiles = sum(num_tiles(*grid) for grid in _grids(images)[:count])
+        tiles = sum(num_tiles(*grid) for grid in grids_of(images)[:count])
         return {**first, "tile_pixel_values": images["tile_pixel_values"][:tiles]} if tiles else first
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
@@ -92,8 +93,3 @@ class DeepseekOCRProcessor(ChatProcessor):
 def _side(pixels: Any) -> int:
     """Of square views, a tensor or a list of them."""
     return int(pixels[0].shape[-1])
-
-
-def _grids(images: dict[str, Any]) -> list[tuple[int, int]]:
-    grids = images["tile_grids"]
-    return [(int(columns), int(rows)) for columns, rows in (grids.tolist() if hasattr(grids, "tolist") else grids)]

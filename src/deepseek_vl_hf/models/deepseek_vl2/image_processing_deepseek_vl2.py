@@ -14,9 +14,15 @@ from PIL import Image, ImageOps
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 
-from ...pictures.colors import rescale_factors
-from ...pictures.image_processor import PictureKwargs, PillowImageProcessor, batch_of, in_parallel, scale_pictures
-from ...pictures.pixels import padding_color, scaling_tables
+from ...pictures.image_processor import (
+    PictureKwargs,
+    PillowImageProcessor,
+    batch_of,
+    in_parallel,
+    scale_pictures,
+    tables_of_images,
+)
+from ...pictures.pixels import padding_color
 from ...pictures.sizes import square_side
 from .tiling import CANDIDATE_RESOLUTIONS, Pair, check_candidates, tile_grid
 
@@ -99,26 +105,12 @@ class DeepseekVL2ImageProcessor(PillowImageProcessor):
         def tiles_of(number: int) -> list[np.ndarray]:
             return [np.asarray(view) for view in cut(images[number], grids[number], tile, resample, color)]
 
-        tables = _tables_of_images(images, **kwargs)
+        tables = tables_of_images(images, **kwargs)
         tiles, tables_of_tiles = [], []
         for views, table in zip(in_parallel(tiles_of, range(len(images))), tables, strict=True):
             tiles += views
             tables_of_tiles += [table] * len(views)
         return batch_of({"pixel_values": scale_pictures(tiles, tables_of_tiles), "tile_grids": grids}, return_tensors)
-
-
-def _tables_of_images(
-    images: list[Image.Image],
-    *,
-    do_rescale: bool,
-    rescale_factor: float,
-    do_normalize: bool,
-    image_mean: tuple[float, ...],
-    image_std: tuple[float, ...],
-    **kwargs: Any,
-) -> list[np.ndarray]:
-    statistics = (image_mean, image_std) if do_normalize else (None, None)
-    return scaling_tables(rescale_factors(images, do_rescale, rescale_factor), *statistics)
 
 
 def per_image(tiling: bool | list[bool], count: int) -> list[bool]:

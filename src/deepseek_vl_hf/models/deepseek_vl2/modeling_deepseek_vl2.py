@@ -36,7 +36,7 @@ from ..encoding import encode_distinct, in_chunks
 from ..fusion import images_per_prompt
 from ..generation import MultimodalGenerationMixin
 from ..pretrained import MultimodalPreTrainedModel
-from ..steps import embed_inputs, head_output, model_output, with_use_cache
+from ..steps import embed_inputs, head_output, model_output, with_balance_loss, with_use_cache
 from .configuration_deepseek_vl2 import DeepseekVL2Config
 from .tiling import num_image_tokens, num_tiles
 
@@ -308,12 +308,7 @@ class DeepseekVL2ForConditionalGeneration(MultimodalGenerationMixin, DeepseekVL2
             **kwargs,
         )
         output = head_output(self, outputs, labels, logits_to_keep, kwargs)
-        if output.router_logits is not None and labels is not None and output.loss is not None:
-            output.aux_loss = self.model.language_model.balance_loss(
-                output.router_logits, labels, attention_mask, position_ids, kwargs.get("num_items_in_batch")
-            )
-            output.loss = output.loss + output.aux_loss.to(output.loss.device)
-        return output
+        return with_balance_loss(self, output, labels, attention_mask, position_ids, kwargs)
 
 
 def _checked_grids(pixel_values: torch.Tensor | None, tile_grids: Any) -> list[tuple[int, int]] | None:

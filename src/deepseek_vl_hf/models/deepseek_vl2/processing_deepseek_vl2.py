@@ -8,7 +8,7 @@ from transformers import BatchFeature
 
 from ...conversation.chat_templates import DEEPSEEK_VL2_TEMPLATE, VL2_IMAGE_TOKEN
 from ...conversation.processor import ChatProcessor
-from ...pictures.sizes import square_side
+from ...pictures.sizes import grids_of, square_side
 from ..grounding import GroundedText, find_all_boxes
 from .image_processing_deepseek_vl2 import per_image
 from .tiling import MOST_TILED_IMAGES, grid_side, num_image_tokens, num_tiles, tile_grid
@@ -98,11 +98,11 @@ class DeepseekVL2Processor(ChatProcessor):
 
     def num_tokens_of_images(self, images: dict[str, Any]) -> list[int]:
         """See `ChatProcessor.num_tokens_of_images`."""
-        return [num_image_tokens(*grid, self.tokens_per_side) for grid in _grids(images)]
+        return [num_image_tokens(*grid, self.tokens_per_side) for grid in grids_of(images)]
 
     def first_images(self, images: dict[str, Any], count: int) -> dict[str, Any]:
         """See `ChatProcessor.first_images`."""
-        tiles = sum(num_tiles(*grid) for grid in _grids(images)[:count])
+        tiles = sum(num_tiles(*grid) for grid in grids_of(images)[:count])
         return {"pixel_values": images["pixel_values"][:tiles], "tile_grids": images["tile_grids"][:count]}
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
@@ -147,8 +147,3 @@ def _checked_tiling(tiling: Any) -> Any:
     if tiling != "auto" and not all(isinstance(value, bool) for value in each):
         raise ValueError(f"tiling is {tiling!r}; expected 'auto', True, False, or True or False for each image.")
     return tiling
-
-
-def _grids(images: dict[str, Any]) -> list[tuple[int, int]]:
-    grids = images["tile_grids"]
-    return [(int(columns), int(rows)) for columns, rows in (grids.tolist() if hasattr(grids, "tolist") else grids)]
