@@ -52,7 +52,7 @@ def build_trainer(options: argparse.Namespace, model: Any, processor: Any) -> Na
     scheduler = LambdaLR(optimizer, partial(rate, looking_steps=looking_steps, steps=steps))
     return NanoTrainer(
         model=model,
-        args=training_arguments(options, options.output / "checkpoints", steps),
+        args=training_arguments(options, options.output / "checkpoints", steps, options.batch_size),
         optimizers=(optimizer, scheduler),
         train_dataset=SceneDataset(options.pictures, grid=math.isqrt(processor.num_image_tokens)),
         data_collator=CellCollator(processor),

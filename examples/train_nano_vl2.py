@@ -2,7 +2,7 @@
 
 A run that was stopped goes on from its last checkpoint when it is called again. Towards the end of each stage the
 learning rate falls; to lengthen answering, name a checkpoint from before that with --resume-from and a larger number of
---conversations.
+--conversations. A finished model learns more in a run of its own, with --begin-with, which does not look again.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 from transformers import AutoProcessor, set_seed
 
 from deepseek_vl_command.arguments import add_debug
+from deepseek_vl_hf import DeepseekVL2ForConditionalGeneration
+from deepseek_vl_hf.checkpoints.layouts.files import named_folder
 from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.training.curves import write_curves
 from nano.checkpoints import check_recipe, checkpoint_to_resume
@@ -40,10 +42,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("build/nano-vl2"), help="(default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=96_000, help="pictures to look at (default: %(default)s)")
     parser.add_argument("--conversations", type=int, default=320_000, help="to answer in (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="pictures per step of looking (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-conversations", type=int, default=8, help="conversations per step of answering (default: %(default)s)"
+    )
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="AdamW's (default: %(default)s)")
     parser.add_argument(
         "--compile", action="store_true", help="compile the language model's layers, which takes a minute or two"
+    )
+    parser.add_argument(
+        "--begin-with", metavar="MODEL", help="nano-vl2 or a folder: answering begins with its weights and tokenizer"
+    )
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="number of the first conversation (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
@@ -54,15 +67,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_trainer(
-    options: argparse.Namespace, model: Any, folder: Path, dataset: Dataset[Any], collator: Any, factor: float
+    options: argparse.Namespace,
+    model: Any,
+    folder: Path,
+    dataset: Dataset[Any],
+    collator: Any,
+    batch_size: int,
+    factor: float = 1.0,
 ) -> NanoVL2Trainer:
     """The trainer of one stage; `factor` is its share of the learning rate."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # before the optimizer looks at the weights' memory
-    steps = len(dataset) // options.batch_size
+    steps = len(dataset) // batch_size
     optimizer = MuonWithAdamW(model.named_parameters(), options.learning_rate)
     return NanoVL2Trainer(
         model=model,
-        args=training_arguments(options, folder, steps),
+        args=training_arguments(options, folder, steps, batch_size),
         optimizers=(optimizer, LambdaLR(optimizer, partial(_rate, steps=steps, factor=factor))),
         train_dataset=dataset,
         data_collator=collator,
@@ -73,13 +92,18 @@ def _rate(step: int, *, steps: int, factor: float) -> float:
     return factor * stage(step, steps)
 
 
-def load(output: Path) -> tuple[Any, Any]:
-    """Fresh model, with the layer of the second task, and processor; a run that goes on keeps its tokenizer."""
+def load(output: Path, begin_with: str | None) -> tuple[Any, Any]:
+    """Fresh or trained model, with the layer of the second task, and processor; a run that goes on keeps its own."""
     kept = output / "processor"
     if not kept.is_dir():
-        build_processor().save_pretrained(kept)
+        made = AutoProcessor.from_pretrained(named_folder(begin_with)) if begin_with else build_processor()
+        made.save_pretrained(kept)
     processor = AutoProcessor.from_pretrained(kept)
-    model = build_model(processor)
+    if begin_with:
+        folder = named_folder(begin_with)
+        model = DeepseekVL2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).train()
+    else:
+        model = build_model(processor)
     # At this size plain products take less time than the fused ones, and all experts less than the chosen ones.
     model.set_attn_implementation({"vision_config": "eager", "text_config": "eager"})
     model.set_experts_implementation({"text_config": TOGETHER})
@@ -95,7 +119,7 @@ def look(options: argparse.Namespace, model: Any, processor: Any) -> None:
         folder = options.output / "looking"
         checkpoint = checkpoint_to_resume(folder, None, model)
         dataset = LookingDataset(options.pictures)
-        trainer = build_trainer(options, model, folder, dataset, LookingCollator(processor), 1.0)
+        trainer = build_trainer(options, model, folder, dataset, LookingCollator(processor), options.batch_size)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         write_curves(trainer.state.log_history, folder, parts=("points", "boxes"))
         shrink_image_tokens(model)
@@ -116,8 +140,9 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     if options.compile:
         for layer in layers[LAYER + 1 :]:  # a hook does not go with a compiled layer
             layer.compile(dynamic=True)
-    dataset = AnsweringDataset(options.conversations)
-    trainer = build_trainer(options, model, folder, dataset, AnsweringCollator(processor), ANSWERING_RATE)
+    dataset = AnsweringDataset(options.conversations, options.first)
+    collator = AnsweringCollator(processor)
+    trainer = build_trainer(options, model, folder, dataset, collator, options.batch_conversations, ANSWERING_RATE)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     hook.remove()
     del model.clue_head
@@ -129,8 +154,11 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "seed": options.seed,
         "batch_size": options.batch_size,
+        "batch_conversations": options.batch_conversations,
         "learning_rate": options.learning_rate,
         "pictures": options.pictures,
+        "begin_with": options.begin_with,
+        "first": options.first,
         "model": SIZES,
     }
 
@@ -140,15 +168,20 @@ def train(options: argparse.Namespace) -> int:
 
     Raises:
         ValueError: a checkpoint that is damaged or of another run, or numbers that make no batch.
+        FileNotFoundError: there is no model to begin with.
     """
-    fewest = min(options.pictures, options.conversations)
-    if not 0 < options.batch_size <= fewest:
-        raise ValueError(f"Found {fewest} pictures in batches of {options.batch_size}; that makes no batch.")
+    for count, size, what in (
+        (options.pictures, options.batch_size, "pictures"),
+        (options.conversations, options.batch_conversations, "conversations"),
+    ):
+        if not 0 < size <= count:
+            raise ValueError(f"Found {count} {what} in batches of {size}; that makes no batch.")
     set_seed(options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
     check_recipe(options.output, recipe(options))
-    model, processor = load(options.output)
-    look(options, model, processor)
+    model, processor = load(options.output, options.begin_with)
+    if not options.begin_with:
+        look(options, model, processor)
     answer(options, model, processor)
     export(model, processor, options.output / "model", CARD)
     return 0

@@ -14,12 +14,12 @@ from deepseek_vl_hf.cpu.dtypes import fast_dtype
 CHECKPOINTS = 20  # per run; the ones before the rate falls are where a longer run can go on
 
 
-def training_arguments(options: argparse.Namespace, folder: Path, steps: int) -> TrainingArguments:
+def training_arguments(options: argparse.Namespace, folder: Path, steps: int, batch_size: int) -> TrainingArguments:
     """Settings of transformers' `Trainer`, whose checkpoints go to `folder`."""
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=options.batch_size,
+        per_device_train_batch_size=batch_size,
         learning_rate=options.learning_rate,
         max_grad_norm=1.0,
         bf16=fast_dtype() == torch.bfloat16,  # elsewhere it is nine times as slow as float32

@@ -1,7 +1,6 @@
 """Conversations about drawn pictures, made on the fly: row N of a split is the same on every machine."""
 
 import random
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +8,12 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from deepseek_vl_hf.models.deepseek_vl2.tiling import MOST_TILED_IMAGES, num_image_tokens
 from nano.dataset import READ
 from nano.questions import Turn, ask
 from nano.scenes import CharacterScene, Scene, ShapeScene, random_scene
 
 from .boards import MOST_SHAPES, Board, page, shape_board, table, text_board
-from .cells import SIDE, label_views
+from .cells import label_views
 from .pictures import TILE, Picture, draw, picture_of
 from .questions import about_several, about_shapes, about_table, about_texts, example_in_context, told_apart
 
@@ -56,13 +54,11 @@ PAGE_SHARE = 0.4
 MOST_VIEWS = 4  # of a picture: tiles look alike, and other pictures teach more than further tiles of the same one
 # In answering: so many conversations are about one thing in one tile; over the next ones there come more things, up to
 # half of the way, and then more tiles.
-EASY_CONVERSATIONS, HARDENING_CONVERSATIONS = 8_000, 80_000
-# From the end of the first ones on the shares become the later ones, over so many.
+EASY_CONVERSATIONS, HARDENING_CONVERSATIONS = 8_000, 72_000
+# After these the shares become the later ones, over so many.
 MIXING_CONVERSATIONS = 100_000
-CONVERSATIONS = 4  # about the same pictures
+CONVERSATIONS = 2  # about the same pictures
 ASKED_ONCE = ("tiles", "table", "in_context")  # kinds about which there is little else to ask
-ALIKE = 64
-PIECES = re.compile(r"<\|.*?\|>|[a-z]+|[^a-z\s]")  # about what the tokenizer makes of a text
 
 
 @dataclass(frozen=True)
@@ -238,30 +234,43 @@ class LookingDataset(Dataset[dict[str, Any]]):
 class AnsweringDataset(Dataset[dict[str, Any]]):
     """`conversations` rows with questions, of which the first are the easiest.
 
-    There are `CONVERSATIONS` about most pictures, for which the tower runs once if they share a batch. Of each `ALIKE`
-    rows the short ones come first: rows of about the same length share a batch, which saves a third of its places.
+    There are `CONVERSATIONS` about most pictures, one after the other.
+
+    Args:
+        conversations: how many rows.
+        first: the number of the first one, where an earlier run showed those before it.
+
+    Raises:
+        ValueError: `first` is negative or no multiple of CONVERSATIONS.
     """
 
-    def __init__(self, conversations: int) -> None:
+    def __init__(self, conversations: int, first: int = 0) -> None:
+        if first < 0 or first % CONVERSATIONS:
+            raise ValueError(f"first is {first}; expected a multiple of {CONVERSATIONS}, 0 or more.")
         self.conversations = conversations
-        self._sorted: tuple[int, list[tuple[Example, list[Image.Image]]]] = (-1, [])
+        self.first = first
+        self._drawn: tuple[int, list[tuple[Example, list[Image.Image]]]] = (-1, [])
 
     def __len__(self) -> int:
         return self.conversations
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        start = number - number % ALIKE
-        if self._sorted[0] != start:
-            pairs = [pair for first in range(start, start + ALIKE, CONVERSATIONS) for pair in _talks(first)]
-            self._sorted = (start, sorted(pairs, key=lambda pair: _length(pair[0])))
-        one, images = self._sorted[1][number - start]
+        place = number % CONVERSATIONS
+        start = self.first + number - place
+        if self._drawn[0] != start:
+            self._drawn = (start, _talks(start))
+        one, images = self._drawn[1][place]
         return {"messages": conversation(one, images), "images": images}
+
+
+def _progress(done: int, count: int) -> float:
+    return min(1.0, max(0.0, done / count))
 
 
 def _talks(number: int) -> list[tuple[Example, list[Image.Image]]]:
     """`CONVERSATIONS` training examples, the first of which is row `number`."""
-    later = max(0, number - EASY_CONVERSATIONS)
-    difficulty, mixing = (min(1.0, later / count) for count in (HARDENING_CONVERSATIONS, MIXING_CONVERSATIONS))
+    difficulty = _progress(number - EASY_CONVERSATIONS, HARDENING_CONVERSATIONS)
+    mixing = _progress(number - EASY_CONVERSATIONS - HARDENING_CONVERSATIONS, MIXING_CONVERSATIONS)
     rng = random.Random(f"vl2 train {number}")
     kind = _kind(rng, mixing)
     again = 1 if kind in ASKED_ONCE else CONVERSATIONS
@@ -271,13 +280,6 @@ def _talks(number: int) -> list[tuple[Example, list[Image.Image]]]:
         images = [draw(picture) for picture in examples[0].pictures]
         talks += [(one, images) for one in examples]
     return talks
-
-
-def _length(one: Example) -> int:
-    """About how many tokens a conversation has."""
-    grids = [picture.grid if len(one.pictures) <= MOST_TILED_IMAGES else (1, 1) for picture in one.pictures]
-    text = " ".join(f"{turn.question} {turn.answer}" for turn in one.turns)
-    return sum(num_image_tokens(*grid, SIDE) for grid in grids) + len(PIECES.findall(text)) + 6 * len(one.turns)
 
 
 def tokenizer_texts(examples: int) -> Iterator[str]:

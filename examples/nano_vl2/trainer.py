@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from nano.trainer import NanoTrainer
 
 from .cells import stack_labels
 from .clues import WEIGHT, stack_clues
+from .sharing import find_trees, in_rows, share
 
 # How far a correction bias moves per step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, at 0.001 for far longer runs).
 BIAS_STEP = 0.005
-LENGTHS = 32  # batches are multiples of so many tokens long
 
 
 class LookingCollator:
@@ -37,28 +38,25 @@ class LookingCollator:
 
 
 class AnsweringCollator:
-    """`ConversationCollator`'s batches with each picture once.
-
-    `places` [images of all conversations] says which picture each of them is, `boxes` is as of `stack_clues`.
-    """
+    """Batches of `sharing.share`, with each picture once."""
 
     def __init__(self, processor: Any) -> None:
-        # Of few lengths, because products are prepared anew for each.
-        self.tokenizer = processor.tokenizer
-        self.collate = ConversationCollator(processor, answers_only=True, pad_to_multiple_of=LENGTHS)
+        self.tokenizer, self.image_token_id = processor.tokenizer, processor.image_token_id
+        self.collate = ConversationCollator(processor)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
         """One batch."""
         batch = self.collate([{"messages": row["messages"]} for row in rows])
-        names = [id(image) for row in rows for image in row["images"]]
-        tiles = batch["pixel_values"].split([num_tiles(*grid) for grid in batch["tile_grids"].tolist()])
-        kept = {name: place for place, name in reversed([*enumerate(names)])}
-        places = sorted(kept.values())
-        batch["pixel_values"] = torch.cat([tiles[place] for place in places])
-        batch["tile_grids"] = batch["tile_grids"][places]
-        batch["places"] = torch.tensor([places.index(kept[name]) for name in names])
         batch["boxes"] = stack_clues(self.tokenizer, batch["input_ids"], batch["labels"])
-        return batch
+        pictures = [tuple(map(id, row["images"])) for row in rows]
+        found = find_trees(batch["input_ids"], batch["attention_mask"], self.image_token_id, pictures)
+        trees = in_rows(found)
+        tiles = batch["pixel_values"].split([num_tiles(*grid) for grid in batch["tile_grids"].tolist()])
+        starts = [*accumulate((len(each) for each in pictures), initial=0)]
+        first = [tree.rows[0] for row in trees for tree in row]
+        places = [place for row in first for place in range(starts[row], starts[row + 1])]
+        pixels = torch.cat([tiles[place] for place in places])
+        return BatchFeature({**share(batch, trees), "pixel_values": pixels, "tile_grids": batch["tile_grids"][places]})
 
 
 class NanoVL2Trainer(NanoTrainer):
@@ -78,10 +76,9 @@ class NanoVL2Trainer(NanoTrainer):
         with self.accelerator.autocast(), torch.no_grad():
             # The tower stays as looking left it: gradients of first answers, which are guesses, harm it.
             features = model.model.get_image_features(inputs.pop("pixel_values"), inputs.pop("tile_grids"))
-        features.pooler_output = [features.pooler_output[place] for place in inputs.pop("places").tolist()]
         inputs["mm_encoder_outputs"] = {"image": features}
         boxes = inputs.pop("boxes")
-        with balanced(model, inputs["attention_mask"]):
+        with balanced(model, inputs.pop("members")):
             answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
         with self.accelerator.autocast():
             clues = model.clue_head.loss(boxes)
@@ -99,9 +96,14 @@ class NanoVL2Trainer(NanoTrainer):
 
 
 @contextmanager
-def balanced(model: Any, attention_mask: torch.Tensor) -> Iterator[None]:
-    """Counts the experts that tokens choose meanwhile, and moves the correction biases towards even shares."""
-    members = attention_mask.flatten().bool()
+def balanced(model: Any, members: torch.Tensor) -> Iterator[None]:
+    """Counts the experts that tokens choose meanwhile, and moves the correction biases towards even shares.
+
+    Args:
+        model: whose routers are meant.
+        members: a mask of the tokens that count.
+    """
+    members = members.flatten()
     routers = [module for module in model.modules() if isinstance(module, DeepseekMoeRouter)]
 
     def count(router: DeepseekMoeRouter, inputs: Any, outputs: Any) -> None:

@@ -10,15 +10,15 @@ from PIL import Image
 
 from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
 from deepseek_vl_hf.models.grounding import find_boxes
+from deepseek_vl_hf.training.collator import ConversationCollator
 from nano.cells import COLUMNS, HUES, ROWS, THINGS
 from nano.questions import KINDS as NANO_KINDS
 from nano.scenes import COLORS, Shape, Text
 from nano.splits import is_held_out
 from nano_vl2.boards import Board, Table, page, random_grid, shape_board, table, text_board
 from nano_vl2.cells import DIGITS, IGNORED, SIDE, label_views
-from nano_vl2.clues import ClueHead, clues
+from nano_vl2.clues import LAYER, ClueHead, clues, stack_clues
 from nano_vl2.dataset import (
-    ALIKE,
     CONVERSATIONS,
     FIRST_SHARES,
     SHARES,
@@ -29,9 +29,10 @@ from nano_vl2.dataset import (
     example,
     look,
 )
-from nano_vl2.model import build_processor
+from nano_vl2.model import build_model, build_processor
 from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, draw
 from nano_vl2.questions import KINDS, about_several, about_shapes, about_texts, example_in_context
+from nano_vl2.sharing import find_trees
 from nano_vl2.trainer import AnsweringCollator
 
 WHITE = (255, 255, 255)
@@ -41,7 +42,7 @@ GREEN_CIRCLE = Shape("circle", "green", 170, 60, 50)
 BOARD = Board((RED_CIRCLE, BLUE_STAR, GREEN_CIRCLE), (), 224, 224, WHITE)
 
 
-HARD = 3002  # of batches of alike lengths: the number of one after which rows are as hard as held-out ones
+HARD = 200_000  # a row after which all are as hard as held-out ones
 
 
 @pytest.fixture(scope="module")
@@ -313,20 +314,10 @@ def test_training_begins_with_one_thing_in_one_tile():
     assert max(len(picture.parts) for row in later for picture in row.pictures) == 5
 
 
-def test_rows_of_about_the_same_length_share_a_batch(processor):
-    dataset = AnsweringDataset(10**6)
-    start = 50 * ALIKE
-    prompts = [dataset[start + number]["messages"] for number in range(ALIKE)]
-    ids = processor.apply_chat_template(prompts, tokenize=True, return_dict=True, return_tensors=None)["input_ids"]
-    lengths = np.asarray([len(each) for each in ids]).reshape(4, -1)
-    assert lengths.mean() / lengths.max(1).mean() > 0.8
-
-
 def test_several_conversations_share_pictures_but_not_questions():
     dataset = AnsweringDataset(10**6)
-    start = HARD * ALIKE
     shared = defaultdict(list)
-    for number in range(start, start + ALIKE):
+    for number in range(HARD, HARD + 64):
         row = dataset[number]
         shared[id(row["images"][0])].append([message["content"] for message in row["messages"][1:]])
     assert {len(conversations) for conversations in shared.values()} == {1, CONVERSATIONS}
@@ -334,19 +325,52 @@ def test_several_conversations_share_pictures_but_not_questions():
         assert len({str(each) for each in conversations}) == len(conversations)
 
 
-def test_a_batch_has_each_picture_once(processor):
+@pytest.fixture(scope="module")
+def rows():
     dataset = AnsweringDataset(10**6)
-    rows = [dataset[HARD * ALIKE + number] for number in range(16)]
-    batch = AnsweringCollator(processor)(rows)
-    images = [image for row in rows for image in row["images"]]
-    distinct = {id(image): image for image in images}
-    assert len(batch["tile_grids"]) == len(distinct) < len(images)
-    assert len(batch["pixel_values"]) == sum(num_tiles(*grid) for grid in batch["tile_grids"].tolist())
-    grids = [processor.image_processor(row["images"], return_tensors="pt")["tile_grids"] for row in rows]
-    assert torch.equal(batch["tile_grids"][batch["places"]], torch.cat(grids))
-    kept = [distinct[name] for name in distinct]
-    for place, image in zip(batch["places"].tolist(), images, strict=True):
-        assert kept[place] is image
+    return [dataset[HARD + number] for number in range(16)]
+
+
+@pytest.fixture
+def shared(processor, rows):
+    return AnsweringCollator(processor)(rows)
+
+
+def test_a_batch_has_each_picture_once(shared, rows):
+    distinct = {id(image) for row in rows for image in row["images"]}
+    assert len(shared["tile_grids"]) == len(distinct) < sum(len(row["images"]) for row in rows)
+    assert len(shared["pixel_values"]) == sum(num_tiles(*grid) for grid in shared["tile_grids"].tolist())
+
+
+def test_branches_fill_most_of_the_rows(shared):
+    assert shared["members"].float().mean() > 0.75
+    assert shared["input_ids"].shape[1] % 32 == 0
+
+
+def test_branches_are_answered_as_conversations_by_themselves(processor, shared, rows):
+    """The same loss, of answers and of clues, without the pictures' tokens being computed again for each question."""
+    torch.manual_seed(0)
+    model = build_model(processor).eval()
+    model.set_attn_implementation({"vision_config": "eager", "text_config": "eager"})
+    head = ClueHead(model.config.text_config.hidden_size)
+    model.model.language_model.layers[LAYER].register_forward_hook(head.see)
+    batch = ConversationCollator(processor)([{"messages": row["messages"]} for row in rows])
+    batch["labels"][:, 0] = -100
+    boxes = stack_clues(processor.tokenizer, batch["input_ids"], batch["labels"])
+    shared_boxes, members = shared.pop("boxes"), shared.pop("members")
+    assert members.sum() < 0.8 * batch["attention_mask"].sum()
+    assert (shared["labels"] >= 0).sum() == (batch["labels"] >= 0).sum()
+    with torch.no_grad():
+        losses = []
+        for each, asked in ((batch, boxes), (shared, shared_boxes)):
+            losses.append(torch.stack([model(**each).loss, head.loss(asked)]))
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
+
+
+def test_conversations_that_begin_in_different_ways_do_not_share(processor):
+    ids = torch.tensor([[1, 9, 5], [2, 9, 5]])
+    with pytest.raises(ValueError, match=r"different beginnings of conversations \[0, 1\]"):
+        find_trees(ids, torch.ones_like(ids), 9, ["a", "a"])
 
 
 def test_the_tokenizer_knows_the_words_and_reads_characters(processor):

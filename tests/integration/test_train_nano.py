@@ -18,7 +18,7 @@ import train_nano
 from deepseek_vl_hf import fast_dtype
 from nano.cells import CellCollator
 from nano.dataset import SceneDataset, example
-from nano.optimizer import ANSWERING_RATE, rate
+from nano.optimizer import ANSWERING_RATE, MOMENTUM, WEIGHT_DECAY, Muon, orthogonalized, rate
 
 ROOT = Path(__file__).parents[2]
 BATCH = 4
@@ -229,3 +229,31 @@ def test_evaluation_refuses(monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(sys, "argv", ["", *arguments])
     assert evaluate.main() == 1
     assert message in capsys.readouterr().err
+
+
+# The optimizer
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (24, 24)])
+def test_muon_moves_as_torchs_does(shape):
+    """Up to bfloat16, in which torch's always multiplies."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    settings = {"weight_decay": WEIGHT_DECAY, "momentum": MOMENTUM, "adjust_lr_fn": "original"}
+    optimizers = Muon([ours], 0.02), torch.optim.Muon([theirs], lr=0.02, **settings)
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        for matrix, optimizer in zip((ours, theirs), optimizers, strict=True):
+            matrix.grad = gradient.clone()
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.02 * (ours - 1).norm()
+
+
+def test_orthogonalized_keeps_the_singular_vectors():
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    found = left.T @ orthogonalized(matrix, torch.float32) @ right.T
+    assert (found - found.diag().diag()).abs().max() < 1e-4
+    assert 0.6 < found.diag().min() <= found.diag().max() < 1.25
+    tall = orthogonalized(matrix.T, torch.float32)
+    torch.testing.assert_close(tall, orthogonalized(matrix, torch.float32).T)

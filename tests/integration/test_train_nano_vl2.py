@@ -16,7 +16,7 @@ import nano_vl2.model
 import train_nano_vl2
 from deepseek_vl_hf import nano_path
 from evaluate_vl2 import accuracy, box_figures, counted, matches, overlap, without_experts
-from nano_vl2.dataset import content, example
+from nano_vl2.dataset import AnsweringDataset, content, example
 from nano_vl2.experts import TOGETHER
 from nano_vl2.model import build_processor
 
@@ -36,7 +36,8 @@ def small(monkeypatch):
 
 
 def options(folder, *arguments):
-    general = ["--output", folder, "--pictures", 12 * BATCH, "--conversations", 12 * BATCH, "--batch-size", BATCH]
+    sizes = ["--batch-size", BATCH, "--batch-conversations", BATCH]
+    general = ["--output", folder, "--pictures", 12 * BATCH, "--conversations", 12 * BATCH, *sizes]
     return train_nano_vl2.parse([*map(str, general), *map(str, arguments)])
 
 
@@ -102,11 +103,27 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, tmp_path):
         assert all(torch.equal(weight, expected[key]) for key, weight in found.items())
 
 
+def test_a_finished_model_learns_more(finished, tmp_path):
+    """From other conversations, with its tokenizer, and without looking again."""
+    train_nano_vl2.train(options(tmp_path, "--begin-with", finished / "model", "--first", 12 * BATCH))
+    assert not (tmp_path / "looking.safetensors").exists()
+    before, after = (load_file(folder / "model" / "model.safetensors") for folder in (finished, tmp_path))
+    learned = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert {name.split(".")[0] for name in learned} == {"language"}
+    tokenizers = [(folder / "model" / "tokenizer.json").read_bytes() for folder in (finished, tmp_path)]
+    assert tokenizers[0] == tokenizers[1]
+    assert AnsweringDataset(8, 40)[0]["messages"] == AnsweringDataset(48)[40]["messages"]
+
+
 def test_what_cannot_be_trained(finished, tmp_path):
     with pytest.raises(ValueError, match=r"another recipe .*seed: 0 there, 1 now"):
         train_nano_vl2.train(options(finished, "--seed", 1))
-    with pytest.raises(ValueError, match="2 pictures in batches of 4"):
+    with pytest.raises(ValueError, match="2 conversations in batches of 4"):
         train_nano_vl2.train(options(tmp_path, "--conversations", 2))
+    with pytest.raises(FileNotFoundError, match="absent is no folder"):
+        train_nano_vl2.train(options(tmp_path / "run", "--begin-with", tmp_path / "absent"))
+    with pytest.raises(ValueError, match="first is 3; expected a multiple of 2"):
+        AnsweringDataset(8, 3)
 
 
 # Evaluation
