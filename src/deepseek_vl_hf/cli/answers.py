@@ -17,9 +17,10 @@ from typing import Any
 
 from deepseek_vl_command.describing import CSV
 
+from ..chat.asked import ASKED, differences
+
 # What a record holds: the answer, and what it is an answer to.
 ANSWER = ("picture", "answer", "new_tokens", "ended")
-ASKED = ("model", "prompt", "settings")
 FIELDS = (*ANSWER, *ASKED)
 LONGEST_FIELD = 2**31 - 1
 
@@ -132,10 +133,10 @@ class AnswerFile:
     def _note(self, record: Any, number: int) -> None:
         if not isinstance(record, dict) or set(record) != set(FIELDS) or not isinstance(record["picture"], str):
             raise ValueError(f"{self._place(number)} is not an answer of this command. Name another --output.")
-        differences = list(_differences({name: record[name] for name in ASKED}, self.asked))
-        if differences:
+        differing = list(differences({name: record[name] for name in ASKED}, self.asked))
+        if differing:
             raise ValueError(
-                f"{self._place(number)} answers something else: {'; '.join(differences)}. Ask as before, or name "
+                f"{self._place(number)} answers something else: {'; '.join(differing)}. Ask as before, or name "
                 "another --output."
             )
         self.done.add(record["picture"])
@@ -196,29 +197,3 @@ def _record(row: list[str]) -> Any:
     with suppress(json.JSONDecodeError):
         record["settings"] = json.loads(record["settings"])
     return record
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """What differs between what was asked and what is asked, in words."""
-    for name in ("model", "prompt"):
-        if there[name] != here[name]:
-            yield _difference(name, there[name], here[name])
-    settings = there["settings"] if isinstance(there["settings"], dict) else {"settings": there["settings"]}
-    for name in sorted({*settings, *here["settings"]}):
-        one, other = settings.get(name), here["settings"].get(name)
-        if one != other:
-            yield _difference(name, one, other)
-
-
-def _difference(name: str, there: Any, here: Any) -> str:
-    """Two values that differ; of long texts what stands where they part."""
-    if isinstance(there, str) and isinstance(here, str):
-        pairs = enumerate(zip(there, here, strict=False))
-        same = next((number for number, (one, other) in pairs if one != other), min(len(there), len(here)))
-        start = max(same - 10, 0)
-        place = f" (from character {start + 1} on)" if start else ""
-        there, here = there[start:], here[start:]
-    else:
-        place = ""
-    one, other = ("not given" if value is None else reprlib.repr(value) for value in (there, here))
-    return f"{name}{place} {one} there, {other} here"

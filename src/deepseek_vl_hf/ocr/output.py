@@ -13,7 +13,6 @@ The records of a document are joined when its last page is read. A run that goes
 import json
 import os
 import re
-import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,12 +20,12 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
+from ..chat.asked import ASKED, differences
 from ..pictures.drawing import draw_boxes
 from .pages import Document
 from .reading import ENDED, PageResult
 
 RUN = "ocr.json"
-ASKED = ("model", "prompt", "settings")
 QUALITY, LONGEST_SIDE = 95, 65500  # of JPEG
 LONGEST_NAME = 100  # bytes
 LONGEST_LABEL = 40  # characters, beside a box
@@ -124,24 +123,12 @@ class OutputFolder:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             self._names = {source: _plain(name) for name, source in found["documents"].items()}
-            there = {name: found[name] for name in ASKED}
-            settings = dict(there["settings"])
+            differing = list(differences({name: found[name] for name in ASKED}, self.asked))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not of this command: {error!r}. Name another --output.") from error
-        differences = [
-            f"{name} {_shown(one)} there, {_shown(other)} here"
-            for name, one, other in (
-                *((name, there[name], self.asked[name]) for name in ("model", "prompt")),
-                *(
-                    (name, settings.get(name), self.asked["settings"].get(name))
-                    for name in sorted({*settings, *self.asked["settings"]})
-                ),
-            )
-            if one != other
-        ]
-        if differences:
+        if differing:
             raise ValueError(
-                f"{self.path} holds results of something else: {'; '.join(differences)}. Ask as before, or name "
+                f"{self.path} holds results of something else: {'; '.join(differing)}. Ask as before, or name "
                 "another --output."
             )
 
@@ -282,7 +269,3 @@ def _page_of(record: str) -> int | None:
         return int(found["page"]) if {"markdown", "ended"} <= found.keys() else None
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-
-
-def _shown(value: Any) -> str:
-    return "not given" if value is None else reprlib.repr(value)

@@ -25,7 +25,7 @@ NO_PICTURES = {
     "<!doctype html": "it is a web page; link to the picture itself, and see whether one has to log in",
     "<html": "it is a web page; link to the picture itself, and see whether one has to log in",
     "<svg": "it is an SVG drawing, which Pillow does not read; convert it to PNG",
-    "%pdf": "it is a PDF document; convert its pages to PNG",
+    "%pdf": "it is a PDF document; convert its pages to PNG, or read it with deepseek-vl ocr",
     "version https://git-lfs": "it is the pointer of a Git LFS file; fetch the file itself (git lfs pull)",
 }
 
