@@ -85,8 +85,9 @@ def _materialize(model: Any) -> Any:
     frequencies = rotary.compute_default_rope_parameters(rotary.config)[0]
     for buffer in (rotary.inv_freq, rotary.original_inv_freq):
         buffer.copy_(frequencies)
-    places = model.model.vision_model.embeddings.position_ids
-    places.copy_(torch.arange(places.shape[-1])[None])
+    places = getattr(model.model.vision_model.embeddings, "position_ids", None)
+    if places is not None:
+        places.copy_(torch.arange(places.shape[-1])[None])
     return model
 
 
@@ -94,3 +95,10 @@ def _materialize(model: Any) -> Any:
 def _draw_weights(model: Any) -> None:
     for parameter in model.parameters():
         parameter.normal_(std=0.02)
+
+
+@torch.no_grad()
+def draw_scaled_weights(model: Any) -> None:
+    """Norms about 1, so that attention and routers tell tokens apart as those of a trained model do."""
+    for name, parameter in model.named_parameters():
+        parameter.normal_(mean=float("norm" in name and name.endswith("weight")), std=0.02)

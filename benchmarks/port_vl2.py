@@ -26,7 +26,7 @@ from deepseek_vl_hf import (
 )
 from deepseek_vl_hf.models.deepseek_vl2.modeling_deepseek_vl2 import DeepseekVL2Projector
 from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
-from port import OURS, PORT, TOKENIZERS, Implementation, build
+from port import OURS, PORT, TOKENIZERS, Implementation, build, draw_scaled_weights
 
 TOKENIZER = TOKENIZERS / "vl2_mha" / "checkpoint"
 # Of our text config, what transformers' has under the same name.
@@ -95,13 +95,6 @@ def implementations(layers: int, dtype: torch.dtype) -> dict[str, Implementation
     config.image_token_id = processor.image_token_id
     torch.manual_seed(0)
     ours = build(DeepseekVL2ForConditionalGeneration, config, dtype)
-    _draw_weights(ours)
+    draw_scaled_weights(ours)
     port = build(ComposedVL2, config, dtype, ours)
     return {OURS: Implementation(ours, processor), PORT: Implementation(port, processor)}
-
-
-@torch.no_grad()
-def _draw_weights(model: Any) -> None:
-    """Norms about 1, so that attention and routers tell tokens apart as those of a trained model do."""
-    for name, parameter in model.named_parameters():
-        parameter.normal_(mean=float("norm" in name and name.endswith("weight")), std=0.02)
