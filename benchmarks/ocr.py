@@ -21,7 +21,7 @@ from transformers import LogitsProcessor
 
 import processes
 import stages
-from deepseek_vl_hf import Chat, NgramBan, fast_dtype
+from deepseek_vl_hf import Chat, NgramBan, fast_dtype, prepack_weights
 from deepseek_vl_hf.ocr.pages import Document, Page
 from deepseek_vl_hf.ocr.reading import Reader
 from deepseek_vl_hf.ocr.repetition import OF_PDFS
@@ -34,9 +34,11 @@ from timing import seconds_of
 # Pixels of a page's view of the whole, and of each tile, in the mode gundam; more tiles take as much time each.
 WHOLE, TILE, GRID = 1024, 640, (1, 2)
 REPEATS = 2
+LAYERS = 12
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2}  # of the largest value
 PAGES, PAGE_TOKENS = 20, 50
-LONG_ANSWER = 1000
+# With two of the twelve layers a token takes a fraction of its time, and the rules a greater share of it.
+LONG_ANSWER, RULE_LAYERS = 1000, 2
 WHOLE_NGRAM = 20  # of the rule that `generate` has by itself
 MEMORY = Path(__file__).parent / "memory_ocr.py"
 
@@ -54,31 +56,48 @@ def picture(pair: stages.Pair) -> stages.Runs:
 
 @torch.no_grad()
 def encoding(dtype: torch.dtype) -> dict[str, Any]:
-    """Time and memory of a page's picture; the comparison is the call that warms both up.
+    """Time and memory of a page's picture, and its time with weights that are packed first.
 
     Raises:
         ValueError: the two do not give the same.
     """
-    runs = picture(implementations(dtype))
+    kind = str(dtype).removeprefix("torch.")
+    pair = implementations(dtype)
+    runs = picture(pair)
+    differences, rows = [agreement(runs, dtype)], [timed("picture of a page with two tiles", kind, runs)]
+    if DEVICE == "cpu":
+        prepack_weights(pair[OURS].model)
+        differences.append(agreement(runs, dtype))
+        rows.append(timed("the same, prepacked", kind, runs))
+    del runs, pair
+    memory = processes.in_turn(lambda implementation: [str(MEMORY), implementation, kind], 1)["encoding_bytes"]
+    return {
+        "picture": {"whole": WHOLE, "tile": TILE, "grid": GRID},
+        "largest_difference": max(differences),
+        "rows": [*rows, row("memory meanwhile", kind, memory, "bytes")],
+    }
+
+
+def agreement(runs: stages.Runs, dtype: torch.dtype) -> float:
+    """The largest difference over the largest value; these calls warm both up, too.
+
+    Raises:
+        ValueError: it is too large.
+    """
     found = {name: run().pooler_output[0].float() for name, run in runs.items()}
     difference = ((found[OURS] - found[PORT]).abs().max() / found[PORT].abs().max()).item()
     if not difference <= TOLERANCES[dtype]:
         raise ValueError(f"The two differ by {difference:.1e} of the largest value; expected {TOLERANCES[dtype]:.0e}.")
+    return difference
+
+
+def timed(stage: str, dtype: str, runs: stages.Runs) -> dict[str, Any]:
+    """Both in turn, warm."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(REPEATS):
         for name, run in runs.items():
             taken[name].append(seconds_of(run))
-    del runs, found
-    kind = str(dtype).removeprefix("torch.")
-    memory = processes.in_turn(lambda implementation: [str(MEMORY), implementation, kind], 1)["encoding_bytes"]
-    return {
-        "picture": {"whole": WHOLE, "tile": TILE, "grid": GRID},
-        "largest_difference": difference,
-        "rows": [
-            row("picture of a page with two tiles", kind, {name: median(each) for name, each in taken.items()}),
-            row("memory meanwhile", kind, memory, "bytes"),
-        ],
-    }
+    return row(stage, dtype, {name: median(each) for name, each in taken.items()})
 
 
 def in_batches(chat: Chat) -> dict[str, Any]:
@@ -137,6 +156,7 @@ def with_rules(chat: Chat) -> dict[str, Any]:
     taken = [rule.seconds for rule in rules]
     return {
         "new_tokens": LONG_ANSWER,
+        "language_layers": RULE_LAYERS,
         "seconds": passed[0],
         "rule_seconds": taken,
         "share_beside_the_rest": sum(taken) / (passed[0] - sum(taken)),
@@ -157,9 +177,11 @@ def measure() -> dict[str, Any]:
     dtype = fast_dtype()
     found: dict[str, Any] = {"transformers_is": "towers and projector of UnlimitedOcrModel"}
     found["encoding"] = told(encoding(dtype))
-    whole = ours(12, dtype)
-    chat = Chat(whole.model, whole.processor)
-    return {**found, "batches": told(in_batches(chat)), "rules": told(with_rules(chat))}
+    for name, layers, measured in (("rules", RULE_LAYERS, with_rules), ("batches", LAYERS, in_batches)):
+        model = ours(layers, dtype)
+        found[name] = told(measured(Chat(model.model, model.processor)))
+        del model
+    return found
 
 
 def told(figures: dict[str, Any]) -> dict[str, Any]:
