@@ -39,6 +39,23 @@ def speed_vl2_table() -> str:
     return compared("DeepSeek-VL2 tiny", results("speed_vl2.json")["rows"])
 
 
+def ocr_table() -> str:
+    """DeepSeek-OCR's towers beside those of transformers."""
+    return compared("DeepSeek-OCR", results("ocr.json")["encoding"]["rows"])
+
+
+def ocr_pages_table() -> str:
+    """DeepSeek-OCR's pages in batches, and what both rules against repetition take."""
+    figures = results("ocr.json")
+    batches, rules = figures["batches"], figures["rules"]
+    speeds = batches["pages_per_second"]
+    head = f"{batches['pages']} pages, {batches['new_tokens_per_page']} new tokens each, mode {batches['mode']}"
+    lines = [[f"{head}, {way}", f"{60 * speed:.1f} pages per minute"] for way, speed in speeds.items()]
+    share = f"{rules['share_beside_the_rest']:.1%} of the time of everything else"
+    answer = f"an answer of {rules['new_tokens']} tokens, {rules['language_layers']} of 12 layers"
+    return table(["what", "found"], [*lines, [f"both rules in {answer}", share]])
+
+
 def number_types_table() -> str:
     """Each way to compute, and its ratio to bfloat16 on the same processor."""
     kinds = results("number_types.json")["processor_kinds"]

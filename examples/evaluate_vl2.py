@@ -9,7 +9,7 @@ import argparse
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.models.deepseek_moe.experts import DeepseekMoeExperts, DeepseekMoeRouter
 from deepseek_vl_hf.models.grounding import find_boxes
 from evaluate import PACKAGES, fingerprint, run, texts_of
-from nano_vl2.dataset import Example, content, example
+from nano_vl2.dataset import SHARES, Example, content, example
 
 BOXED = ("find", "find_all", "caption")  # kinds whose answers are compared box by box
 THOUSAND = (999, 999)  # a picture of that size has boxes in pixels as the model writes them
@@ -36,12 +36,13 @@ ENOUGH = 0.5  # of intersection over union
 Box = tuple[int, int, int, int]
 
 
-def evaluate(source: str, pictures: int) -> dict[str, Any]:
+def evaluate(source: str, pictures: int, kinds: Sequence[str] = ()) -> dict[str, Any]:
     """All figures of a model.
 
     Args:
         source: nano-vl2, or a checkpoint's folder in the original or the transformers layout.
         pictures: how many held-out pictures to ask about.
+        kinds: of `dataset.SHARES`, in turn; all by their shares if there are none.
 
     Raises:
         ValueError: fewer than one picture, or a model of another family.
@@ -52,7 +53,9 @@ def evaluate(source: str, pictures: int) -> dict[str, Any]:
     model_type = AutoConfig.from_pretrained(folder).model_type
     if model_type != "deepseek_vl2":
         raise ValueError(f"{source} is a {model_type}; expected a deepseek_vl2.")
-    examples = [example("held-out", number) for number in range(pictures)]
+    examples = [
+        example("held-out", number, kind=kinds[number % len(kinds)] if kinds else None) for number in range(pictures)
+    ]
     processor = AutoProcessor.from_pretrained(folder)
     model = _load(folder)
     with counted(model) as counts:
@@ -71,6 +74,7 @@ def evaluate(source: str, pictures: int) -> dict[str, Any]:
         "weights_sha256": fingerprint(folder),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "held_out_pictures": pictures,
+        "kinds_of_pictures": list(kinds) or list(SHARES),
         "questions": _count(asked),
         "accuracy": {name: accuracy(asked, texts) for name, texts in given.items()},
         "boxes": {name: box_figures(asked, texts) for name, texts in given.items()},
@@ -219,8 +223,16 @@ def main() -> int:
     parser.add_argument("model", metavar="MODEL", help="a checkpoint's folder")
     parser.add_argument("--pictures", type=int, default=600, help="held-out pictures (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the JSON goes (default: it is printed)")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=[*SHARES],
+        default=[],
+        help="kinds of pictures, in turn (default: by their shares)",
+    )
     add_debug(parser)
-    return run_command(partial(run, measure=evaluate), parser.parse_args())
+    options = parser.parse_args()
+    return run_command(partial(run, measure=partial(evaluate, kinds=options.kinds)), options)
 
 
 if __name__ == "__main__":

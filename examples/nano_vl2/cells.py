@@ -3,10 +3,10 @@
 The same idea as in `nano.cells`, for views: a linear layer on a token says what is at each of `POINTS` points of its
 part of the view, and in which column and row of the view it is. Of each patch of it, it says which shape has its middle
 there or which bar its top. And it says which shape takes most of it, if one takes enough, and in the view of the whole,
-which box that shape has: in digits, as answers have them. Of text it says which characters have their middles in the
-token, one after the other, so that reading is going from token to token. There is one place for all this in each
-token, because what looks for a thing by its name has to look there for every thing. The layer is thrown away when
-training is over.
+where the edges of that shape's box are: each at one of fifty places, of which the neighbors of the right one are nearly
+right, too. Of text it says which characters have their middles in the token, one after the other, so that reading is
+going from token to token. There is one place for all this in each token, because what looks for a thing by its name has
+to look there for every thing. The layer is thrown away when training is over.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,16 @@ from nano.cells import COLUMNS, HUES, NOTHING_WEIGHT, POINTS, ROWS, THINGS, char
 from nano.drawing import Box, draw_shape
 from nano.scenes import Shape, Text
 
-from .pictures import STEP, TILE, Picture, corners
+from .pictures import COORDINATES, STEP, TILE, Picture, corners
 
 PATCH = 14
 SIDE = TILE // PATCH // 2  # tokens along the edge of a view
 PATCHES = 4  # per token
 ENOUGH = 4  # of a token's points, for a shape to be what it shows
-DIGITS = 8  # two for each edge of a box
+EDGES, PLACES = 4, len(COORDINATES)  # of a box
+# In places: how far from the right one there are others that are nearly right. With exact digits instead of this a
+# linear layer found 72 % of the boxes by digits, and with it 97 %, from the same tokens.
+NEAR = 1.0
 CHARACTERS = 4  # of a token
 IGNORED = 255
 # Pixels of a view: smaller text is not asked for, because nobody could read it.
@@ -60,8 +63,7 @@ def label_views(picture: Picture, tiled: bool = True) -> Labels:
     Returns:
         points: uint8 [views, SIDE * SIDE, 2, POINTS], indices into THINGS and HUES.
         middles: uint8 [views, SIDE * SIDE, PATCHES, 2], a thing and its hue.
-        mains: uint8 [views, SIDE * SIDE, 2 + DIGITS], a shape, its hue, and the digits of the edges left, top, right,
-            bottom in hundredths of the picture.
+        mains: uint8 [views, SIDE * SIDE, 2 + EDGES], a shape, its hue, and the places of left, top, right, bottom.
         texts: uint8 [views, SIDE * SIDE, 1 + CHARACTERS], the first character's hue, then characters line by line.
 
         IGNORED stands for what is not asked.
@@ -117,16 +119,15 @@ def _points(maps: np.ndarray, view: _View, picture: Picture) -> tuple[np.ndarray
 
 
 def _mains(numbers: np.ndarray, shapes: list[Shape], view: _View, picture: Picture | None) -> np.ndarray:
-    """uint8 [tiles, tokens, 2 + DIGITS]; boxes are those in `picture`, if it is given."""
-    known = np.full((len(shapes) + 1, 2 + DIGITS), IGNORED, np.uint8)
+    """uint8 [tiles, tokens, 2 + EDGES]; boxes are those in `picture`, if it is given."""
+    known = np.full((len(shapes) + 1, 2 + EDGES), IGNORED, np.uint8)
     known[0, :2] = 0
     counts = np.zeros((*numbers.shape[:2], len(shapes) + 1), int)
     counts[..., 0] = ENOUGH - 1
     for number, shape in enumerate(shapes, 1):
         known[number, :2] = THINGS.index(shape.shape), HUES.index(shape.color)
         if picture is not None:
-            edges = [edge // STEP for edge in corners(shape, picture.width, picture.height)]
-            known[number, 2:] = [digit for edge in edges for digit in divmod(edge, 10)]
+            known[number, 2:] = [edge // STEP for edge in corners(shape, picture.width, picture.height)]
         counts[..., number] = (numbers == number).sum(-1)
         # Small shapes may take little of any token; they are found where their middle is.
         column, row = (int((view.scale * at + shift) / (TILE // SIDE)) for at, shift in _middle(shape, view))
@@ -196,7 +197,7 @@ class CellHead(nn.Module):
         super().__init__()
         self.points = nn.Linear(hidden_size, POINTS * (len(THINGS) + len(HUES)))
         self.middles = nn.Linear(hidden_size, PATCHES * (len(THINGS) + len(HUES)))
-        self.mains = nn.Linear(hidden_size, len(THINGS) + len(HUES) + DIGITS * 10)
+        self.mains = nn.Linear(hidden_size, len(THINGS) + len(HUES) + EDGES * PLACES)
         self.texts = nn.Linear(hidden_size, len(HUES) + CHARACTERS * len(THINGS))
         self.place = nn.Linear(hidden_size, 2 * SIDE)
 
@@ -212,12 +213,12 @@ class CellHead(nn.Module):
         at_points = self.points(tokens).float().unflatten(-1, (POINTS, -1))
         in_middles = self.middles(tokens).float().unflatten(-1, (PATCHES, -1))
         hues, characters = self.texts(tokens).float().split((len(HUES), CHARACTERS * len(THINGS)), -1)
-        shown, digits = self.mains(tokens).float().split((len(THINGS) + len(HUES), DIGITS * 10), -1)
+        shown, edges = self.mains(tokens).float().split((len(THINGS) + len(HUES), EDGES * PLACES), -1)
         return {
             "points": _of_things(at_points, points.long().transpose(2, 3)),
             "middles": _of_things(in_middles, middles.long()),
             "shapes": _of_things(shown, mains[..., :2].long()),
-            "boxes": _of_boxes(digits.unflatten(-1, (DIGITS, -1)), mains[..., 2:].long()),
+            "boxes": box_loss(edges, mains[..., 2:]),
             "texts": _entropy(hues, texts[..., 0].long())
             + _entropy(characters.unflatten(-1, (CHARACTERS, -1)), texts[..., 1:].long()),
             "place": self._of_places(tokens),
@@ -235,10 +236,19 @@ def _of_things(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return sum((_entropy(each, wanted) for each, wanted in parts), logits.new_zeros(()))
 
 
-def _of_boxes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Of digits, where there are any; logits [..., DIGITS, 10], labels [..., DIGITS]."""
-    asked = labels != IGNORED
-    return functional.cross_entropy(logits[asked], labels[asked]) if asked.any() else logits.new_zeros(())
+def box_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of edges with the places about the right ones, where any are asked for.
+
+    Args:
+        logits: [..., EDGES * PLACES].
+        labels: [..., EDGES], places; IGNORED where there is no box.
+    """
+    asked = labels[..., 0] != IGNORED
+    if not asked.any():
+        return logits.new_zeros(())
+    away = torch.arange(PLACES, device=labels.device) - labels[asked][..., None].float()
+    wanted = (-0.5 * (away / NEAR) ** 2).softmax(-1)
+    return functional.cross_entropy(logits[asked].unflatten(-1, (EDGES, -1)).flatten(0, 1), wanted.flatten(0, 1))
 
 
 def _entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

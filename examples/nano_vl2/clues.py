@@ -1,9 +1,9 @@
 """Where things are, asked of an early layer: a second task for answering.
 
-To write a digit of a box a model has to find the thing, to take its box from the thing's token, and to pick the digit
-that is due. Learned from the digits alone these steps wait for each other: 2,500 batches left it guessing among several
-things. So a linear layer on what the second layer gives says all digits of the box, at each token of it and of the name
-before it; 350 batches of up to three things are enough then. The layer is thrown away when training is over.
+To write a box a model has to find the thing, to take its box from the thing's token, and to pick the edge that is due.
+Learned from answers alone these steps wait for each other: 2,500 batches left it guessing among several things. So a
+linear layer on what the second layer gives says all edges of the box, at each token that writes one and at the name
+before it. The layer is thrown away when training is over.
 """
 
 import re
@@ -13,39 +13,38 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from .cells import DIGITS, IGNORED
+from .cells import EDGES, IGNORED, PLACES, box_loss
 from .pictures import STEP
 
-LAYER = 1  # whose output is asked, counted from 0; what comes after it picks the digit
+LAYER = 1  # whose output is asked, counted from 0; what comes after it picks the edge
 WEIGHT = 1.0  # of the clues beside the answers
 REF, REF_END, DET = "<|ref|>", "<|/ref|>", "<|det|>"
-_BOX = re.compile(r"\[(\d+),Ġ(\d+),Ġ(\d+),Ġ(\d+)\]")
+_BOX = re.compile(r"\[(\d+), (\d+), (\d+), (\d+)\]")
 
 
 def clues(tokens: Sequence[str], answered: Sequence[bool]) -> Iterator[tuple[int, list[int]]]:
     """Which tokens of a conversation are to know which box.
 
     Args:
-        tokens: as the tokenizer writes them, with Ġ for a blank.
+        tokens: as the tokenizer writes them; coordinates are words of their own, as of `model.coordinate_words`.
         answered: whether each is of an answer; boxes in questions are left out.
 
     Returns:
-        Pairs of a token's place and the digits of left, top, right, bottom in hundredths of the picture.
+        Pairs of a token's place and left, top, right, bottom in STEPs.
     """
     text, starts = "".join(tokens), [*accumulate(map(len, tokens), initial=0)]
     place = {start: number for number, start in enumerate(starts)}
     for match in _BOX.finditer(text):
-        first, last = place[match.start()], place[match.end() - 1] - 2
-        if not answered[first + 1]:
+        first = place.get(match.start())
+        if first is None or not answered[first]:
             continue
-        digits = [digit for edge in match.groups() for digit in divmod(int(edge) // STEP, 10)]
-        known = [*range(first, last + 1)]
+        edges = [int(edge) // STEP for edge in match.groups()]
+        known = [*range(first - 1, first + EDGES - 1)]  # each writes the next word
         head = text.removesuffix(text[match.start() :]).removesuffix("[")
         if head.endswith(f"{REF_END}{DET}"):
             known += _of_name(head, place)
-        yield from ((number, digits) for number in known)
+        yield from ((number, edges) for number in known)
 
 
 def _of_name(head: str, place: dict[int, int]) -> list[int]:
@@ -69,18 +68,18 @@ def stack_clues(tokenizer: Any, input_ids: torch.Tensor, labels: torch.Tensor) -
         labels: [batch, sequence], -100 outside of answers.
 
     Returns:
-        uint8 [batch, sequence, DIGITS], IGNORED where nothing is asked.
+        uint8 [batch, sequence, EDGES], IGNORED where nothing is asked.
     """
-    stacked = torch.full((*input_ids.shape, DIGITS), IGNORED, dtype=torch.uint8)
+    stacked = torch.full((*input_ids.shape, EDGES), IGNORED, dtype=torch.uint8)
     for row, (ids, wanted) in enumerate(zip(input_ids.tolist(), labels.tolist(), strict=True)):
         answered = [label >= 0 for label in wanted]
-        for number, digits in clues(tokenizer.convert_ids_to_tokens(ids), answered):
-            stacked[row, number] = torch.tensor(digits, dtype=torch.uint8)
+        for number, edges in clues(tokenizer.convert_ids_to_tokens(ids), answered):
+            stacked[row, number] = torch.tensor(edges, dtype=torch.uint8)
     return stacked
 
 
 class ClueHead(nn.Module):
-    """Says the digits of boxes from hidden states, which a hook brings.
+    """Says the edges of boxes from hidden states, which a hook brings.
 
     Args:
         hidden_size: of the language model.
@@ -88,7 +87,7 @@ class ClueHead(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.digits = nn.Linear(hidden_size, DIGITS * 10)
+        self.edges = nn.Linear(hidden_size, EDGES * PLACES)
         self._seen: torch.Tensor | None = None
 
     def see(self, layer: nn.Module, inputs: Any, hidden_states: torch.Tensor) -> None:
@@ -96,10 +95,9 @@ class ClueHead(nn.Module):
         self._seen = hidden_states
 
     def loss(self, boxes: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of all digits that are asked; `boxes` as of `stack_clues`."""
+        """Cross entropy of all edges that are asked; `boxes` as of `stack_clues`."""
         seen, self._seen = self._seen, None
         asked = boxes[..., 0] != IGNORED
         if seen is None or not asked.any():
-            return self.digits.weight.new_zeros(())
-        logits = self.digits(seen[asked]).float().unflatten(-1, (DIGITS, -1))
-        return functional.cross_entropy(logits.flatten(0, 1), boxes[asked].long().flatten())
+            return self.edges.weight.new_zeros(())
+        return box_loss(self.edges(seen[asked]).float(), boxes[asked])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from tokenizers import AddedToken
 
 from deepseek_vl_hf import (
     DeepseekVL2Config,
@@ -16,9 +17,9 @@ from nano.tokenizer import learn_merges
 
 from .cells import PATCH
 from .dataset import tokenizer_texts
-from .pictures import CANDIDATES, TILE
+from .pictures import CANDIDATES, COORDINATES, TILE
 
-VOCABULARY = 704
+VOCABULARY = 600  # beside coordinates
 PAD = "<｜▁pad▁｜>"
 CONTROLS = [VL2_IMAGE_TOKEN, *GROUNDING_TOKENS, "<|User|>", "<|Assistant|>"]
 HEAD_DIM = 32
@@ -55,11 +56,21 @@ ROUTER: dict[str, Any] = {
 
 def build_processor(examples: int = 6000) -> DeepseekVL2Processor:
     """The processor: tiles of `TILE` pixels, and a tokenizer trained on the questions of so many examples."""
+    tokenizer = learn_merges(tokenizer_texts(examples), VOCABULARY, PAD, CONTROLS)
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in coordinate_words()])
     return DeepseekVL2Processor(
         DeepseekVL2ImageProcessor(size={"height": TILE, "width": TILE}, candidate_resolutions=CANDIDATES),
-        learn_merges(tokenizer_texts(examples), VOCABULARY, PAD, CONTROLS),
+        tokenizer,
         patch_size=PATCH,
     )
+
+
+def coordinate_words() -> list[str]:
+    """The numbers of boxes with what stands around them, so that an edge is one word and not three digits.
+
+    As digits they have to be told apart by what was written before, and 29 and 30 have nothing in common.
+    """
+    return [word.format(number) for word in ("[{},", " {},", " {}]") for number in COORDINATES]
 
 
 def build_config(processor: DeepseekVL2Processor) -> DeepseekVL2Config:

@@ -20,8 +20,9 @@ CANDIDATES = tuple(
     (width // PUBLISHED_TILE * TILE, height // PUBLISHED_TILE * TILE) for width, height in CANDIDATE_RESOLUTIONS
 )
 GRIDS = tuple((width // TILE, height // TILE) for width, height in CANDIDATES)
-# Boxes are written to the hundredth of a picture: the view of the whole has no more pixels than that.
-STEP = 10
+# Boxes are written to the fiftieth of a picture: the view of the whole has two pixels for it.
+STEP = 20
+COORDINATES = range(0, LARGEST_COORDINATE, STEP)
 
 Corners = tuple[int, int, int, int]
 

@@ -83,12 +83,12 @@ def share(batch: dict[str, torch.Tensor], rows: list[list[Tree]]) -> dict[str, t
     """A batch with a row of trees where it had one conversation per row.
 
     Args:
-        batch: `input_ids`, `labels` [conversations, sequence] and `boxes` [conversations, sequence, digits].
+        batch: `input_ids`, `labels` [conversations, sequence] and `boxes` [conversations, sequence, edges].
         rows: of `in_rows`.
 
     Returns:
         `input_ids`, `position_ids`, `labels`, `logits_to_keep`, `members` (tokens beside padding) [rows, sequence],
-        `boxes` [rows, sequence, digits], and `attention_mask` [rows, 1, sequence, sequence], to be added to scores.
+        `boxes` [rows, sequence, edges], and `attention_mask` [rows, 1, sequence, sequence], to be added to scores.
     """
     width = -(-max(sum(map(len, row)) for row in rows) // LENGTHS) * LENGTHS
     ids = batch["input_ids"].new_zeros(len(rows), width)
