@@ -331,6 +331,8 @@ PAGES = {
         "full size": full_size_table,
         "loading": loading_table,
         "speed vl2": speed_tables.speed_vl2_table,
+        "ocr": speed_tables.ocr_table,
+        "ocr pages": speed_tables.ocr_pages_table,
         "decoding": decoding_table,
         "number types": speed_tables.number_types_table,
         "startup": startup_table,
