@@ -27,6 +27,7 @@ from family import IMAGES
 
 SHAPES, WORDS = Path("examples/pictures/shapes.png").resolve(), Path("examples/pictures/words.png").resolve()
 FIRST = min(IMAGES.iterdir())
+OCR_PAGE = Path("tests/fixtures/deepseek_ocr/images/page.png").resolve()
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", "build/screenshots"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Gradio's own, about pandas.
@@ -37,20 +38,20 @@ needs_browser = [
 ]
 
 
-def launched(chat, title):
+def launched(chat, title, examples=()):
     """A server with the page for a chat's model, and its address."""
 
     def make():
         return Chat(chat.model, chat.processor, **chat.sampling)
 
-    page = build_page(make, title, examples_for("nano") if "nano" in title else ())
+    page = build_page(make, title, examples)
     _, address, _ = launch(page, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     return page, address
 
 
 @pytest.fixture(scope="module")
 def nano_address():
-    page, address = launched(Chat.from_pretrained(do_sample=False), "DeepSeek-VL: nano")
+    page, address = launched(Chat.from_pretrained(do_sample=False), "DeepSeek-VL: nano", examples_for("nano"))
     yield address
     page.close()
 
@@ -60,6 +61,14 @@ def endless_address(vl2):
     """A model of random weights, whose answers are as long as they may be."""
     chat = Chat(vl2.model, vl2.processor, do_sample=False, min_new_tokens=2000, max_new_tokens=2000)
     page, address = launched(chat, "DeepSeek-VL2")
+    yield address
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def ocr_address(ocr):
+    chat = Chat(ocr.model, ocr.processor, do_sample=False, max_new_tokens=6)
+    page, address = launched(chat, "DeepSeek-OCR", examples_for("a model", ocr.processor.suggested_prompts))
     yield address
     page.close()
 
@@ -182,6 +191,17 @@ class TestInABrowser:
         assert box["y"] + box["height"] <= 844
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         screenshot(page, "phone")
+
+    def test_deepseek_ocr_reads_a_page(self, page, ocr_address, ocr):
+        """What its authors ask is there to click; the answer, of random weights, is the one that `Chat` gives."""
+        page.goto(ocr_address)
+        api.expect(page.get_by_text("Reads pages.").first).to_be_visible()
+        page.get_by_role("button", name="Free OCR.").first.click()
+        api.expect(page.locator("#question textarea")).to_have_value("Free OCR.")
+        ask(page, "Free OCR.", OCR_PAGE)
+        api.expect(answers(page)).to_have_count(1, timeout=30000)
+        api.expect(figures(page).last).to_contain_text("6 tokens", timeout=30000)
+        screenshot(page, "deepseek-ocr")
 
     def test_an_answer_streams_and_stops(self, page, endless_address):
         page.goto(endless_address)

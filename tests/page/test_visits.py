@@ -1,5 +1,6 @@
 """What the page of `deepseek-vl demo` shows, without a server: answers, errors, limits, and what was seen."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from deepseek_vl_hf.chat.page import MOST_CONVERSATIONS, Visit, Visits, answer, 
 from family import IMAGES
 
 FIRST = min(IMAGES.iterdir())
+OCR_PAGE = Path("tests/fixtures/deepseek_ocr/images/page.png").resolve()
 # Gradio's own, about pandas.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -30,6 +32,17 @@ def test_boxes_are_drawn(vl2):
     with Image.open(picture) as original:
         assert drawn.size == original.size
         assert drawn.tobytes() != original.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("gundam", "the whole and"), ("tiny", "the whole of")])
+def test_what_deepseek_ocr_saw(ocr, mode, seen):
+    """Its tiles are apart from the view of the whole, and some modes have none."""
+    chat = Chat(ocr.model, copy.deepcopy(ocr.processor), max_new_tokens=2)
+    chat.processor.image_processor.mode = mode
+    chat.ask("Free OCR.", [str(OCR_PAGE)])
+    (drawn, label) = what_was_seen(chat)[-1]
+    assert label.startswith(seen)
+    assert drawn.size == (512, 512) if mode == "tiny" else drawn.width > 640
 
 
 @pytest.fixture

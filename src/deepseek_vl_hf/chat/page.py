@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..pictures.drawing import draw_boxes, draw_tiles
+from ..pictures.drawing import draw_boxes, draw_tiles, draw_view
 from ..pictures.opening import open_image
 from .figures import Figures
 from .history import Turn
@@ -332,7 +332,7 @@ def without_last_turn(shown: Messages) -> Messages:
 
 
 def what_was_seen(chat: Chat) -> list[tuple[Image.Image, str]]:
-    """Of DeepSeek-VL2: places that the last answer names, and the tiles of the last question's pictures."""
+    """Places that the last answer names, and the tiles of the last question's pictures, of families that have them."""
     find = getattr(chat.processor, "post_process_grounding", None)
     if find is None or not chat.turns:
         return []
@@ -353,8 +353,13 @@ def _tiles(chat: Chat, last: Turn) -> list[tuple[Image.Image, str]]:
     for picture in last.pictures:
         pixels = chat.processor.process_picture(picture, last.count, chat.tiling)
         columns, rows = pixels["tile_grids"][0].tolist()
-        label = f"the whole and {columns} x {rows} tiles of {picture.width} x {picture.height} pixels"
-        shown.append((draw_tiles(pixels["pixel_values"], (columns, rows)), label))
+        size = f"{picture.width} x {picture.height} pixels"
+        whole, apart = pixels["pixel_values"], pixels.get("tile_pixel_values")
+        if apart is None and len(whole) == 1:  # a mode of DeepSeek-OCR without tiles
+            shown.append((draw_view(whole[0]), f"the whole of {size}"))
+        else:
+            label = f"the whole and {columns} x {rows} tiles of {size}"
+            shown.append((draw_tiles(whole, (columns, rows), tile_pixel_values=apart), label))
     return shown
 
 

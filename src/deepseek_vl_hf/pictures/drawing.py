@@ -52,13 +52,15 @@ def _draw_label(draw: ImageDraw.ImageDraw, label: str, corner: tuple[int, int], 
     draw.text((left, start), label, fill="white", font=font)
 
 
-def draw_tiles(pixel_values: Any, grid: Sequence[int], gap: int = 8) -> Image.Image:
+def draw_tiles(pixel_values: Any, grid: Sequence[int], gap: int = 8, tile_pixel_values: Any = None) -> Image.Image:
     """Shows an image as the tower reads it: the view of the whole on the left, its tiles beside it.
 
     Args:
         pixel_values: [1 + columns * rows, 3, side, side], one image's tiles in [-1, 1], as the processor gives them.
         grid: the image's columns and rows.
         gap: pixels between tiles.
+        tile_pixel_values: [columns * rows, 3, tile, tile], the tiles alone, where `pixel_values` holds the whole, as
+            those of DeepSeek-OCR; the whole is drawn as large as a tile then.
 
     Returns:
         One picture, RGB.
@@ -67,13 +69,16 @@ def draw_tiles(pixel_values: Any, grid: Sequence[int], gap: int = 8) -> Image.Im
         ValueError: another number of tiles than the grid has.
     """
     columns, rows = (int(number) for number in grid)
-    if len(pixel_values) != 1 + columns * rows:
+    tiles = [draw_view(tile) for tile in pixel_values]
+    if tile_pixel_values is not None:
+        tiles += map(draw_view, tile_pixel_values)
+    if len(tiles) != 1 + columns * rows:
         raise ValueError(
-            f"Found {len(pixel_values)} tiles for a grid of {columns} x {rows}; expected {1 + columns * rows}, the "
+            f"Found {len(tiles)} tiles for a grid of {columns} x {rows}; expected {1 + columns * rows}, the "
             "view of the whole first."
         )
-    tiles = [_to_image(tile) for tile in pixel_values]
-    side = tiles[0].width
+    side = tiles[-1].width
+    tiles[0] = tiles[0].resize((side, side))
     canvas = Image.new("RGB", (side + (columns * (side + gap)) + gap, rows * (side + gap) - gap), "white")
     canvas.paste(tiles[0], (0, 0))
     for number, tile in enumerate(tiles[1:]):
@@ -82,7 +87,7 @@ def draw_tiles(pixel_values: Any, grid: Sequence[int], gap: int = 8) -> Image.Im
     return canvas
 
 
-def _to_image(tile: Any) -> Image.Image:
-    """[3, side, side] in [-1, 1] -> RGB."""
+def draw_view(tile: Any) -> Image.Image:
+    """Shows a single view: [3, side, side] in [-1, 1] -> RGB."""
     values = (torch.as_tensor(tile).float().cpu() * 127.5 + 127.5).round().clamp(0, 255)
     return Image.fromarray(values.byte().permute(1, 2, 0).contiguous().numpy())
