@@ -16,6 +16,7 @@ from deepseek_vl_hf.chat.unasked import OF_NANO
 from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.cli.conversation import ChatLoop
 from deepseek_vl_hf.cpu import dtypes, ways
+from deepseek_vl_hf.hf.kernels import processor_has_bfloat16
 from family import IMAGES
 from forked import python
 
@@ -197,7 +198,7 @@ def test_describe_without_a_question(capsys):
 
 def test_describe_with_packed_weights(capsys, monkeypatch):
     """On this processor, and as on one without bfloat16; the time that packing takes is said before."""
-    for native in (True, False):
+    for native in {processor_has_bfloat16(), False}:
         for module in (dtypes, ways):
             monkeypatch.setattr(module, "processor_has_bfloat16", lambda native=native: native)
         asked = ["describe", "--fast", "-p", "What color is the star?", SHAPES, "--temperature", "0"]

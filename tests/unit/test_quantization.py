@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, TorchAoConfig
 
-from deepseek_vl_hf import int4_config, prepack_weights, quantization_report
+from deepseek_vl_hf import fast_dtype, int4_config, prepack_weights, quantization_report
 from deepseek_vl_hf.cpu.packed_modules import PrepackedLinear
 from deepseek_vl_hf.models.deepseek_moe.configuration_deepseek_moe import DeepseekMoeConfig
 from deepseek_vl_hf.models.deepseek_moe.experts import BY_DEVICE, DeepseekMoeExperts
@@ -287,10 +287,10 @@ def test_4_bit_weights_do_not_learn(int4):
 
 
 def test_prepacking_what_kept_its_type(families, relative):
-    """Towers and lm_head are packed; 4-bit layers stay as they are."""
-    family = families["vl"]
-    inputs = family.inputs(family.one_image).to("cpu", dtype=torch.bfloat16)
-    model = load(family.original)
+    """Towers and lm_head are packed; 4-bit layers stay as they are. In the type that the processor is fast in."""
+    family, dtype = families["vl"], fast_dtype("cpu")
+    inputs = family.inputs(family.one_image).to("cpu", dtype=dtype)
+    model = load(family.original, dtype=dtype)
     with torch.no_grad():
         expected = model(**inputs).logits
         prepack_weights(model)
