@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from deepseek_vl_hf.checkpoints.conversion import real
 from deepseek_vl_hf.checkpoints.layouts import files
 from deepseek_vl_hf.cli import main
+from family import OCR, VL2_FAMILIES, VL_FAMILIES
 from forked import python
 
 SCRIPT = Path(__file__).parents[2] / "convert" / "convert_deepseek_vl.py"
@@ -184,20 +185,21 @@ def test_stopping_cleans_up(original, tmp_path, number, status):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verify_real(families, tmp_path, capsys):
-    """Both families, in both layouts."""
-    for family in families.values():
-        for folder, layout in ((family.original, "original"), (family.converted, "transformers")):
-            report = tmp_path / f"{family.name}-{layout}.json"
-            arguments = ["verify-real", str(folder), "--report", str(report), "--work-dir", str(tmp_path)]
-            assert main(arguments) == 0
-            content = json.loads(report.read_text())
-            assert (content["layout"], content["passed"], content["prompts_were_run"]) == (layout, True, True)
-            assert len(content["prompts"]) == 4
-            assert all(prompt["identical"] and prompt["new_tokens"] for prompt in content["prompts"])
-            shown = capsys.readouterr().out
-            assert "Passed; report in" in shown
-            assert shown.count(str(tmp_path)) == 1  # that of the report; no temporary folder is named
+@pytest.mark.parametrize("name", [*VL_FAMILIES, *VL2_FAMILIES, OCR])
+def test_verify_real(families, name, tmp_path, capsys):
+    """In both layouts."""
+    family = families[name]
+    for folder, layout in ((family.original, "original"), (family.converted, "transformers")):
+        report = tmp_path / f"{layout}.json"
+        arguments = ["verify-real", str(folder), "--report", str(report), "--work-dir", str(tmp_path)]
+        assert main(arguments) == 0
+        content = json.loads(report.read_text())
+        assert (content["layout"], content["passed"], content["prompts_were_run"]) == (layout, True, True)
+        assert len(content["prompts"]) == 4
+        assert all(prompt["identical"] and prompt["new_tokens"] for prompt in content["prompts"])
+        shown = capsys.readouterr().out
+        assert "Passed; report in" in shown
+        assert shown.count(str(tmp_path)) == 1  # that of the report; no temporary folder is named
     assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
 
 
