@@ -5,13 +5,12 @@
 `ocr.py` calls it for both implementations in turn.
 """
 
-import json
 import sys
 
 import torch
 
 from ocr import picture
-from peak_memory import watched_memory
+from peak_memory import tell_encoding_memory
 from port_ocr import implementations
 
 
@@ -20,9 +19,7 @@ def main() -> None:
     """Encodes the picture, and prints the most memory that was taken beyond the models'."""
     implementation, dtype = sys.argv[1:]
     run = picture(implementations(getattr(torch, dtype)))[implementation]
-    with watched_memory() as memory:
-        run()
-    print(json.dumps({"encoding_bytes": memory.peak - memory.before}))
+    tell_encoding_memory(run)
 
 
 if __name__ == "__main__":

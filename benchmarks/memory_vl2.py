@@ -5,12 +5,11 @@
 `speed_vl2.py` calls it for both implementations in turn.
 """
 
-import json
 import sys
 
 import torch
 
-from peak_memory import watched_memory
+from peak_memory import tell_encoding_memory
 from port_vl2 import implementations
 from speed_vl2 import picture
 
@@ -20,9 +19,7 @@ def main() -> None:
     """Encodes the picture, and prints the most memory that was taken beyond the models'."""
     implementation, dtype = sys.argv[1:]
     run = picture(implementations(0, getattr(torch, dtype)))[implementation]
-    with watched_memory() as memory:
-        run()
-    print(json.dumps({"encoding_bytes": memory.peak - memory.before}))
+    tell_encoding_memory(run)
 
 
 if __name__ == "__main__":

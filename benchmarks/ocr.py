@@ -9,11 +9,8 @@ memory that it takes is measured in processes of their own. Reading is timed wit
 
 import argparse
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -23,19 +20,19 @@ import processes
 import stages
 from deepseek_vl_hf import Chat, NgramBan, fast_dtype, prepack_weights
 from deepseek_vl_hf.ocr.pages import Document, Page
-from deepseek_vl_hf.ocr.reading import Reader
+from deepseek_vl_hf.ocr.reading import PageResult, Reader
 from deepseek_vl_hf.ocr.repetition import OF_PDFS
 from environment import report
-from port import DEVICE, OURS, PORT
+from port import DEVICE, OURS
 from port_ocr import implementations, ours
-from speed import row
+from speed import compare, row
+from speed_vl2 import TOLERANCES, difference, features
 from timing import seconds_of
 
 # Pixels of a page's view of the whole, and of each tile, in the mode gundam; more tiles take as much time each.
 WHOLE, TILE, GRID = 1024, 640, (1, 2)
 REPEATS = 2
 LAYERS = 12
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 4e-2}  # of the largest value
 PAGES, PAGE_TOKENS = 20, 50
 # With two of the twelve layers a token takes a fraction of its time, and the rules a greater share of it.
 LONG_ANSWER, RULE_LAYERS = 1000, 2
@@ -64,55 +61,47 @@ def encoding(dtype: torch.dtype) -> dict[str, Any]:
     kind = str(dtype).removeprefix("torch.")
     pair = implementations(dtype)
     runs = picture(pair)
-    differences, rows = [agreement(runs, dtype)], [timed("picture of a page with two tiles", kind, runs)]
+    found = [compared("picture of a page with two tiles", kind, runs)]
     if DEVICE == "cpu":
         prepack_weights(pair[OURS].model)
-        differences.append(agreement(runs, dtype))
-        rows.append(timed("the same, prepacked", kind, runs))
+        found.append(compared("the same, prepacked", kind, runs))
     del runs, pair
     memory = processes.in_turn(lambda implementation: [str(MEMORY), implementation, kind], 1)["encoding_bytes"]
     return {
         "picture": {"whole": WHOLE, "tile": TILE, "grid": GRID},
-        "largest_difference": max(differences),
-        "rows": [*rows, row("memory meanwhile", kind, memory, "bytes")],
+        "largest_difference": max(each for each, _ in found),
+        "rows": [*(each for _, each in found), row("memory meanwhile", kind, memory, "bytes")],
     }
 
 
-def agreement(runs: stages.Runs, dtype: torch.dtype) -> float:
-    """The largest difference over the largest value; these calls warm both up, too.
+def compared(stage: str, dtype: str, runs: stages.Runs) -> tuple[float, dict[str, Any]]:
+    """How far the two are apart, and their times.
 
     Raises:
-        ValueError: it is too large.
+        ValueError: see `speed_vl2.difference`.
     """
-    found = {name: run().pooler_output[0].float() for name, run in runs.items()}
-    difference = ((found[OURS] - found[PORT]).abs().max() / found[PORT].abs().max()).item()
-    if not difference <= TOLERANCES[dtype]:
-        raise ValueError(f"The two differ by {difference:.1e} of the largest value; expected {TOLERANCES[dtype]:.0e}.")
-    return difference
-
-
-def timed(stage: str, dtype: str, runs: stages.Runs) -> dict[str, Any]:
-    """Both in turn, warm."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(REPEATS):
-        for name, run in runs.items():
-            taken[name].append(seconds_of(run))
-    return row(stage, dtype, {name: median(each) for name, each in taken.items()})
+    outputs = {name: features(run()) for name, run in runs.items()}
+    return difference(stage, outputs, TOLERANCES[getattr(torch, dtype)]), compare(stage, dtype, runs, REPEATS)
 
 
 def in_batches(chat: Chat) -> dict[str, Any]:
     """Pages per second, one after the other and all at once."""
     reader = Reader(chat, "<|grounding|>Convert the document to markdown. ", "tiny", PAGE_TOKENS)
     pages = [Page(Document(f"{number}.png"), number, stages.picture((1240, 1754))) for number in range(1, PAGES + 1)]
+
+    def read(size: int, results: list[PageResult]) -> None:
+        for start in range(0, PAGES, size):
+            results += reader.read(pages[start : start + size])
+
     reader.read(pages[:1])
     found = {}
     for size in (1, PAGES):
-        with seconds() as passed:
-            results = [result for start in range(0, PAGES, size) for result in reader.read(pages[start : start + size])]
+        results: list[PageResult] = []
+        passed = seconds_of(partial(read, size, results))
         tokens = {result.answer.new_tokens for result in results if result.answer}
         if tokens != {PAGE_TOKENS}:
             raise ValueError(f"Answers have {sorted(tokens)} tokens; expected {PAGE_TOKENS} each.")
-        found[size] = PAGES / passed[0]
+        found[size] = PAGES / passed
     return {
         "mode": "tiny",
         "pages": PAGES,
@@ -143,33 +132,20 @@ def with_rules(chat: Chat) -> dict[str, Any]:
         Timed(NgramBan(WHOLE_NGRAM)),
         Timed(OF_PDFS.processors(chat.processor.tokenizer)[0]),
     ]
-    with seconds() as passed:
-        answer = chat.model.generate(
-            input_ids=ids,
-            do_sample=False,
-            max_new_tokens=LONG_ANSWER,
-            no_repeat_ngram_size=0,
-            logits_processor=rules,
-        )
+    settings = {"do_sample": False, "max_new_tokens": LONG_ANSWER, "no_repeat_ngram_size": 0}
+    answers: list[torch.Tensor] = []
+    passed = seconds_of(lambda: answers.append(chat.model.generate(input_ids=ids, logits_processor=rules, **settings)))
+    (answer,) = answers
     if answer.shape[1] != ids.shape[1] + LONG_ANSWER:
         raise ValueError(f"The answer has {answer.shape[1] - ids.shape[1]} tokens; expected {LONG_ANSWER}.")
     taken = [rule.seconds for rule in rules]
     return {
         "new_tokens": LONG_ANSWER,
         "language_layers": RULE_LAYERS,
-        "seconds": passed[0],
+        "seconds": passed,
         "rule_seconds": taken,
-        "share_beside_the_rest": sum(taken) / (passed[0] - sum(taken)),
+        "share_beside_the_rest": sum(taken) / (passed - sum(taken)),
     }
-
-
-@contextmanager
-def seconds() -> Iterator[list[float]]:
-    """A list that has the block's seconds once it is left."""
-    passed: list[float] = []
-    start = time.perf_counter()
-    yield passed
-    passed.append(time.perf_counter() - start)
 
 
 def measure() -> dict[str, Any]:

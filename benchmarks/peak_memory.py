@@ -1,10 +1,12 @@
 """The most memory that a process takes while something runs in it."""
 
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SECONDS_BETWEEN_LOOKS = 0.005
 
@@ -44,3 +46,10 @@ def watched_memory() -> Iterator[Memory]:
     finally:
         done.set()
         watcher.join()
+
+
+def tell_encoding_memory(run: Callable[[], Any]) -> None:
+    """Prints as JSON, for `processes.in_turn`, the most bytes that a call takes beyond what the process has."""
+    with watched_memory() as memory:
+        run()
+    print(json.dumps({"encoding_bytes": memory.peak - memory.before}))

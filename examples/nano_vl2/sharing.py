@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-from .cells import IGNORED as NO_DIGIT
+from deepseek_vl_hf.models.steps import IGNORED as NO_LABEL
 
-NO_LABEL = -100
+from .cells import IGNORED as NO_BOX
+
 LENGTHS = 32  # rows are multiples of so many tokens long: products are prepared anew for each length
 
 
@@ -94,7 +96,7 @@ def share(batch: dict[str, torch.Tensor], rows: list[list[Tree]]) -> dict[str, t
     ids = batch["input_ids"].new_zeros(len(rows), width)
     positions, trees, branches = torch.zeros_like(ids), torch.full_like(ids, -1), torch.zeros_like(ids)
     labels = torch.full_like(ids, NO_LABEL)
-    boxes = batch["boxes"].new_full((*ids.shape, batch["boxes"].shape[-1]), NO_DIGIT)
+    boxes = batch["boxes"].new_full((*ids.shape, batch["boxes"].shape[-1]), NO_BOX)
     for number, row in enumerate(rows):
         start = 0
         for which, tree in enumerate(row):
@@ -113,7 +115,7 @@ def share(batch: dict[str, torch.Tensor], rows: list[list[Tree]]) -> dict[str, t
         "input_ids": ids,
         "position_ids": positions,
         "labels": labels,
-        "logits_to_keep": torch.nn.functional.pad(labels[:, 1:] != NO_LABEL, (0, 1)),
+        "logits_to_keep": functional.pad(labels[:, 1:] != NO_LABEL, (0, 1)),
         "boxes": boxes,
         "members": trees >= 0,
         "attention_mask": _mask(trees, branches),

@@ -132,12 +132,19 @@ def test_what_cannot_be_trained(finished, tmp_path):
 def test_the_result_is_measured(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "LONGEST_ANSWER", 6)
     file = tmp_path / "figures.json"
-    monkeypatch.setattr(sys, "argv", ["", str(finished / "model"), "--pictures", "5", "--output", str(file)])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["", str(finished / "model"), "--pictures", "5", "--output", str(file), "--kinds", "board", "chart"],
+    )
     assert evaluate_vl2.main() == 0
     figures = json.loads(file.read_text())
     columns = {"float32", "bfloat16", "int4", "float32, no tiles", "float32, no routed experts"}
     assert set(figures["accuracy"]) == set(figures["boxes"]) == columns
     assert figures["questions"].keys() == figures["accuracy"]["float32"].keys()
+    assert figures["kinds_of_pictures"] == ["board", "chart"]
+    assert "chart" in figures["questions"]
+    assert not {"read_tiles", "table", "several"} & figures["questions"].keys()
     assert figures["converted_answers_equal"] is True
     assert all(sum(layer) == pytest.approx(len(layer), abs=0.01) for layer in figures["expert_shares"])
 

@@ -1,0 +1,138 @@
+"""Batches of nano-vl2's answering: shared pictures, the tokenizer's words, clues."""
+
+from collections import defaultdict
+
+import pytest
+import torch
+
+from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
+from deepseek_vl_hf.training.collator import ConversationCollator
+from nano_vl2.cells import EDGES, IGNORED, PLACES, box_loss
+from nano_vl2.clues import LAYER, ClueHead, clues, stack_clues
+from nano_vl2.dataset import CONVERSATIONS, AnsweringDataset
+from nano_vl2.model import build_model, build_processor
+from nano_vl2.sharing import find_trees
+from nano_vl2.trainer import AnsweringCollator
+
+HARD = 200_000  # a row after which all are as hard as held-out ones
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor(800)
+
+
+def test_several_conversations_share_pictures_but_not_questions():
+    dataset = AnsweringDataset(10**6)
+    shared = defaultdict(list)
+    rows = [dataset[HARD + number] for number in range(64)]  # kept, because a picture is known by its id
+    for row in rows:
+        first, *others = [message["content"] for message in row["messages"]]
+        asked = [part["text"] for part in first if part["type"] == "text"]
+        shared[id(row["images"][0])].append(str([asked, others]))
+    assert {len(conversations) for conversations in shared.values()} == {1, CONVERSATIONS}
+    several = [conversations for conversations in shared.values() if len(conversations) > 1]
+    # Of a single string there is not much to ask.
+    assert sum(len({*conversations}) > 1 for conversations in several) > 0.8 * len(several)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    dataset = AnsweringDataset(10**6)
+    return [dataset[HARD + number] for number in range(16)]
+
+
+@pytest.fixture
+def shared(processor, rows):
+    return AnsweringCollator(processor)(rows)
+
+
+def test_a_batch_has_each_picture_once(shared, rows):
+    distinct = {id(image) for row in rows for image in row["images"]}
+    assert len(shared["tile_grids"]) == len(distinct) < sum(len(row["images"]) for row in rows)
+    assert len(shared["pixel_values"]) == sum(num_tiles(*grid) for grid in shared["tile_grids"].tolist())
+
+
+def test_branches_fill_most_of_the_rows(shared):
+    assert shared["members"].float().mean() > 0.75
+    assert shared["input_ids"].shape[1] % 32 == 0
+
+
+def test_branches_are_answered_as_conversations_by_themselves(processor, shared, rows):
+    """The same loss, of answers and of clues, without the pictures' tokens being computed again for each question."""
+    torch.manual_seed(0)
+    model = build_model(processor).eval()
+    model.set_attn_implementation({"vision_config": "eager", "text_config": "eager"})
+    head = ClueHead(model.config.text_config.hidden_size)
+    model.model.language_model.layers[LAYER].register_forward_hook(head.see)
+    batch = ConversationCollator(processor)([{"messages": row["messages"]} for row in rows])
+    batch["labels"][:, 0] = -100
+    boxes = stack_clues(processor.tokenizer, batch["input_ids"], batch["labels"])
+    shared_boxes, members = shared.pop("boxes"), shared.pop("members")
+    assert members.sum() < 0.8 * batch["attention_mask"].sum()
+    assert (shared["labels"] >= 0).sum() == (batch["labels"] >= 0).sum()
+    with torch.no_grad():
+        losses = []
+        for each, asked in ((batch, boxes), (shared, shared_boxes)):
+            losses.append(torch.stack([model(**each).loss, head.loss(asked)]))
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
+
+
+def test_conversations_that_begin_in_different_ways_do_not_share(processor):
+    ids = torch.tensor([[1, 9, 5], [2, 9, 5]])
+    with pytest.raises(ValueError, match=r"different beginnings of conversations \[0, 1\]"):
+        find_trees(ids, torch.ones_like(ids), 9, ["a", "a"])
+
+
+def test_the_tokenizer_knows_the_words_and_reads_characters(processor):
+    tokenizer = processor.tokenizer
+    assert len(tokenizer) <= 750
+    for string in ("OPEN", "7BKC", "1996"):
+        assert len(tokenizer.tokenize(string)) == len(string)
+    assert tokenizer.tokenize("<|ref|>") == ["<|ref|>"]
+    for answer in ("<|ref|>the star<|/ref|><|det|>[[580, 0, 840, 883]]<|/det|>", "| A | B |\n| --- | --- |"):
+        assert tokenizer.decode(tokenizer(answer)["input_ids"]) == answer
+
+
+def test_an_edge_of_a_box_is_one_word(processor):
+    tokens = processor.tokenizer.tokenize("[[580, 0, 840, 980], [20, 31, 40, 60]]")
+    assert tokens == ["[", "[580,", " 0,", " 840,", " 980]", ",", "Ġ", "[20,", "Ġ", "3", "1", ",", " 40,", " 60]", "]"]
+    assert processor.tokenizer.tokenize("20") == ["2", "0"]  # what is read in a picture
+
+
+def test_clues_stand_at_boxes_and_names(processor):
+    """At each token of a box that another one of it follows, and around the name before it, also in the question."""
+    question = "Find <|ref|>the red star<|/ref|>. What is in <|det|>[[20, 40, 60, 80]]<|/det|>?"
+    answer = "<|ref|>the red star<|/ref|><|det|>[[120, 0, 560, 780], [60, 340, 980, 960]]<|/det|>"
+    pieces = [processor.tokenizer.tokenize(each) for each in (question, answer)]
+    tokens, asked = [token for piece in pieces for token in piece], len(pieces[0])
+    found = dict(clues(tokens, [number >= asked for number in range(len(tokens))]))
+    first, second = [6, 0, 28, 39], [3, 17, 49, 48]
+    shown = [(tokens[number], edges) for number, edges in sorted(found.items())]
+    assert [token for token, _ in shown[:2]] == ["Ġstar", "<|/ref|>"]
+    of_first = ["Ġstar", "<|/ref|>", "<|det|>", "[", "[120,", " 0,", " 560,"]
+    of_second = ["Ġ", "[60,", " 340,", " 980,"]
+    assert shown[2:] == [*((token, first) for token in of_first), *((token, second) for token in of_second)]
+    assert shown[:2] == [("Ġstar", first), ("<|/ref|>", first)]
+
+
+def test_the_clue_head_reads_what_its_layer_gives():
+    head, states = ClueHead(6), torch.randn(2, 5, 6)
+    boxes = torch.full((2, 5, EDGES), IGNORED, dtype=torch.uint8)
+    assert head.loss(boxes) == 0
+    boxes[1, 3] = torch.tensor([3, 10, 20, 49])
+    head.see(None, None, states)
+    assert torch.allclose(head.loss(boxes), box_loss(head.edges(states[1, 3]), boxes[1, 3]))
+
+
+def test_places_near_the_right_one_are_nearly_right():
+    labels = torch.tensor([[5, 20, 30, 49]])
+    peaks = [
+        torch.zeros(1, EDGES, PLACES).scatter(2, (labels[..., None] + off).clamp(max=49), 9.0) for off in (0, 1, 9)
+    ]
+    exact, near, far = (box_loss(each.flatten(1), labels) for each in peaks)
+    assert exact < near < far - 1
+    bell = -0.5 * (torch.arange(PLACES) - labels[0, :, None]) ** 2.0
+    best = box_loss(bell.flatten()[None], labels)
+    assert best < exact  # the least is the entropy of the bell
+    torch.testing.assert_close(best, torch.distributions.Categorical(logits=bell).entropy().mean())
