@@ -135,7 +135,6 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     model.model.projector.requires_grad_(False)
     layers = model.model.language_model.layers
     model.add_module("clue_head", ClueHead(model.config.text_config.hidden_size))
-    hook = layers[LAYER].register_forward_hook(model.clue_head.see)
     checkpoint = checkpoint_to_resume(folder, options.resume_from, model)
     if options.compile:
         for layer in layers[LAYER + 1 :]:  # a hook does not go with a compiled layer
@@ -143,10 +142,15 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     dataset = AnsweringDataset(options.conversations, options.first)
     collator = AnsweringCollator(processor)
     trainer = build_trainer(options, model, folder, dataset, collator, options.batch_conversations, ANSWERING_RATE)
+    hooks = [
+        layers[LAYER].register_forward_hook(model.clue_head.see),
+        layers[LAYER].self_attn.register_forward_hook(trainer.watch.see),
+    ]
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     del model.clue_head
-    write_curves(trainer.state.log_history, options.output, parts=("answer_loss", "clue_loss"))
+    write_curves(trainer.state.log_history, options.output, parts=("answer_loss", "clue_loss", "pointer_loss"))
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:

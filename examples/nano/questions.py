@@ -74,11 +74,19 @@ TITLE: Wordings = ("What is the title?", "What is the title of the chart?")
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its answer, and what kind of question it is."""
+    """A question, its answer, and what kind of question it is.
+
+    Attributes:
+        kind: one of KINDS, or of those that other recipes add.
+        question: as it is asked.
+        answer: to the letter.
+        about: what in the picture the answer is taken from, if that is plain: numbers of shapes, or strings.
+    """
 
     kind: str
     question: str
     answer: str
+    about: tuple[int | str, ...] = ()
 
 
 def ask(scene: Scene, rng: random.Random, view: View | None = None, most_turns: int = MOST_TURNS) -> list[Turn]:
@@ -102,11 +110,13 @@ def ask(scene: Scene, rng: random.Random, view: View | None = None, most_turns: 
     return turns[:most_turns]
 
 
-def _turn(rng: random.Random, kind: str, english: Wordings, chinese: str, answer: str) -> Turn:
+def _turn(
+    rng: random.Random, kind: str, english: Wordings, chinese: str, answer: str, about: tuple[int | str, ...] = ()
+) -> Turn:
     """A turn in one of the two languages; an answer with a Chinese name is given in the question's language."""
     if rng.random() < CHINESE_SHARE:
-        return Turn(kind, chinese, CHINESE.get(answer, answer))
-    return Turn(kind, rng.choice(english), answer)
+        return Turn(kind, chinese, CHINESE.get(answer, answer), about)
+    return Turn(kind, rng.choice(english), answer, about)
 
 
 def _about_shapes(scene: ShapeScene, rng: random.Random, view: View) -> list[Turn]:
@@ -115,36 +125,44 @@ def _about_shapes(scene: ShapeScene, rng: random.Random, view: View) -> list[Tur
     if rng.random() < 0.4:
         turns.append(_description(scene, rng))
     if scene.caption:
-        turns.append(_turn(rng, _reading(scene.caption), WRITTEN, "图中写着什么？", scene.caption.text))
+        text = scene.caption.text
+        turns.append(_turn(rng, _reading(scene.caption), WRITTEN, "图中写着什么？", text, (text,)))
     return turns
 
 
 def _colors_and_shapes(scene: ShapeScene, rng: random.Random) -> list[Turn]:
     kinds, colors = Counter(s.shape for s in scene.shapes), Counter(s.color for s in scene.shapes)
     turns = []
-    for shape in scene.shapes:
+    for number, shape in enumerate(scene.shapes):
         if kinds[shape.shape] == 1:
             english = tuple(f"What {word} is the {shape.shape}?" for word in ("color", "colour"))
-            turns.append(_turn(rng, "color", english, f"{CHINESE[shape.shape]}是什么颜色？", shape.color))
+            turns.append(_turn(rng, "color", english, f"{CHINESE[shape.shape]}是什么颜色？", shape.color, (number,)))
         if colors[shape.color] == 1:
             english = (f"What shape is {shape.color}?", f"What is the {shape.color} shape?")
-            turns.append(_turn(rng, "shape", english, f"{CHINESE[shape.color]}的是什么形状？", shape.shape))
+            turns.append(_turn(rng, "shape", english, f"{CHINESE[shape.color]}的是什么形状？", shape.shape, (number,)))
     rng.shuffle(turns)
     return turns
 
 
 def _counts(scene: ShapeScene, rng: random.Random) -> list[Turn]:
     english = ("How many shapes are there?", "How many shapes are in the picture?")
-    turns = [_turn(rng, "count", english, "图中有几个形状？", str(len(scene.shapes)))]
-    for kind, number in Counter(shape.shape for shape in scene.shapes).items():
+    numbers = range(len(scene.shapes))
+    turns = [_counted(rng, english, "图中有几个形状？", tuple(numbers))]
+    for kind in Counter(shape.shape for shape in scene.shapes):
         plural = _plural(kind)
         english = (f"How many {plural} are there?", f"How many {plural} do you see?")
-        turns.append(_turn(rng, "count", english, f"图中有几个{CHINESE[kind]}？", str(number)))
-    for color, number in Counter(shape.color for shape in scene.shapes).items():
+        meant = tuple(number for number in numbers if scene.shapes[number].shape == kind)
+        turns.append(_counted(rng, english, f"图中有几个{CHINESE[kind]}？", meant))
+    for color in Counter(shape.color for shape in scene.shapes):
         english = (f"How many {color} shapes are there?", f"How many shapes are {color}?")
-        turns.append(_turn(rng, "count", english, f"图中有几个{CHINESE[color]}的形状？", str(number)))
+        meant = tuple(number for number in numbers if scene.shapes[number].color == color)
+        turns.append(_counted(rng, english, f"图中有几个{CHINESE[color]}的形状？", meant))
     # Most kinds and colors occur once; without a preference for the others, "1" would be right too often.
     return sorted(turns, key=lambda turn: rng.random() + (turn.answer == "1"))
+
+
+def _counted(rng: random.Random, english: Wordings, chinese: str, meant: tuple[int, ...]) -> Turn:
+    return _turn(rng, "count", english, chinese, str(len(meant)), meant)
 
 
 def _plural(kind: str) -> str:
@@ -171,7 +189,8 @@ def _places(scene: ShapeScene, rng: random.Random, view: View) -> list[Turn]:
         place = place_of(shape, view)
         if place:
             english, chinese = _name(shape, scene, rng)
-            turns.append(_turn(rng, "place", (f"Where is {english}?",), f"{chinese}在哪里？", place))
+            about = (scene.shapes.index(shape),)
+            turns.append(_turn(rng, "place", (f"Where is {english}?",), f"{chinese}在哪里？", place, about))
     rng.shuffle(turns)
     return turns
 
@@ -196,7 +215,8 @@ def _relations(scene: ShapeScene, rng: random.Random) -> list[Turn]:
         (first, one_chinese), (second, other_chinese) = (_name(shape, scene, rng) for shape in (one, other))
         english = (f"Where is {first} relative to {second}?", f"Seen from {second}, where is {first}?")
         chinese = f"{one_chinese}在{other_chinese}的哪一边？"
-        turns.append(_turn(rng, "relation", english, chinese, direction(one, other) or ""))
+        about = scene.shapes.index(one), scene.shapes.index(other)
+        turns.append(_turn(rng, "relation", english, chinese, direction(one, other) or "", about))
     return turns
 
 
@@ -213,12 +233,13 @@ def direction(one: Shape, other: Shape) -> str | None:
 def _description(scene: ShapeScene, rng: random.Random) -> Turn:
     """Names the shapes in reading order: by thirds of the picture from the top, then from the left."""
     ordered = sorted(scene.shapes, key=lambda shape: (shape.y // 80, shape.x))
+    about = tuple(map(scene.shapes.index, ordered))
     if rng.random() < CHINESE_SHARE:
         names = [f"{CHINESE[shape.color]}的{CHINESE[shape.shape]}" for shape in ordered]
-        return Turn("describe", "描述这张图片。", "、".join(names))
+        return Turn("describe", "描述这张图片。", "、".join(names), about)
     names = [f"{'an' if shape.color == 'orange' else 'a'} {shape.color} {shape.shape}" for shape in ordered]
     question = rng.choice(("Describe the picture.", "Describe this image.", "What is in the picture?"))
-    return Turn("describe", question, ", ".join(names))
+    return Turn("describe", question, ", ".join(names), about)
 
 
 def _reading(text: Text) -> str:
@@ -228,7 +249,8 @@ def _reading(text: Text) -> str:
 def _about_texts(scene: TextScene, rng: random.Random) -> list[Turn]:
     if len(scene.texts) > 1 and rng.random() < 0.3:
         # By itself: beside it, the answers about single lines could be copied instead of read.
-        return [_turn(rng, "read_all", ALL_TEXT, "读出所有文字。", ", ".join(text.text for text in scene.texts))]
+        strings = tuple(text.text for text in scene.texts)
+        return [_turn(rng, "read_all", ALL_TEXT, "读出所有文字。", ", ".join(strings), strings)]
     turns = [_about_text(scene, number, rng) for number in range(len(scene.texts))]
     if rng.random() < 0.3:
         turns.append(_turn(rng, "count", LINES, "图中有几行文字？", str(len(scene.texts))))
@@ -237,25 +259,26 @@ def _about_texts(scene: TextScene, rng: random.Random) -> list[Turn]:
 
 def _about_text(scene: TextScene, number: int, rng: random.Random) -> Turn:
     text = scene.texts[number]
-    kind = _reading(text)
+    kind, about = _reading(text), (text.text,)
     if len(scene.texts) == 1:
-        return _turn(rng, kind, WRITTEN, "图中写着什么？", text.text)
+        return _turn(rng, kind, WRITTEN, "图中写着什么？", text.text, about)
     if number == 0 and rng.random() < 0.5:
-        return _turn(rng, kind, ("What is written at the top?", *FIRST_LINE), "最上面写着什么？", text.text)
+        return _turn(rng, kind, ("What is written at the top?", *FIRST_LINE), "最上面写着什么？", text.text, about)
     if number == len(scene.texts) - 1 and rng.random() < 0.5:
-        return _turn(rng, kind, ("What is written at the bottom?", *LAST_LINE), "最下面写着什么？", text.text)
+        return _turn(rng, kind, ("What is written at the bottom?", *LAST_LINE), "最下面写着什么？", text.text, about)
     english = (f"What does the {text.color} text say?", f"What is written in {text.color}?")
-    return _turn(rng, kind, english, f"{CHINESE[text.color]}的文字是什么？", text.text)
+    return _turn(rng, kind, english, f"{CHINESE[text.color]}的文字是什么？", text.text, about)
 
 
 def _about_characters(scene: CharacterScene, rng: random.Random, view: View) -> list[Turn]:
     turns = []
     for text in scene.characters:
         colors = tuple(f"What {word} is {text.text}?" for word in ("color", "colour"))
-        turns.append(_turn(rng, "character", colors, f"{text.text}是什么颜色？", text.color))
+        turns.append(_turn(rng, "character", colors, f"{text.text}是什么颜色？", text.color, (text.text,)))
         place = place_of(text, view)
         if place:
-            turns.append(_turn(rng, "character", (f"Where is {text.text}?",), f"{text.text}在哪里？", place))
+            english = (f"Where is {text.text}?",)
+            turns.append(_turn(rng, "character", english, f"{text.text}在哪里？", place, (text.text,)))
     return turns
 
 
@@ -263,10 +286,10 @@ def _about_chart(scene: ChartScene, rng: random.Random) -> list[Turn]:
     tallest, shortest = (choose(scene.bars, key=lambda bar: bar.value) for choose in (max, min))
     number = str(len(scene.bars))
     about_all = [
-        _turn(rng, "chart", TALLEST, "哪个柱子最高？", tallest.label),
-        _turn(rng, "chart", SHORTEST, "哪个柱子最低？", shortest.label),
+        _turn(rng, "chart", TALLEST, "哪个柱子最高？", tallest.label, (tallest.label,)),
+        _turn(rng, "chart", SHORTEST, "哪个柱子最低？", shortest.label, (shortest.label,)),
         _turn(rng, "chart", ("How many bars are there?",), "图中有几个柱子？", number),
-        _turn(rng, "read_large", TITLE, "标题是什么？", scene.title),
+        _turn(rng, "read_large", TITLE, "标题是什么？", scene.title, (scene.title,)),
     ]
     return [*rng.sample(about_all, 3), *(turn for bar in scene.bars for turn in _about_bar(bar, rng))]
 
@@ -281,4 +304,8 @@ def _about_bar(bar: Bar, rng: random.Random) -> list[Turn]:
     )
     # A bar's value stands next to its color; what goes by labels is harder and asked more often.
     chosen = {*rng.choices(questions, weights=(1, 2, 2, 2), k=2)}
-    return [_turn(rng, "chart", (english,), in_chinese, answer) for english, in_chinese, answer in sorted(chosen)]
+    # What is read; a bar's color is not where its label is.
+    return [
+        _turn(rng, "chart", (english,), in_chinese, answer, () if answer == color else (answer,))
+        for english, in_chinese, answer in sorted(chosen)
+    ]

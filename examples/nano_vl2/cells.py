@@ -9,7 +9,7 @@ going from token to token. There is one place for all this in each token, becaus
 to look there for every thing. The layer is thrown away when training is over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +69,29 @@ def label_views(picture: Picture, tiled: bool = True) -> Labels:
         IGNORED stands for what is not asked.
     """
     maps = _maps(picture)
-    shapes = [part for part in picture.parts if isinstance(part, Shape)]
     found: list[Labels] = []
     for view in (_view(picture, (1, 1)), _view(picture, picture.grid if tiled else (1, 1))):
         points, numbers = _points(maps, view, picture)
-        mains = _mains(numbers, shapes, view, picture if not found else None)
+        mains = _mains(_main_shapes(numbers, picture, view), picture, boxed=not found)
         found.append((points, _middles(picture, view), mains, _texts(picture, view)))
     points, middles, mains, texts = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return points, middles, mains, texts
+
+
+def whole_shapes(picture: Picture) -> np.ndarray:
+    """Which of the shapes each token of the view of the whole shows: [SIDE * SIDE], from 1 on, 0 for none."""
+    view = _view(picture, (1, 1))
+    return _main_shapes(_points(_maps(picture), view, picture)[1], picture, view)[0]
+
+
+def tile_characters(picture: Picture) -> Iterator[tuple[Text, int, int, int]]:
+    """The characters that the tiles show: the text, the character's number in it, and its token's column and row."""
+    return _characters(picture, _view(picture, picture.grid))
+
+
+def shapes_of(picture: Picture) -> list[Shape]:
+    """In the order of drawing."""
+    return [part for part in picture.parts if isinstance(part, Shape)]
 
 
 def _view(picture: Picture, grid: tuple[int, int]) -> _View:
@@ -118,22 +133,30 @@ def _points(maps: np.ndarray, view: _View, picture: Picture) -> tuple[np.ndarray
     return labels[:, :, :2], labels[:, :, 2]
 
 
-def _mains(numbers: np.ndarray, shapes: list[Shape], view: _View, picture: Picture | None) -> np.ndarray:
-    """uint8 [tiles, tokens, 2 + EDGES]; boxes are those in `picture`, if it is given."""
+def _mains(numbers: np.ndarray, picture: Picture, boxed: bool) -> np.ndarray:
+    """uint8 [tiles, tokens, 2 + EDGES], from the numbers of `_main_shapes`; with boxes in the picture or without."""
+    shapes = shapes_of(picture)
     known = np.full((len(shapes) + 1, 2 + EDGES), IGNORED, np.uint8)
     known[0, :2] = 0
+    for number, shape in enumerate(shapes, 1):
+        known[number, :2] = THINGS.index(shape.shape), HUES.index(shape.color)
+        if boxed:
+            known[number, 2:] = [edge // STEP for edge in corners(shape, picture.width, picture.height)]
+    return known[numbers]
+
+
+def _main_shapes(numbers: np.ndarray, picture: Picture, view: _View) -> np.ndarray:
+    """The number of the shape that takes most of each token, from those at its points: [tiles, tokens]."""
+    shapes = shapes_of(picture)
     counts = np.zeros((*numbers.shape[:2], len(shapes) + 1), int)
     counts[..., 0] = ENOUGH - 1
     for number, shape in enumerate(shapes, 1):
-        known[number, :2] = THINGS.index(shape.shape), HUES.index(shape.color)
-        if picture is not None:
-            known[number, 2:] = [edge // STEP for edge in corners(shape, picture.width, picture.height)]
         counts[..., number] = (numbers == number).sum(-1)
         # Small shapes may take little of any token; they are found where their middle is.
         column, row = (int((view.scale * at + shift) / (TILE // SIDE)) for at, shift in _middle(shape, view))
         tile = row // SIDE * view.columns + column // SIDE
         counts[tile, row % SIDE * SIDE + column % SIDE, number] += POINTS
-    return known[counts.argmax(-1)]
+    return counts.argmax(-1)
 
 
 def _middle(shape: Shape, view: _View) -> tuple[tuple[int, float], tuple[int, float]]:
@@ -163,24 +186,31 @@ def _middles(picture: Picture, view: _View) -> np.ndarray:
     return labels.reshape(view.rows * view.columns, SIDE * SIDE, PATCHES, 2)
 
 
-def _texts(picture: Picture, view: _View) -> np.ndarray:
-    """uint8 [tiles, tokens, 1 + CHARACTERS] of the tiles of a view."""
+def _characters(picture: Picture, view: _View, readable: bool = True) -> Iterator[tuple[Text, int, int, int]]:
+    """As of `tile_characters`, from the top; those that are too small to be read, if `readable` is False."""
     size = TILE // SIDE
-    labels = np.zeros((view.rows * SIDE, view.columns * SIDE, 1 + CHARACTERS), np.uint8)
-    counts = np.zeros(labels.shape[:2], int)
     for part in sorted((part for part in picture.parts if isinstance(part, Text)), key=lambda text: text.y):
-        for character, (left, top, right, bottom) in character_boxes(part):
+        if (part.size * view.scale >= READABLE) != readable:
+            continue
+        for number, (_, (left, top, right, bottom)) in enumerate(character_boxes(part)):
             column = int((view.scale * (left + right) / 2 + view.across) / size)
             row = int((view.scale * (top + bottom) / 2 + view.down) / size)
-            if not (0 <= row < len(labels) and 0 <= column < labels.shape[1]):
-                continue
-            if part.size * view.scale < READABLE:
-                labels[row, column] = IGNORED
-            elif counts[row, column] < CHARACTERS and labels[row, column, 0] != IGNORED:
-                if not counts[row, column]:
-                    labels[row, column, 0] = HUES.index(part.color)
-                counts[row, column] += 1
-                labels[row, column, counts[row, column]] = THINGS.index(character)
+            if 0 <= row < view.rows * SIDE and 0 <= column < view.columns * SIDE:
+                yield part, number, column, row
+
+
+def _texts(picture: Picture, view: _View) -> np.ndarray:
+    """uint8 [tiles, tokens, 1 + CHARACTERS] of the tiles of a view."""
+    labels = np.zeros((view.rows * SIDE, view.columns * SIDE, 1 + CHARACTERS), np.uint8)
+    counts = np.zeros(labels.shape[:2], int)
+    for part, number, column, row in _characters(picture, view):
+        if counts[row, column] < CHARACTERS:
+            if not counts[row, column]:
+                labels[row, column, 0] = HUES.index(part.color)
+            counts[row, column] += 1
+            labels[row, column, counts[row, column]] = THINGS.index(part.text[number])
+    for _, _, column, row in _characters(picture, view, readable=False):
+        labels[row, column] = IGNORED
     # [rows, SIDE, columns, SIDE, characters] -> [rows, columns, SIDE, SIDE, characters]
     labels = labels.reshape(view.rows, SIDE, view.columns, SIDE, -1).transpose(0, 2, 1, 3, 4)
     return labels.reshape(view.rows * view.columns, SIDE * SIDE, 1 + CHARACTERS)

@@ -18,7 +18,7 @@ from .cells import EDGES, IGNORED, PLACES, box_loss
 from .pictures import STEP
 
 LAYER = 1  # whose output is asked, counted from 0; what comes after it picks the edge
-WEIGHT = 1.0  # of the clues beside the answers
+CLUE_WEIGHT = 1.0  # of the clues beside the answers
 REF, REF_END, DET = "<|ref|>", "<|/ref|>", "<|det|>"
 _BOX = re.compile(r"\[(\d+), (\d+), (\d+), (\d+)\]")
 
@@ -48,15 +48,17 @@ def clues(tokens: Sequence[str], answered: Sequence[bool]) -> Iterator[tuple[int
 
 
 def _of_name(head: str, place: dict[int, int]) -> list[int]:
-    """Places of the last word of the name that `head` ends with, up to the box, and of the same in the question."""
+    """Places from the name that `head` ends with up to the box.
+
+    Of a name that the question has, its last word, there as well; of one that is said of the picture, every word.
+    """
     end = len(head) - len(f"{REF_END}{DET}")
     begin = head.rindex(REF, 0, end)
-    known = [*range(place[end] - 1, place[end] + 3)]
     asked = head.rfind(head[begin : end + len(REF_END)], 0, begin)
-    if asked >= 0:
-        number = place[asked + end - begin]
-        known += [number - 1, number]
-    return known
+    if asked < 0:
+        return [*range(place[begin], place[end] + 3)]
+    number = place[asked + end - begin]
+    return [number - 1, number, *range(place[end] - 1, place[end] + 3)]
 
 
 def stack_clues(tokenizer: Any, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from nano.scenes import CharacterScene, Scene, ShapeScene, random_scene
 from .boards import MOST_SHAPES, Board, page, shape_board, table, text_board
 from .cells import label_views
 from .pictures import TILE, Picture, draw, picture_of
+from .pointers import Shown, shown
 from .questions import about_several, about_shapes, about_table, about_texts, example_in_context, told_apart
 
 # Shares of the pictures with questions: what finds things by color, form or spelling comes first, because charts and
@@ -54,10 +55,11 @@ PAGE_SHARE = 0.4
 MOST_VIEWS = 4  # of a picture: tiles look alike, and other pictures teach more than further tiles of the same one
 # In answering: so many conversations are about one thing in one tile; over the next ones there come more things, up to
 # half of the way, and then more tiles.
-EASY_CONVERSATIONS, HARDENING_CONVERSATIONS = 8_000, 72_000
+EASY_CONVERSATIONS, HARDENING_CONVERSATIONS = 4_000, 36_000
 # After these the shares become the later ones, over so many.
-MIXING_CONVERSATIONS = 100_000
+MIXING_CONVERSATIONS = 40_000
 CONVERSATIONS = 2  # about the same pictures
+ANSWERS_REPEATED = 3  # for the tokenizer
 ASKED_ONCE = ("tiles", "table", "in_context")  # kinds about which there is little else to ask
 
 
@@ -249,7 +251,7 @@ class AnsweringDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"first is {first}; expected a multiple of {CONVERSATIONS}, 0 or more.")
         self.conversations = conversations
         self.first = first
-        self._drawn: tuple[int, list[tuple[Example, list[Image.Image]]]] = (-1, [])
+        self._drawn: tuple[int, list[Talk]] = (-1, [])
 
     def __len__(self) -> int:
         return self.conversations
@@ -259,34 +261,43 @@ class AnsweringDataset(Dataset[dict[str, Any]]):
         start = self.first + number - place
         if self._drawn[0] != start:
             self._drawn = (start, _talks(start))
-        one, images = self._drawn[1][place]
-        return {"messages": conversation(one, images), "images": images}
+        one, images, seen = self._drawn[1][place]
+        return {"messages": conversation(one, images), "images": images, "turns": one.turns, "shown": seen}
 
 
 def _progress(done: int, count: int) -> float:
     return min(1.0, max(0.0, done / count))
 
 
-def _talks(number: int) -> list[tuple[Example, list[Image.Image]]]:
+# A conversation, its pictures, and what the tokens show if there is one.
+Talk = tuple[Example, list[Image.Image], Shown | None]
+
+
+def _talks(number: int) -> list[Talk]:
     """`CONVERSATIONS` training examples, the first of which is row `number`."""
     difficulty = _progress(number - EASY_CONVERSATIONS, HARDENING_CONVERSATIONS)
     mixing = _progress(number - EASY_CONVERSATIONS - HARDENING_CONVERSATIONS, MIXING_CONVERSATIONS)
     rng = random.Random(f"vl2 train {number}")
     kind = _kind(rng, mixing)
     again = 1 if kind in ASKED_ONCE else CONVERSATIONS
-    talks: list[tuple[Example, list[Image.Image]]] = []
+    talks: list[Talk] = []
     while len(talks) < CONVERSATIONS:
         examples = _examples(rng, "train", difficulty, kind, again)
-        images = [draw(picture) for picture in examples[0].pictures]
-        talks += [(one, images) for one in examples]
+        pictures = examples[0].pictures
+        images = [draw(picture) for picture in pictures]
+        seen = shown(pictures[0]) if len(pictures) == 1 else None
+        talks += [(one, images, seen) for one in examples]
     return talks
 
 
 def tokenizer_texts(examples: int) -> Iterator[str]:
-    """What the tokenizer learns its merges from: questions and answers without the strings that are to be read."""
+    """What the tokenizer learns its merges from: questions and answers without the strings that are to be read.
+
+    Answers come several times, so that each word of theirs is one token: they are what has to be written.
+    """
     for number in range(examples):
         one = example("train", number)
         for turn in one.turns:
             yield READ.sub("", turn.question)
-            yield READ.sub("", f" {turn.answer}")
+            yield from [READ.sub("", turn.answer)] * ANSWERS_REPEATED
         yield from one.heads

@@ -19,7 +19,7 @@ from .cells import PATCH
 from .dataset import tokenizer_texts
 from .pictures import CANDIDATES, COORDINATES, TILE
 
-VOCABULARY = 600  # beside coordinates
+VOCABULARY = 630  # beside coordinates
 PAD = "<｜▁pad▁｜>"
 CONTROLS = [VL2_IMAGE_TOKEN, *GROUNDING_TOKENS, "<|User|>", "<|Assistant|>"]
 HEAD_DIM = 32

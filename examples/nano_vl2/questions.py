@@ -20,6 +20,7 @@ KINDS = ("find", "find_all", "absent", "caption", "region", "read_tiles", "table
 CAPTION: Wordings = ("<|grounding|>Describe the picture.", "<|grounding|>What is in the picture?")
 MARKDOWN: Wordings = ("Write the table as Markdown.", "Convert the table to Markdown.")
 WHOLE: Wordings = ("What is written?", "Read the text.", "What is written in the picture?")
+NOTHING = -1  # of a picture's shapes: what an answer is about that refuses
 MOST_FOUND = 3  # things that one conversation asks for
 
 
@@ -109,10 +110,10 @@ def _absent(board: Board, rng: random.Random) -> list[Turn]:
     near = [(color, kind) for color in sorted(colors) for kind in sorted(kinds) if (color, kind) not in there]
     far = [(color, kind) for color in COLORS for kind in SHAPES if (color, kind) not in there]
     color, kind = rng.choice(near if near and rng.random() < 0.6 else far)
-    single = Turn("absent", _wanted(f"the {color} {kind}", rng), f"There is no {color} {kind}.")
+    single = Turn("absent", _wanted(f"the {color} {kind}", rng), f"There is no {color} {kind}.", (NOTHING,))
     missing = [kind for kind in SHAPES if kind not in kinds]
     kind = rng.choice(missing)
-    group = Turn("absent", _wanted(f"all {plural(kind)}", rng), f"There are no {plural(kind)}.")
+    group = Turn("absent", _wanted(f"all {plural(kind)}", rng), f"There are no {plural(kind)}.", (NOTHING,))
     return [single, group] if rng.random() < 0.7 else [group, single]
 
 
@@ -130,18 +131,20 @@ def _caption(board: Board, rng: random.Random) -> Turn:
 
 def _region(shape: Shape, board: Board, rng: random.Random) -> Turn:
     wording = rng.choice(("What is in {}?", "What is this? {}"))
-    return Turn("region", wording.format(boxes([shape], board)), described(shape))
+    about = (board.shapes.index(shape),)
+    return Turn("region", wording.format(boxes([shape], board)), described(shape), about)
 
 
 def about_texts(board: Board, rng: random.Random) -> list[Turn]:
     """What each line says; by its color where there are several."""
     if len(board.texts) == 1:
-        return [Turn("read_tiles", rng.choice(WHOLE), board.texts[0].text)]
+        return [Turn("read_tiles", rng.choice(WHOLE), board.texts[0].text, (board.texts[0].text,))]
     return [
         Turn(
             "read_tiles",
             rng.choice(("What does the {} text say?", "What is written in {}?")).format(text.color),
             text.text,
+            (text.text,),
         )
         for text in board.texts
     ]

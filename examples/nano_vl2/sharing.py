@@ -81,6 +81,34 @@ def in_rows(trees: list[Tree]) -> list[list[Tree]]:
     return rows
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a conversation was put."""
+
+    row: int
+    begin: int
+    shared: int
+    branch: int
+
+    def of(self, number: int) -> tuple[int, int]:
+        """The row, and the place there, of one of the conversation's tokens."""
+        return self.row, (self.begin if number < self.shared else self.branch) + number
+
+
+def places(rows: list[list[Tree]]) -> dict[int, Place]:
+    """Of each conversation, where `share` puts it."""
+    found: dict[int, Place] = {}
+    for number, row in enumerate(rows):
+        start = 0
+        for tree in row:
+            branch = start
+            for conversation, length in zip(tree.rows, tree.lengths, strict=True):
+                found[conversation] = Place(number, start, tree.shared, branch)
+                branch += length - tree.shared
+            start += len(tree)
+    return found
+
+
 def share(batch: dict[str, torch.Tensor], rows: list[list[Tree]]) -> dict[str, torch.Tensor]:
     """A batch with a row of trees where it had one conversation per row.
 

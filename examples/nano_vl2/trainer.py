@@ -14,8 +14,9 @@ from deepseek_vl_hf.training.collator import ConversationCollator
 from nano.trainer import NanoTrainer
 
 from .cells import stack_labels
-from .clues import WEIGHT, stack_clues
-from .sharing import find_trees, in_rows, share
+from .clues import CLUE_WEIGHT, stack_clues
+from .pointers import POINTER_WEIGHT, Watch, find_pointers, stack_pointers
+from .sharing import find_trees, in_rows, places, share
 
 # How far a correction bias moves per step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, at 0.001 for far longer runs).
 BIAS_STEP = 0.005
@@ -51,16 +52,30 @@ class AnsweringCollator:
         pictures = [tuple(map(id, row["images"])) for row in rows]
         found = find_trees(batch["input_ids"], batch["attention_mask"], self.image_token_id, pictures)
         trees = in_rows(found)
+        pointed = find_pointers(self.tokenizer, batch, rows, self.image_token_id)
         tiles = batch["pixel_values"].split([num_tiles(*grid) for grid in batch["tile_grids"].tolist()])
         starts = [*accumulate((len(each) for each in pictures), initial=0)]
         first = [tree.rows[0] for row in trees for tree in row]
-        places = [place for row in first for place in range(starts[row], starts[row + 1])]
-        pixels = torch.cat([tiles[place] for place in places])
-        return BatchFeature({**share(batch, trees), "pixel_values": pixels, "tile_grids": batch["tile_grids"][places]})
+        numbers = [number for row in first for number in range(starts[row], starts[row + 1])]
+        seen = {
+            "pixel_values": torch.cat([tiles[number] for number in numbers]),
+            "tile_grids": batch["tile_grids"][numbers],
+        }
+        shared = share(batch, trees)
+        looks = stack_pointers(pointed, places(trees), shared["input_ids"].shape[1])
+        return BatchFeature({**shared, **seen, **looks})
 
 
 class NanoVL2Trainer(NanoTrainer):
-    """A `Trainer` whose model looks with a `cell_head`, at batches with the labels of `cells`, and answers without."""
+    """A `Trainer` whose model looks with a `cell_head`, at batches with the labels of `cells`, and answers without.
+
+    Attributes:
+        watch: sees the attention that is told where to look.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.watch = Watch()
+        super().__init__(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -78,13 +93,16 @@ class NanoVL2Trainer(NanoTrainer):
             features = model.model.get_image_features(inputs.pop("pixel_values"), inputs.pop("tile_grids"))
         inputs["mm_encoder_outputs"] = {"image": features}
         boxes = inputs.pop("boxes")
+        looks = {name: inputs.pop(name) for name in ("lookers", "looked_at", "looks")}
         with balanced(model, inputs.pop("members")):
             answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
         with self.accelerator.autocast():
             clues = model.clue_head.loss(boxes)
+            pointers = self.watch.loss(**looks)
         self.add_up("answer_loss", answers)
         self.add_up("clue_loss", clues)
-        loss = answers + WEIGHT * clues
+        self.add_up("pointer_loss", pointers)
+        loss = answers + CLUE_WEIGHT * clues + POINTER_WEIGHT * pointers
         return (loss, outputs) if return_outputs else loss
 
     def _cell_loss(self, model: Any, pixel_values: torch.Tensor, **labels: torch.Tensor) -> torch.Tensor:

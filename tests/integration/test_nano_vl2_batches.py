@@ -1,4 +1,4 @@
-"""Batches of nano-vl2's answering: shared pictures, the tokenizer's words, clues."""
+"""Batches of nano-vl2's answering: shared pictures, the tokenizer's words, clues, pointers."""
 
 from collections import defaultdict
 
@@ -7,11 +7,16 @@ import torch
 
 from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
 from deepseek_vl_hf.training.collator import ConversationCollator
+from nano.questions import Turn
+from nano.scenes import Shape, Text
 from nano_vl2.cells import EDGES, IGNORED, PLACES, box_loss
 from nano_vl2.clues import LAYER, ClueHead, clues, stack_clues
 from nano_vl2.dataset import CONVERSATIONS, AnsweringDataset
 from nano_vl2.model import build_model, build_processor
-from nano_vl2.sharing import find_trees
+from nano_vl2.pictures import TILE, Picture
+from nano_vl2.pointers import HEADS, Watch, find_pointers, pointers, shown, stack_pointers
+from nano_vl2.questions import NOTHING
+from nano_vl2.sharing import Place, find_trees
 from nano_vl2.trainer import AnsweringCollator
 
 HARD = 200_000  # a row after which all are as hard as held-out ones
@@ -59,22 +64,28 @@ def test_branches_fill_most_of_the_rows(shared):
 
 
 def test_branches_are_answered_as_conversations_by_themselves(processor, shared, rows):
-    """The same loss, of answers and of clues, without the pictures' tokens being computed again for each question."""
+    """The same losses of all three tasks, without the pictures' tokens being computed again for each question."""
     torch.manual_seed(0)
     model = build_model(processor).eval()
     model.set_attn_implementation({"vision_config": "eager", "text_config": "eager"})
-    head = ClueHead(model.config.text_config.hidden_size)
-    model.model.language_model.layers[LAYER].register_forward_hook(head.see)
+    head, watch = ClueHead(model.config.text_config.hidden_size), Watch()
+    layer = model.model.language_model.layers[LAYER]
+    layer.register_forward_hook(head.see)
+    layer.self_attn.register_forward_hook(watch.see)
     batch = ConversationCollator(processor)([{"messages": row["messages"]} for row in rows])
     batch["labels"][:, 0] = -100
     boxes = stack_clues(processor.tokenizer, batch["input_ids"], batch["labels"])
+    pointed = find_pointers(processor.tokenizer, batch, rows, processor.image_token_id)
+    unmoved = {number: Place(number, 0, 0, 0) for number in range(len(rows))}
+    looks = stack_pointers(pointed, unmoved, batch["input_ids"].shape[1])
+    shared_looks = {name: shared.pop(name) for name in looks}
     shared_boxes, members = shared.pop("boxes"), shared.pop("members")
     assert members.sum() < 0.8 * batch["attention_mask"].sum()
     assert (shared["labels"] >= 0).sum() == (batch["labels"] >= 0).sum()
     with torch.no_grad():
         losses = []
-        for each, asked in ((batch, boxes), (shared, shared_boxes)):
-            losses.append(torch.stack([model(**each).loss, head.loss(asked)]))
+        for each, asked, where in ((batch, boxes, looks), (shared, shared_boxes, shared_looks)):
+            losses.append(torch.stack([model(**each).loss, head.loss(asked), watch.loss(**where)]))
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
 
 
@@ -86,7 +97,7 @@ def test_conversations_that_begin_in_different_ways_do_not_share(processor):
 
 def test_the_tokenizer_knows_the_words_and_reads_characters(processor):
     tokenizer = processor.tokenizer
-    assert len(tokenizer) <= 750
+    assert len(tokenizer) <= 780
     for string in ("OPEN", "7BKC", "1996"):
         assert len(tokenizer.tokenize(string)) == len(string)
     assert tokenizer.tokenize("<|ref|>") == ["<|ref|>"]
@@ -136,3 +147,73 @@ def test_places_near_the_right_one_are_nearly_right():
     best = box_loss(bell.flatten()[None], labels)
     assert best < exact  # the least is the entropy of the bell
     torch.testing.assert_close(best, torch.distributions.Categorical(logits=bell).entropy().mean())
+
+
+# Two tiles beside each other: a star in the first, a circle and a string in the second.
+PARTS = (
+    Shape("star", "red", 40, 30, 30),
+    Shape("circle", "blue", 170, 90, 24),
+    Text("7B", "black", "DejaVuSans", 150, 30, 20),
+)
+SCENE = Picture(PARTS, 2 * TILE, TILE, (240, 240, 240))
+
+
+def test_tokens_show_shapes_in_the_whole_and_characters_in_the_tiles():
+    """Places by hand: the whole is scaled by a half and 28 px down; tokens are 28 px wide, five to a row of four."""
+    seen = shown(SCENE)
+    assert SCENE.grid == (2, 1)
+    assert seen.tokens[0] == [5 * 1 + 0]  # (20, 43)
+    assert seen.tokens[1] == [5 * 2 + 3]  # (85, 73)
+    tiles = 20 + 1  # after the whole and the separator; rows of nine
+    assert seen.tokens["7B", 0] == [tiles + 9 * 1 + 5]  # (156, 30)
+    assert seen.tokens["7B", 1] == [tiles + 9 * 1 + 6]  # (170, 30)
+    assert seen.boxes == {(6, 7, 12, 20): [0], (35, 35, 41, 46): [1]}
+
+
+def pointed(processor, question, answer, about):
+    """What each token of an answer is written from, and what the tokens of the question look at."""
+    pieces = [processor.tokenizer.tokenize(each) for each in (f"x{question}:", answer)]
+    tokens, asked = [token for piece in pieces for token in piece], len(pieces[0])
+    turn = Turn("any", question, answer, about)
+    found = pointers([*tokens, "<eos>"], [*[False] * asked, *[True] * (len(pieces[1]) + 1)], [turn], shown(SCENE))
+    return [(tokens[place], tokens[place + 1], things) for place, things in found]
+
+
+def test_answers_are_written_from_what_they_are_about(processor):
+    assert pointed(processor, "What is written?", "7B", ("7B",)) == [(":", "7", [("7B", 0)]), ("7", "B", [("7B", 1)])]
+    assert pointed(processor, "How many?", "2", (0, 1)) == [(":", "2", [0, 1])]
+    assert pointed(processor, "What color is 7?", "black", ("7B",)) == [(":", "black", [("7B", 0)])]
+    described = pointed(processor, "Describe it.", "a red star, a blue circle", (0, 1))
+    assert [things for _, _, things in described] == [[0]] * 3 + [[1]] * 3
+    assert [written for _, written, _ in described] == ["a", "Ġred", "Ġstar", "Ġa", "Ġblue", "Ġcircle"]
+
+
+def test_what_is_not_there_is_looked_for_in_vain(processor):
+    question, answer = "<|ref|>all stars<|/ref|>", "There are no stars."
+    assert [(token, things) for token, _, things in pointed(processor, question, answer, (NOTHING,))] == [
+        ("Ġstars", []),
+        ("<|/ref|>", []),
+        (":", []),
+    ]
+
+
+def test_boxes_are_written_from_the_tokens_of_their_shapes(processor):
+    boxes = "[120, 140, 240, 400], [700, 700, 820, 920]"
+    found = pointed(processor, "All shapes!", f"<|ref|>all shapes<|/ref|><|det|>[{boxes}]<|/det|>", ())
+    assert [(written, things) for _, written, things in found if written.startswith("[")][-2:] == [
+        ("[120,", [0]),
+        ("[700,", [1]),
+    ]
+    assert (" 700,", " 820,", [1]) in found
+
+
+def test_attention_is_asked_of_the_first_heads():
+    watch = Watch()
+    weights = torch.rand(1, HEADS + 1, 4, 4)
+    looked_at = torch.tensor([[True, True, False, False], [False, False, True, False]])
+    lookers = torch.tensor([[0, 0], [2, 3]])
+    watch.see(None, None, (None, weights))
+    expected = [weights[0, :HEADS, 2, :2].sum(-1).mean(), weights[0, :HEADS, 3, 2].mean()]
+    loss = watch.loss(lookers, looked_at, torch.tensor([1.0, 0.5]))
+    assert loss.item() == pytest.approx(-(expected[0].log() + 0.5 * expected[1].log()).item() / 1.5, rel=1e-4)
+    assert watch.loss(lookers, looked_at, torch.tensor([1.0, 0.5])) == 0  # nothing was seen since

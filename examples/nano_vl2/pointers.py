@@ -1,0 +1,193 @@
+"""Where to look, asked of an early layer's attention: a second task for answering.
+
+A question names a thing, and the answer is taken from the tokens that show it: a shape's color or box from the tokens
+of the view of the whole that show the shape, the characters of a string one by one from those of the tiles, and what is
+not there from nowhere. To find out from answers alone where to look takes tens of thousands of conversations, because
+nothing is learned from looking at the right place before the rest of the model makes use of it. So some heads of the
+second layer are told. What they are told from is thrown away when training is over; the heads stay.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from nano.questions import Turn
+
+from .cells import SIDE, shapes_of, tile_characters, whole_shapes
+from .clues import REF_END, clues
+from .pictures import STEP, Picture, corners
+from .questions import NOTHING
+from .sharing import Place
+
+HEADS = 2  # of the layer's, that are told
+POINTER_WEIGHT = 1.0  # beside the answers
+LEAST = 1e-6  # of attention, so that its logarithm is one
+
+# The number of a shape, or a string and the number of a character in it.
+Thing = int | tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the tokens of a picture show.
+
+    Attributes:
+        tokens: of each thing, counted from the picture's first one.
+        boxes: the numbers of the shapes with each box, its edges in STEPs.
+    """
+
+    tokens: dict[Thing, list[int]]
+    boxes: dict[tuple[int, ...], list[int]]
+
+
+def shown(picture: Picture) -> Shown:
+    """Shapes as the view of the whole shows them, characters as the tiles do."""
+    tokens: dict[Thing, list[int]] = defaultdict(list)
+    for place, number in enumerate(whole_shapes(picture)):
+        if number:
+            tokens[int(number) - 1].append(place + place // SIDE)  # a newline stands after each row
+    first, width = SIDE * (SIDE + 1) + 1, picture.grid[0] * SIDE + 1
+    for text, number, column, row in tile_characters(picture):
+        tokens[text.text, number].append(first + row * width + column)
+    boxes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number, shape in enumerate(shapes_of(picture)):
+        boxes[tuple(edge // STEP for edge in corners(shape, picture.width, picture.height))].append(number)
+    return Shown(dict(tokens), dict(boxes))
+
+
+def pointers(
+    tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn], seen: Shown
+) -> Iterator[tuple[int, list[Thing]]]:
+    """Which tokens of a conversation are to look at which things.
+
+    Args:
+        tokens: as the tokenizer writes them.
+        answered: whether each is of an answer.
+        turns: what is asked in the conversation.
+        seen: in its picture.
+
+    Returns:
+        Pairs of a token's place and things, in equal shares; none of them if it is to look at nothing.
+    """
+    for number, edges in clues(tokens, answered):
+        if tuple(edges) in seen.boxes:
+            yield number, list[Thing](seen.boxes[tuple(edges)])
+    for turn, (begin, end) in zip(turns, _spans(answered), strict=True):
+        if turn.about == (NOTHING,):
+            name = max(number for number in range(begin) if tokens[number] == REF_END)
+            yield from ((number, []) for number in (name - 1, name, begin - 1))
+        elif turn.about:
+            yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)  # EOS is taken from nothing
+
+
+def _spans(answered: Sequence[bool]) -> list[tuple[int, int]]:
+    """Begin and end of each answer. The first token, which nothing writes, may count as answered."""
+    padded = [False, *answered[1:], False]
+    edges = [number for number in range(1, len(padded)) if padded[number] != padded[number - 1]]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _of_answer(words: Sequence[str], before: int, turn: Turn) -> Iterator[tuple[int, list[Thing]]]:
+    """Of the words of an answer, each of which the token before it writes."""
+    parts = turn.answer.split(", ")
+    starts = [*accumulate(map(len, words), initial=0)]
+    if len(parts) != len(turn.about) or starts[-1] != len(turn.answer):  # a number of things, or Chinese
+        things = [thing for thing in turn.about if isinstance(thing, int)] or [(str(turn.about[0]), 0)]
+        yield from ((before + number, list[Thing](things)) for number in range(len(words)))
+        return
+    characters = _characters(parts, turn.about)
+    for number, (start, end) in enumerate(pairwise(starts)):
+        things = [*dict.fromkeys(thing for thing in characters[start:end] if thing is not None)]
+        if things:
+            yield before + number, things
+
+
+def _characters(parts: Sequence[str], about: Sequence[int | str]) -> list[Thing | None]:
+    """For each character of an answer what it is taken from."""
+    found: list[Thing | None] = []
+    for part, thing in zip(parts, about, strict=True):
+        found += [None] * (2 if found else 0)
+        if isinstance(thing, int):
+            found += [thing] * len(part)
+        elif thing == part:
+            found += [(thing, number) for number in range(len(part))]
+        else:
+            found += [(thing, 0)] * len(part)
+    return found
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What a token is to look at, in places of its conversation: one of `places`, with `weight`."""
+
+    conversation: int
+    number: int
+    places: list[int]
+    weight: float
+
+
+def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], image_token_id: int) -> list[Pointer]:
+    """`pointers` of a batch.
+
+    Args:
+        tokenizer: wrote the ids.
+        batch: `input_ids` and `labels` [conversations, sequence].
+        rows: of `AnsweringDataset`.
+        image_token_id: stands at the places of pictures.
+    """
+    found: list[Pointer] = []
+    for number, row in enumerate(rows):
+        if row["shown"] is None:
+            continue
+        ids, answered = batch["input_ids"][number].tolist(), (batch["labels"][number] >= 0).tolist()
+        first = ids.index(image_token_id)
+        for place, things in pointers(tokenizer.convert_ids_to_tokens(ids), answered, row["turns"], row["shown"]):
+            if not things:
+                found.append(Pointer(number, place, [0], 1.0))
+            known = [row["shown"].tokens[thing] for thing in things if thing in row["shown"].tokens]
+            found += [Pointer(number, place, [first + each for each in seen], 1 / len(known)) for seen in known]
+    return found
+
+
+def stack_pointers(found: Sequence[Pointer], places: dict[int, Place], width: int) -> dict[str, torch.Tensor]:
+    """Pointers of a batch whose conversations `sharing` moved.
+
+    Args:
+        found: in places of the conversations.
+        places: of `sharing.places`.
+        width: of the rows.
+
+    Returns:
+        `lookers`: long [2, pointers], row and place; `looked_at`: bool [pointers, width]; `looks`: weights [pointers].
+    """
+    looked_at = torch.zeros(len(found), width, dtype=torch.bool)
+    for number, pointer in enumerate(found):
+        moved = places[pointer.conversation]
+        looked_at[number, [moved.of(place)[1] for place in pointer.places]] = True
+    lookers = torch.tensor([places[pointer.conversation].of(pointer.number) for pointer in found]).reshape(-1, 2).T
+    return {"lookers": lookers, "looked_at": looked_at, "looks": torch.tensor([pointer.weight for pointer in found])}
+
+
+class Watch:
+    """Keeps the attention of a layer, which a hook brings, for its loss."""
+
+    def __init__(self) -> None:
+        self._seen: torch.Tensor | None = None
+
+    def see(self, attention: nn.Module, inputs: Any, outputs: Any) -> None:
+        """A forward hook of the attention that is told where to look; it computes its weights."""
+        self._seen = outputs[1]
+
+    def loss(self, lookers: torch.Tensor, looked_at: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of what the first heads look at; arguments as of `stack_pointers`."""
+        weights, self._seen = self._seen, None
+        if weights is None or not len(looks):
+            return looks.new_zeros(())
+        rows, places = lookers
+        found = (weights[rows, :HEADS, places].float() * looked_at[:, None]).sum(-1).mean(-1)
+        return -(looks * (found + LEAST).log()).sum() / looks.sum()
