@@ -76,7 +76,7 @@ $(DOCS_VENV)/.installed: pyproject.toml requirements/docs.txt requirements/torch
 	$(call make-environment,$(DOCS_VENV),docs)
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo.py --boxes demo-output/places.png
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from typing import Any
 import compatibility_tables
 import front_tables
 import int4_tables
+import nano_tables
 import robustness_tables
 import serving_tables
 import speed_tables
@@ -200,32 +201,6 @@ def conversion_table() -> str:
     return table(head, [row])
 
 
-NANO_ROWS = {
-    "color": "colors",
-    "shape": "shapes",
-    "count": "counts, 1 to 5",
-    "place": "which ninth of the picture",
-    "relation": "left, right, above, below",
-    "describe": "naming all shapes of a picture",
-    "read_large": "reading unseen strings",
-    "read_small": "the same, 14 to 17 pixels high",
-    "read_all": "reading up to four strings",
-    "chart": "bar charts",
-    "character": "single characters: place, color",
-}
-
-
-def nano_table() -> str:
-    """Right answers of the nano model, from benchmarks/results/nano.json."""
-    figures = json.loads((ROOT / "benchmarks" / "results" / "nano.json").read_text(encoding="utf-8"))
-    columns = figures["accuracy"]
-    rows = [
-        [name, str(figures["questions"][kind]), *(f"{column[kind]:.1%}" for column in columns.values())]
-        for kind, name in NANO_ROWS.items()
-    ]
-    return table(["held-out questions about", "asked", *columns], rows)
-
-
 def chat_table() -> str:
     """Turns of a conversation against the pipeline, from benchmarks/results/chat.json."""
     figures = json.loads((ROOT / "benchmarks" / "results" / "chat.json").read_text(encoding="utf-8"))
@@ -313,7 +288,11 @@ QUANTIZATION = {
 PAGES = {
     "README.md": {"install": front_tables.install_lines, "memory": memory_table, "why": front_tables.why_table},
     "docs/checkpoints.md": {"checkpoints": checkpoints_table, "conversion": conversion_table},
-    "docs/nano.md": {"nano": nano_table},
+    "docs/nano.md": {
+        "nano": nano_tables.nano_table,
+        "nano-vl2": nano_tables.nano_vl2_table,
+        "nano-vl2 boxes": nano_tables.nano_vl2_boxes_table,
+    },
     "docs/parity.md": {"parity": parity_table},
     "docs/quantization.md": QUANTIZATION,
     "docs/choosing.md": {"memory": memory_table},

@@ -1,4 +1,7 @@
-"""The main job from end to end: open an original checkpoint, convert it, and let the pipeline answer about pictures."""
+"""The main job from end to end: open an original checkpoint, convert it, and let the pipeline answer about pictures.
+
+With --boxes a small DeepSeek-VL2 also finds things in a picture, and their boxes are drawn into it.
+"""
 
 import argparse
 import sys
@@ -10,12 +13,14 @@ from typing import NamedTuple
 from deepseek_vl_command.quiet import without_complaints_of_torchao
 
 with without_complaints_of_torchao():
+    from PIL import Image
     from transformers import pipeline
     from transformers.utils import logging
 
     import deepseek_vl_hf
     from deepseek_vl_hf.checkpoints import NothingToConvertError, convert_checkpoint
     from deepseek_vl_hf.checkpoints.layouts.files import named_folder
+    from deepseek_vl_hf.pictures.drawing import draw_boxes
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -37,6 +42,15 @@ QUESTIONS = (
     Question("chart.png", "Which bar is the tallest?", "K"),
     Question("chart.png", "哪个柱子最低？", "M"),
 )
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+PLACES = "places.png"
+# What is to be found in it, and where it is.
+FINDS: dict[str, list[Box]] = {
+    "the green star": [(31, 35, 85, 89)],
+    "all circles": [(132, 24, 192, 84), (34, 144, 82, 192)],
+    "the orange triangle": [(138, 136, 194, 192)],
+}
 
 
 def step(text: str) -> None:
@@ -77,23 +91,57 @@ def show(source: Path, max_new_tokens: int) -> list[int]:
         return [*right, answer(converted, max_new_tokens)]
 
 
+def find(drawing: Path) -> int:
+    """Lets nano-vl2 find things, and draws them; returns how many it found, with boxes that share half with theirs."""
+    step("Finding things with nano-vl2")
+    chat = deepseek_vl_hf.Chat.from_pretrained("nano-vl2")
+    picture = PICTURES / PLACES
+    labels, boxes, right = [], [], 0
+    for name, expected in FINDS.items():
+        chat.new()
+        (found,) = chat.processor.post_process_grounding(
+            chat.ask(f"<|ref|>{name}<|/ref|>", [picture]), Image.open(picture)
+        )
+        given = [box for boxes_of_one in found.boxes for box in boxes_of_one]
+        right += len(given) == len(expected) and all(map(same_place, sorted(given), sorted(expected)))
+        labels += found.labels
+        boxes += found.boxes
+        print(f"{PLACES}  {name}  {given}  (expected about {expected})", flush=True)
+    drawing.parent.mkdir(parents=True, exist_ok=True)
+    draw_boxes(picture, labels, boxes).save(drawing)
+    print(f"The boxes are drawn in {drawing}")
+    return right
+
+
+def same_place(one: Box, other: Box) -> bool:
+    """Whether two boxes share at least half of what they cover together."""
+    width, height = (min(one[end], other[end]) - max(one[end - 2], other[end - 2]) for end in (2, 3))
+    shared = max(0, width) * max(0, height)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return 2 * shared >= areas - shared
+
+
 def main() -> int:
-    """Runs the steps; the exit status is 0 if the nano model's answers were right, or another model was asked."""
+    """Runs the steps; the exit status is 0 if the small models' answers were right, or another model was asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "model", nargs="?", default="nano", help="nano, or a checkpoint's folder (default: %(default)s)"
     )
+    parser.add_argument("--boxes", type=Path, metavar="PNG", help="where the picture with boxes goes")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="length of the answers (default: %(default)s)")
     options = parser.parse_args()
     logging.disable_progress_bar()
     print(f"deepseek_vl_hf {deepseek_vl_hf.__version__}")
     try:
         right = show(named_folder(options.model), options.max_new_tokens)
+        found = find(options.boxes) if options.boxes else len(FINDS)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"\nDone: {' and '.join(map(str, right))} of {len(QUESTIONS)} answers are right to the letter.")
-    return 0 if options.model != "nano" or min(right) == len(QUESTIONS) else 1
+    if options.boxes:
+        print(f"{found} of {len(FINDS)} things are where they should be.")
+    return 0 if options.model != "nano" or (min(right) == len(QUESTIONS) and found == len(FINDS)) else 1
 
 
 if __name__ == "__main__":

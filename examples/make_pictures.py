@@ -1,9 +1,11 @@
-"""Draws the example pictures, whose strings and scenes the nano model never saw. Run it to make them anew."""
+"""Draws the example pictures, whose strings and scenes the small models never saw. Run it to make them anew."""
 
 from pathlib import Path
 
 from nano.drawing import View, draw_scene
 from nano.scenes import Bar, ChartScene, Scene, Shape, ShapeScene, Text, TextScene
+from nano_vl2.boards import Board
+from nano_vl2.pictures import draw
 
 # Here, where README and docs show them, and in the package, where `example_picture` finds them.
 FOLDERS = (
@@ -35,6 +37,20 @@ CHART = ChartScene(
     title="SALE",
     font="DejaVuSans",
 )
+# For nano-vl2, 224 x 224 pixels: four tiles.
+PLACES = Board(
+    shapes=(
+        Shape("star", "green", 58, 62, 54),
+        Shape("circle", "red", 162, 54, 60),
+        Shape("square", "yellow", 112, 114, 34),
+        Shape("circle", "blue", 58, 168, 48),
+        Shape("triangle", "orange", 166, 164, 56),
+    ),
+    texts=(),
+    width=224,
+    height=224,
+    background=(244, 246, 240),
+)
 # 640 x 640, 640 x 640 and 512 x 496 pixels.
 PICTURES: dict[str, tuple[Scene, View]] = {
     "shapes": (SHAPES, View(scale=2.5)),
@@ -49,6 +65,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         for name, (scene, view) in PICTURES.items():
             draw_scene(scene, view).save(folder / f"{name}.png", optimize=True)
+        draw(PLACES.picture).save(folder / "places.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def test_small_text_is_read_through_sam(exact, processor, sample):
 def test_the_package_holds_the_example_pictures():
     for name in ("shapes", "words", "chart"):
         assert Path(example_picture(name)).read_bytes() == (ROOT / "examples" / "pictures" / f"{name}.png").read_bytes()
-    with pytest.raises(ValueError, match="no example picture 'cat'; expected chart, shapes, words"):
+    with pytest.raises(ValueError, match="no example picture 'cat'; expected chart, places, shapes, words"):
         example_picture("cat")
 
 

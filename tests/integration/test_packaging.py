@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepseek_vl_hf import __version__, nano_path
+from deepseek_vl_hf.nano.folder import MODELS, PICTURES
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.packaging
@@ -47,14 +48,16 @@ def test_sdist_content(distributions):
 
 def test_the_wheel_works_alone(distributions, tmp_path):
     wheel = next(distributions.glob("*.whl"))
-    assert wheel.stat().st_size <= 10_000_000
+    assert wheel.stat().st_size <= 20_000_000
     with zipfile.ZipFile(wheel) as archive:
         modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
         assert modules <= set(archive.namelist())
         data = {f"{package}/py.typed" for package in ("deepseek_vl_command", "deepseek_vl_hf")}
         data.add("deepseek_vl_hf/checkpoints/conversion/model_card.md.j2")
-        data |= {f"deepseek_vl_hf/nano/checkpoint/{path.name}" for path in nano_path().iterdir()}
-        data |= {f"deepseek_vl_hf/nano/pictures/{name}.png" for name in ("shapes", "words", "chart")}
+        for name in MODELS:
+            folder = nano_path(name)
+            data |= {f"deepseek_vl_hf/nano/{folder.name}/{path.name}" for path in folder.iterdir()}
+        data |= {f"deepseek_vl_hf/nano/pictures/{name}.png" for name in PICTURES}
         tasks = ("refcoco_vl2_template_yaml", "refcoco+_bbox_rec_testA_vl2.yaml")
         data |= {f"deepseek_vl_hf/evaluation/tasks/{name}" for name in tasks}
         assert data <= set(archive.namelist())

@@ -1,5 +1,6 @@
 """What the README says is run, and its tables are those of their files."""
 
+import ast
 import io
 import json
 import math
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import demo
 from deepseek_vl_hf import nano_path
 from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.hf.versions import CHUNKED_PREFILL_READS_IMAGES
@@ -196,7 +198,10 @@ def test_the_page_on_deepseek_vl2_runs(vl2, tmp_path):
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     program = "\n".join(snippets).replace("path/to/deepseek-vl2-tiny", str(vl2.original))
     program = program.replace("boxes.png", str(tmp_path / "boxes.png"))
-    assert run_program(program).endswith("['the circle'] [[(76, 134, 185, 243)]]")
+    found = re.search(r"\['all circles'\] \[\[(\(.*\))\]\]$", run_program(program))
+    boxes = sorted(ast.literal_eval(f"[{found[1]}]"))
+    assert all(map(demo.same_place, boxes, sorted(demo.FINDS["all circles"])))
+    assert len(boxes) == 2
     assert (tmp_path / "boxes.png").is_file()
 
 

@@ -141,12 +141,14 @@ def test_data_uris(pipe, images, processor, expected):
     assert result[0]["generated_text"] == decode(processor, expected, 0)
 
 
-def test_the_demo():
-    result = python(DEMO)
+def test_the_demo(tmp_path):
+    result = python(DEMO, "--boxes", tmp_path / "new" / "places.png")
     assert result.returncode == 0, result.stderr
     assert "Found deepseek_vl_hybrid: " in result.stdout
     assert "relative to the blue square?  'left'  (expected 'left'" in result.stdout
-    assert result.stdout.rstrip().endswith("Done: 7 and 7 of 7 answers are right to the letter.")
+    assert "Done: 7 and 7 of 7 answers are right to the letter." in result.stdout
+    assert result.stdout.rstrip().endswith("3 of 3 things are where they should be.")
+    assert (tmp_path / "new" / "places.png").stat().st_size > 2000
 
 
 def test_the_demo_asks_other_models(converted):

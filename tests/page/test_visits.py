@@ -9,7 +9,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="Gradio is not installed (pip install -e '.[demo]')")
 
-from deepseek_vl_hf import Chat
+from deepseek_vl_hf import Chat, example_picture
 from deepseek_vl_hf.chat import limits, page_errors
 from deepseek_vl_hf.chat.page import MOST_CONVERSATIONS, Visit, Visits, answer, what_was_seen
 from family import IMAGES
@@ -20,15 +20,15 @@ OCR_PAGE = Path("tests/fixtures/deepseek_ocr/images/page.png").resolve()
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def test_boxes_are_drawn(vl2):
-    chat = Chat(vl2.model, vl2.processor, max_new_tokens=2)
+def test_boxes_are_drawn():
+    chat = Chat.from_pretrained("nano-vl2", dtype="float32")
     assert what_was_seen(chat) == []
-    picture = FIRST
-    chat.ask("Where is it?", [str(picture)])
+    picture = example_picture("places")
+    chat.ask("What color is the star?", [picture])
     assert next(label for _, label in what_was_seen(chat)).startswith("the whole and")
-    chat.turns[-1].answer = "<|ref|>the thing<|/ref|><|det|>[[10, 10, 500, 500]]<|/det|>"
-    (drawn, label), _ = what_was_seen(chat)
-    assert label == "the thing"
+    chat.ask("<|ref|>the green star<|/ref|>")
+    (drawn, label), *_ = what_was_seen(chat)
+    assert label == "the green star"
     with Image.open(picture) as original:
         assert drawn.size == original.size
         assert drawn.tobytes() != original.convert("RGB").tobytes()

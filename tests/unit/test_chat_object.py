@@ -15,7 +15,7 @@ from deepseek_vl_hf.chat import showing
 from deepseek_vl_hf.chat.history import Turn
 from deepseek_vl_hf.checkpoints.layouts.files import base_folder, named_folder
 from deepseek_vl_hf.cli.models import load_chat
-from deepseek_vl_hf.nano.folder import is_nano
+from deepseek_vl_hf.nano.folder import packaged
 from deepseek_vl_hf.pictures.drawing import draw_boxes
 from family import IMAGES
 
@@ -127,7 +127,11 @@ def test_nano_names_the_packages_model_to_people_alone(vl, tmp_path, monkeypatch
         assert Chat.from_pretrained(name).model.config.model_type == "deepseek_vl"
     assert base_folder(adapters) == Path("nano")
     assert named_folder("nano") == nano_path()
-    assert [is_nano(name) for name in ("nano", nano_path(), Path("nano"), "./nano")] == [True, True, False, False]
+    assert named_folder("nano-vl2") == nano_path("nano-vl2") != nano_path()
+    names = ("nano", nano_path(), "nano-vl2", nano_path("nano-vl2"), Path("nano"), "./nano")
+    assert [*map(packaged, names)] == ["nano", "nano", "nano-vl2", "nano-vl2", None, None]
+    with pytest.raises(ValueError, match="No model 'nano-vl3' comes with the package; expected nano or nano-vl2"):
+        nano_path("nano-vl3")
     words = parse(["describe", "a.png", "--model", "./nano"])
     assert load_chat(words).model.config.model_type == "deepseek_vl"
     assert AutoConfig.from_pretrained("nano").model_type == "deepseek_vl"

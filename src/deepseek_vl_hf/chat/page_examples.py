@@ -3,15 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..nano.folder import example_picture, is_nano
+from ..nano.folder import NANO, NANO_VL2, example_picture, packaged
 
-# Of the model that comes with the package, which knows no other kinds of questions.
-OF_NANO = (
-    ("shapes", "How many shapes are there?"),
-    ("shapes", "What color is the star?"),
-    ("words", "What does the red text say?"),
-    ("chart", "Which bar is the tallest?"),
-)
+# Of the models that come with the package, which know no other kinds of questions.
+OF_PACKAGED = {
+    NANO: (
+        ("shapes", "How many shapes are there?"),
+        ("shapes", "What color is the star?"),
+        ("words", "What does the red text say?"),
+        ("chart", "Which bar is the tallest?"),
+    ),
+    NANO_VL2: (
+        ("places", "Find <|ref|>the green star<|/ref|>."),
+        ("places", "<|ref|>all circles<|/ref|>"),
+        ("places", "<|grounding|>Describe the picture."),
+        ("places", "What color is the triangle?"),
+    ),
+}
 OF_OTHERS = ("Describe the picture.", "What does the text in the picture say?", "What can you do?")
 
 
@@ -22,6 +30,7 @@ def examples_for(name: str, suggested: Sequence[str] = ()) -> list[dict[str, Any
         name: as it was passed to the command.
         suggested: what the model's processor suggests.
     """
-    if not is_nano(name):
+    model = packaged(name)
+    if model is None:
         return [{"text": text, "files": []} for text in suggested or OF_OTHERS]
-    return [{"text": text, "files": [example_picture(picture)]} for picture, text in OF_NANO]
+    return [{"text": text, "files": [example_picture(picture)]} for picture, text in OF_PACKAGED[model]]

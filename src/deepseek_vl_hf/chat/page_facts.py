@@ -3,18 +3,23 @@
 from pathlib import Path
 
 from ..models.weights import has_4_bits
-from ..nano.folder import is_nano
+from ..nano.folder import NANO, NANO_VL2, packaged
 from .figures import Figures
 from .session import Chat
+
+OF_PACKAGED = {
+    NANO: "A small model that knows drawn pictures: shapes and their colors, printed capitals and digits, bar charts. "
+    "It has never seen a photograph.",
+    NANO_VL2: "A small model that knows drawn pictures: shapes, their colors and where they are. It has never seen a "
+    "photograph.",
+}
 
 
 def abilities_of(chat: Chat) -> str:
     """One line on what the model can be asked."""
-    if is_nano(Path(str(chat.model.config.name_or_path))):
-        return (
-            "A small model that knows drawn pictures: shapes and their colors, printed capitals and digits, bar "
-            "charts. It has never seen a photograph."
-        )
+    name = packaged(Path(str(chat.model.config.name_or_path)))
+    if name:
+        return OF_PACKAGED[name]
     if chat.processor.suggested_prompts:
         return f"Reads pages. It knows these questions best: {' | '.join(chat.processor.suggested_prompts)}"
     if hasattr(chat.processor, "post_process_grounding"):

@@ -1,7 +1,7 @@
 """What is asked about pictures where nobody says what.
 
-One question, of most models. The one that comes with the package describes shapes and reads text, and each picture
-wants one of the two; it is asked both, greedily, and the answer counts whose tokens it found likelier on average.
+One question, of most models. Nano describes shapes and reads text, and each picture wants one of the two; it is asked
+both, greedily, and the answer counts whose tokens it found likelier on average.
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..nano.folder import is_nano
+from ..nano.folder import NANO, NANO_VL2, packaged
 from .batch import BatchAnswer, ask_each
 from .figures import Figures
 from .sampling import Likelihood
 from .session import Chat
 
 QUESTION = "Describe the picture."
-OF_NANO = (QUESTION, "Read all the text.")
+OF_PACKAGED = {
+    NANO: (QUESTION, "Read all the text."),
+    NANO_VL2: ("<|grounding|>Describe the picture.",),
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def questions_for(model: str | Path, asked: str | None) -> tuple[str, ...]:
     """
     if asked is not None:
         return (asked,)
-    return OF_NANO if is_nano(model) else (QUESTION,)
+    name = packaged(model)
+    return OF_PACKAGED[name] if name else (QUESTION,)
 
 
 def written(questions: Sequence[str]) -> str:

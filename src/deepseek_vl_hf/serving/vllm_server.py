@@ -16,7 +16,7 @@ import torch
 from ..checkpoints.conversion.convert import convert_checkpoint
 from ..checkpoints.layouts.files import CONFIG, in_folder, named_folder, read_json, require
 from ..cpu.dtypes import fast_dtype
-from ..nano.folder import is_nano
+from ..nano.folder import packaged
 from .vllm_checkpoints import refusal
 
 # What asks a program to stop; it is passed on to vLLM, which then ends its own processes.
@@ -35,7 +35,7 @@ def can_serve(folder: str | Path) -> str | None:
         FileNotFoundError: there is no config.json.
         ValueError: it is damaged.
     """
-    if is_nano(Path(folder)):
+    if packaged(Path(folder)):
         return None  # it is converted first
     config = read_json(require(in_folder(Path(folder)), CONFIG))
     return refusal(config, str(folder), on_cpu=not torch.cuda.is_available())
@@ -88,12 +88,13 @@ def command(arguments: argparse.Namespace, folder: Path, name: str, address: tup
 @contextmanager
 def _converted(folder: Path, report: Report) -> Iterator[Path]:
     """A folder in the transformers layout: the same, but for the packaged model, which comes as an original."""
-    if not is_nano(folder):
+    name = packaged(folder)
+    if name is None:
         yield folder
         return
     with TemporaryDirectory(prefix="deepseek-vl-nano-") as temporary:
         report(f"The packaged model is in the original layout; converting it in {temporary} for vLLM.")
-        converted = Path(temporary) / "nano"
+        converted = Path(temporary) / name
         convert_checkpoint(folder, converted)
         yield converted
 

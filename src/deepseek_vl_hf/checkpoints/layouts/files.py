@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from ...nano.folder import NANO, nano_path
+from ...nano.folder import MODELS, nano_path
 
 # Arguments of from_pretrained that say where and how files are fetched.
 HUB_ARGUMENTS = (
@@ -139,13 +139,14 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def named_folder(name: str | Path) -> Path:
     """The folder of a checkpoint that a person names, to `Chat` or to a command.
 
-    The text `nano` names the model that comes with the package; a folder of that name is `./nano`, or a `Path`. All
-    other names are those of `local_folder`, which knows no model of its own: it reads what files of checkpoints name.
+    The texts `nano` and `nano-vl2` name the models that come with the package; a folder of such a name is `./nano`, or
+    a `Path`. All other names are those of `local_folder`, which knows no model of its own: it reads what files of
+    checkpoints name.
 
     Raises:
         FileNotFoundError: see `local_folder`.
     """
-    return nano_path() if name == NANO else local_folder(name)
+    return nano_path(name) if isinstance(name, str) and name in MODELS else local_folder(name)
 
 
 def local_folder(source: str | Path) -> Path:
