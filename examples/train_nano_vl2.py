@@ -27,9 +27,10 @@ from nano.optimizer import ANSWERING_RATE, MuonWithAdamW, stage
 from nano.runs import export, training_arguments
 from nano_vl2.cells import CellHead
 from nano_vl2.clues import LAYER, ClueHead
-from nano_vl2.dataset import AnsweringDataset, LookingDataset
+from nano_vl2.dataset import SHARES, AnsweringDataset, LookingDataset
 from nano_vl2.experts import TOGETHER
 from nano_vl2.model import SIZES, build_model, build_processor, shrink_image_tokens
+from nano_vl2.pointers import LOOKING, NAMING
 from nano_vl2.trainer import AnsweringCollator, LookingCollator, NanoVL2Trainer
 
 CARD = Path(__file__).parent / "nano_vl2" / "card.md"
@@ -54,6 +55,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--begin-with", metavar="MODEL", help="nano-vl2 or a folder: answering begins with its weights and tokenizer"
+    )
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=[*SHARES],
+        default=[*SHARES],
+        help="kinds of pictures to answer about (default: all)",
     )
     parser.add_argument(
         "--first", type=int, default=0, metavar="N", help="number of the first conversation (default: %(default)s)"
@@ -139,18 +147,23 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     if options.compile:
         for layer in layers[LAYER + 1 :]:  # a hook does not go with a compiled layer
             layer.compile(dynamic=True)
-    dataset = AnsweringDataset(options.conversations, options.first)
+    dataset = AnsweringDataset(options.conversations, options.first, options.kinds)
     collator = AnsweringCollator(processor)
     trainer = build_trainer(options, model, folder, dataset, collator, options.batch_conversations, ANSWERING_RATE)
     hooks = [
         layers[LAYER].register_forward_hook(model.clue_head.see),
-        layers[LAYER].self_attn.register_forward_hook(trainer.watch.see),
+        *(
+            layers[layer].self_attn.register_forward_hook(partial(trainer.watch.see, layer))
+            for layer in (NAMING, LOOKING)
+        ),
     ]
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     for hook in hooks:
         hook.remove()
     del model.clue_head
-    write_curves(trainer.state.log_history, options.output, parts=("answer_loss", "clue_loss", "pointer_loss"))
+    write_curves(
+        trainer.state.log_history, options.output, parts=("answer_loss", "clue_loss", "name_loss", "pointer_loss")
+    )
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:
@@ -163,6 +176,7 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
         "pictures": options.pictures,
         "begin_with": options.begin_with,
         "first": options.first,
+        "kinds": options.kinds,
         "model": SIZES,
     }
 

@@ -1,7 +1,7 @@
 """Conversations about drawn pictures, made on the fly: row N of a split is the same on every machine."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,13 @@ NINE_TILES_SHARES = {"text": 0.4, "shapes": 0.1, "chart": 0.15, "characters": 0.
 # In looking: the first of so many pictures bring text from one style to all.
 VARIETY_PICTURES = 32_000
 PAGE_SHARE = 0.4
+# Of all pictures: boards of which nothing but the view of the whole is looked at, because it alone has boxes.
+WHOLE_SHARE = 0.5
+WHOLES = ("board", "board", "board", "shapes")
 MOST_VIEWS = 4  # of a picture: tiles look alike, and other pictures teach more than further tiles of the same one
 # In answering: so many conversations are about one thing in one tile; over the next ones there come more things, up to
 # half of the way, and then more tiles.
-EASY_CONVERSATIONS, HARDENING_CONVERSATIONS = 4_000, 36_000
+EASY_CONVERSATIONS, HARDENING_CONVERSATIONS = 4_000, 24_000
 # After these the shares become the later ones, over so many.
 MIXING_CONVERSATIONS = 40_000
 CONVERSATIONS = 2  # about the same pictures
@@ -94,9 +97,9 @@ def example(split: str, number: int, difficulty: float = 1.0, kind: str | None =
     return _examples(rng, split, difficulty, kind or _kind(rng, mixing), 1)[0]
 
 
-def _kind(rng: random.Random, mixing: float) -> str:
-    shares = [first + mixing * (SHARES[name] - first) for name, first in FIRST_SHARES.items()]
-    return rng.choices(tuple(FIRST_SHARES), shares)[0]
+def _kind(rng: random.Random, mixing: float, kinds: Sequence[str] = tuple(SHARES)) -> str:
+    shares = [FIRST_SHARES[name] + mixing * (SHARES[name] - FIRST_SHARES[name]) for name in kinds]
+    return rng.choices(kinds, shares)[0]
 
 
 def _examples(rng: random.Random, split: str, difficulty: float, kind: str, count: int) -> list[Example]:
@@ -189,6 +192,8 @@ def look(number: int) -> tuple[Picture, list[int]]:
     """A training picture without questions, and which of its views are looked at: 0 is the whole, then come tiles."""
     rng = random.Random(f"vl2 look {number}")
     variety = min(1.0, number / VARIETY_PICTURES)
+    if rng.random() < WHOLE_SHARE:
+        return example("train", rng.randrange(10**9), kind=rng.choice(WHOLES)).pictures[0], [0]
     if rng.random() < 1 - (1 - PAGE_SHARE) * variety:
         # The whole of a page shows gray lines.
         picture, views = page(rng, "train", variety), list[int]()
@@ -241,16 +246,18 @@ class AnsweringDataset(Dataset[dict[str, Any]]):
     Args:
         conversations: how many rows.
         first: the number of the first one, where an earlier run showed those before it.
+        kinds: of SHARES, of which they are.
 
     Raises:
         ValueError: `first` is negative or no multiple of CONVERSATIONS.
     """
 
-    def __init__(self, conversations: int, first: int = 0) -> None:
+    def __init__(self, conversations: int, first: int = 0, kinds: Sequence[str] = tuple(SHARES)) -> None:
         if first < 0 or first % CONVERSATIONS:
             raise ValueError(f"first is {first}; expected a multiple of {CONVERSATIONS}, 0 or more.")
         self.conversations = conversations
         self.first = first
+        self.kinds = kinds
         self._drawn: tuple[int, list[Talk]] = (-1, [])
 
     def __len__(self) -> int:
@@ -260,7 +267,7 @@ class AnsweringDataset(Dataset[dict[str, Any]]):
         place = number % CONVERSATIONS
         start = self.first + number - place
         if self._drawn[0] != start:
-            self._drawn = (start, _talks(start))
+            self._drawn = (start, _talks(start, self.kinds))
         one, images, seen = self._drawn[1][place]
         return {"messages": conversation(one, images), "images": images, "turns": one.turns, "shown": seen}
 
@@ -273,12 +280,12 @@ def _progress(done: int, count: int) -> float:
 Talk = tuple[Example, list[Image.Image], Shown | None]
 
 
-def _talks(number: int) -> list[Talk]:
+def _talks(number: int, kinds: Sequence[str]) -> list[Talk]:
     """`CONVERSATIONS` training examples, the first of which is row `number`."""
     difficulty = _progress(number - EASY_CONVERSATIONS, HARDENING_CONVERSATIONS)
     mixing = _progress(number - EASY_CONVERSATIONS - HARDENING_CONVERSATIONS, MIXING_CONVERSATIONS)
     rng = random.Random(f"vl2 train {number}")
-    kind = _kind(rng, mixing)
+    kind = _kind(rng, mixing, kinds)
     again = 1 if kind in ASKED_ONCE else CONVERSATIONS
     talks: list[Talk] = []
     while len(talks) < CONVERSATIONS:

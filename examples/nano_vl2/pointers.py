@@ -4,7 +4,7 @@ A question names a thing, and the answer is taken from the tokens that show it: 
 of the view of the whole that show the shape, the characters of a string one by one from those of the tiles, and what is
 not there from nowhere. To find out from answers alone where to look takes tens of thousands of conversations, because
 nothing is learned from looking at the right place before the rest of the model makes use of it. So some heads of the
-second layer are told. What they are told from is thrown away when training is over; the heads stay.
+second layer are told, and those of the first which words say what is meant, as of `names`. No weights are added.
 """
 
 from collections import defaultdict
@@ -20,12 +20,15 @@ from nano.questions import Turn
 
 from .cells import SIDE, shapes_of, tile_characters, whole_shapes
 from .clues import REF_END, clues
+from .names import names
 from .pictures import STEP, Picture, corners
 from .questions import NOTHING
 from .sharing import Place
 
-HEADS = 2  # of the layer's, that are told
-POINTER_WEIGHT = 1.0  # beside the answers
+NAMING, LOOKING = 0, 1  # layers that are told
+HEADS = (0, 1)  # of LOOKING, each of which is told the same
+POINTER_WEIGHT = 1.0  # of either, beside the answers
+MOST_HEADS = 4
 LEAST = 1e-6  # of attention, so that its logarithm is one
 
 # The number of a shape, or a string and the number of a character in it.
@@ -77,7 +80,7 @@ def pointers(
     for number, edges in clues(tokens, answered):
         if tuple(edges) in seen.boxes:
             yield number, list[Thing](seen.boxes[tuple(edges)])
-    for turn, (begin, end) in zip(turns, _spans(answered), strict=True):
+    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
         if turn.about == (NOTHING,):
             name = max(number for number in range(begin) if tokens[number] == REF_END)
             yield from ((number, []) for number in (name - 1, name, begin - 1))
@@ -85,7 +88,7 @@ def pointers(
             yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)  # EOS is taken from nothing
 
 
-def _spans(answered: Sequence[bool]) -> list[tuple[int, int]]:
+def spans(answered: Sequence[bool]) -> list[tuple[int, int]]:
     """Begin and end of each answer. The first token, which nothing writes, may count as answered."""
     padded = [False, *answered[1:], False]
     edges = [number for number in range(1, len(padded)) if padded[number] != padded[number - 1]]
@@ -123,12 +126,23 @@ def _characters(parts: Sequence[str], about: Sequence[int | str]) -> list[Thing 
 
 @dataclass(frozen=True)
 class Pointer:
-    """What a token is to look at, in places of its conversation: one of `places`, with `weight`."""
+    """What a token is to look at: one of several places of its conversation.
+
+    Attributes:
+        conversation: of the batch.
+        number: the token's place.
+        places: of what it is to look at.
+        layer: NAMING or LOOKING.
+        heads: that are told; their mean counts.
+        weight: of this pointer.
+    """
 
     conversation: int
     number: int
     places: list[int]
-    weight: float
+    layer: int = LOOKING
+    heads: tuple[int, ...] = HEADS
+    weight: float = 1.0
 
 
 def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], image_token_id: int) -> list[Pointer]:
@@ -145,12 +159,27 @@ def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], im
         if row["shown"] is None:
             continue
         ids, answered = batch["input_ids"][number].tolist(), (batch["labels"][number] >= 0).tolist()
-        first = ids.index(image_token_id)
-        for place, things in pointers(tokenizer.convert_ids_to_tokens(ids), answered, row["turns"], row["shown"]):
+        first, tokens = ids.index(image_token_id), tokenizer.convert_ids_to_tokens(ids)
+        for place, things in pointers(tokens, answered, row["turns"], row["shown"]):
             if not things:
-                found.append(Pointer(number, place, [0], 1.0))
+                found.append(Pointer(number, place, [0]))
             known = [row["shown"].tokens[thing] for thing in things if thing in row["shown"].tokens]
-            found += [Pointer(number, place, [first + each for each in seen], 1 / len(known)) for seen in known]
+            found += [Pointer(number, place, [first + each for each in seen], weight=1 / len(known)) for seen in known]
+        found += _names(number, tokens, answered, row["turns"])
+    return found
+
+
+def _names(number: int, tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]) -> list[Pointer]:
+    """Of one conversation, what the first layer is told."""
+    boxed, question = sorted(place for place, _ in clues(tokens, answered)), 0
+    found: list[Pointer] = []
+    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
+        known = [place for place in boxed if question <= place < end]
+        found += [
+            Pointer(number, asker, places, NAMING, (head,))
+            for asker, head, places in names(tokens, question, begin, turn, known)
+        ]
+        question = end
     return found
 
 
@@ -163,31 +192,43 @@ def stack_pointers(found: Sequence[Pointer], places: dict[int, Place], width: in
         width: of the rows.
 
     Returns:
-        `lookers`: long [2, pointers], row and place; `looked_at`: bool [pointers, width]; `looks`: weights [pointers].
+        `lookers`: long [3, pointers], layer, row and place; `looked_at`: bool [pointers, width]; `looks`: the heads'
+        weights [pointers, heads].
     """
     looked_at = torch.zeros(len(found), width, dtype=torch.bool)
-    for number, pointer in enumerate(found):
-        moved = places[pointer.conversation]
-        looked_at[number, [moved.of(place)[1] for place in pointer.places]] = True
-    lookers = torch.tensor([places[pointer.conversation].of(pointer.number) for pointer in found]).reshape(-1, 2).T
-    return {"lookers": lookers, "looked_at": looked_at, "looks": torch.tensor([pointer.weight for pointer in found])}
+    moved = [
+        (number, places[pointer.conversation].of(place)[1])
+        for number, pointer in enumerate(found)
+        for place in pointer.places
+    ]
+    looked_at[tuple(torch.tensor(moved).reshape(-1, 2).T)] = True
+    shares = [pointer.weight / len(pointer.heads) for pointer in found]
+    looks = torch.tensor(
+        [
+            [share * (head in pointer.heads) for head in range(MOST_HEADS)]
+            for share, pointer in zip(shares, found, strict=True)
+        ]
+    ).reshape(-1, MOST_HEADS)
+    lookers = [(pointer.layer, *places[pointer.conversation].of(pointer.number)) for pointer in found]
+    return {"lookers": torch.tensor(lookers).reshape(-1, 3).T, "looked_at": looked_at, "looks": looks}
 
 
 class Watch:
-    """Keeps the attention of a layer, which a hook brings, for its loss."""
+    """Keeps the attention of the layers that are told where to look, which hooks bring, for its loss."""
 
     def __init__(self) -> None:
-        self._seen: torch.Tensor | None = None
+        self._seen: dict[int, torch.Tensor] = {}
 
-    def see(self, attention: nn.Module, inputs: Any, outputs: Any) -> None:
-        """A forward hook of the attention that is told where to look; it computes its weights."""
-        self._seen = outputs[1]
+    def see(self, layer: int, attention: nn.Module, inputs: Any, outputs: Any) -> None:
+        """A forward hook of the attention of that layer, which computes its weights."""
+        self._seen[layer] = outputs[1]
 
-    def loss(self, lookers: torch.Tensor, looked_at: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of what the first heads look at; arguments as of `stack_pointers`."""
-        weights, self._seen = self._seen, None
-        if weights is None or not len(looks):
+    def loss(self, layer: int, lookers: torch.Tensor, looked_at: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of what a layer's heads look at; the other arguments as of `stack_pointers`."""
+        weights, asked = self._seen.pop(layer, None), lookers[0] == layer
+        if weights is None or not asked.any():
             return looks.new_zeros(())
-        rows, places = lookers
-        found = (weights[rows, :HEADS, places].float() * looked_at[:, None]).sum(-1).mean(-1)
-        return -(looks * (found + LEAST).log()).sum() / looks.sum()
+        _, rows, places = lookers[:, asked]
+        seen, shares = (weights[rows, :, places].float() * looked_at[asked, None]).sum(-1), looks[asked]
+        found = (seen[:, : shares.shape[1]] * shares).sum(-1) / shares.sum(-1)
+        return -(shares.sum(-1) * (found + LEAST).log()).sum() / shares.sum()

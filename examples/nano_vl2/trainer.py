@@ -15,7 +15,7 @@ from nano.trainer import NanoTrainer
 
 from .cells import stack_labels
 from .clues import CLUE_WEIGHT, stack_clues
-from .pointers import POINTER_WEIGHT, Watch, find_pointers, stack_pointers
+from .pointers import LOOKING, NAMING, POINTER_WEIGHT, Watch, find_pointers, stack_pointers
 from .sharing import find_trees, in_rows, places, share
 
 # How far a correction bias moves per step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, at 0.001 for far longer runs).
@@ -98,11 +98,12 @@ class NanoVL2Trainer(NanoTrainer):
             answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
         with self.accelerator.autocast():
             clues = model.clue_head.loss(boxes)
-            pointers = self.watch.loss(**looks)
+            named, pointed = (self.watch.loss(layer, **looks) for layer in (NAMING, LOOKING))
         self.add_up("answer_loss", answers)
         self.add_up("clue_loss", clues)
-        self.add_up("pointer_loss", pointers)
-        loss = answers + CLUE_WEIGHT * clues + POINTER_WEIGHT * pointers
+        self.add_up("name_loss", named)
+        self.add_up("pointer_loss", pointed)
+        loss = answers + CLUE_WEIGHT * clues + POINTER_WEIGHT * (named + pointed)
         return (loss, outputs) if return_outputs else loss
 
     def _cell_loss(self, model: Any, pixel_values: torch.Tensor, **labels: torch.Tensor) -> torch.Tensor:

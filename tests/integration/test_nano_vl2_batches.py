@@ -1,6 +1,7 @@
 """Batches of nano-vl2's answering: shared pictures, the tokenizer's words, clues, pointers."""
 
 from collections import defaultdict
+from functools import partial
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from nano_vl2.cells import EDGES, IGNORED, PLACES, box_loss
 from nano_vl2.clues import LAYER, ClueHead, clues, stack_clues
 from nano_vl2.dataset import CONVERSATIONS, AnsweringDataset
 from nano_vl2.model import build_model, build_processor
+from nano_vl2.names import names
 from nano_vl2.pictures import TILE, Picture
-from nano_vl2.pointers import HEADS, Watch, find_pointers, pointers, shown, stack_pointers
+from nano_vl2.pointers import LOOKING, MOST_HEADS, NAMING, Watch, find_pointers, pointers, shown, stack_pointers
 from nano_vl2.questions import NOTHING
 from nano_vl2.sharing import Place, find_trees
 from nano_vl2.trainer import AnsweringCollator
@@ -41,6 +43,12 @@ def test_several_conversations_share_pictures_but_not_questions():
     assert sum(len({*conversations}) > 1 for conversations in several) > 0.8 * len(several)
 
 
+def test_kinds_of_pictures_can_be_chosen():
+    dataset = AnsweringDataset(10**6, kinds=("tiles", "table"))
+    kinds = {turn.kind for number in range(HARD, HARD + 40) for turn in dataset[number]["turns"]}
+    assert kinds == {"read_tiles", "table"}
+
+
 @pytest.fixture(scope="module")
 def rows():
     dataset = AnsweringDataset(10**6)
@@ -64,14 +72,15 @@ def test_branches_fill_most_of_the_rows(shared):
 
 
 def test_branches_are_answered_as_conversations_by_themselves(processor, shared, rows):
-    """The same losses of all three tasks, without the pictures' tokens being computed again for each question."""
+    """The same losses of all tasks, without the pictures' tokens being computed again for each question."""
     torch.manual_seed(0)
     model = build_model(processor).eval()
     model.set_attn_implementation({"vision_config": "eager", "text_config": "eager"})
     head, watch = ClueHead(model.config.text_config.hidden_size), Watch()
     layer = model.model.language_model.layers[LAYER]
     layer.register_forward_hook(head.see)
-    layer.self_attn.register_forward_hook(watch.see)
+    for number in (NAMING, LOOKING):
+        model.model.language_model.layers[number].self_attn.register_forward_hook(partial(watch.see, number))
     batch = ConversationCollator(processor)([{"messages": row["messages"]} for row in rows])
     batch["labels"][:, 0] = -100
     boxes = stack_clues(processor.tokenizer, batch["input_ids"], batch["labels"])
@@ -85,7 +94,9 @@ def test_branches_are_answered_as_conversations_by_themselves(processor, shared,
     with torch.no_grad():
         losses = []
         for each, asked, where in ((batch, boxes, looks), (shared, shared_boxes, shared_looks)):
-            losses.append(torch.stack([model(**each).loss, head.loss(asked), watch.loss(**where)]))
+            answers = model(**each).loss
+            looked = [watch.loss(number, **where) for number in (NAMING, LOOKING)]
+            losses.append(torch.stack([answers, head.loss(asked), *looked]))
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
 
 
@@ -167,7 +178,7 @@ def test_tokens_show_shapes_in_the_whole_and_characters_in_the_tiles():
     tiles = 20 + 1  # after the whole and the separator; rows of nine
     assert seen.tokens["7B", 0] == [tiles + 9 * 1 + 5]  # (156, 30)
     assert seen.tokens["7B", 1] == [tiles + 9 * 1 + 6]  # (170, 30)
-    assert seen.boxes == {(6, 7, 12, 20): [0], (35, 35, 41, 46): [1]}
+    assert seen.boxes == {(6, 7, 12, 20): [0], (35, 35, 41, 45): [1]}
 
 
 def pointed(processor, question, answer, about):
@@ -198,7 +209,7 @@ def test_what_is_not_there_is_looked_for_in_vain(processor):
 
 
 def test_boxes_are_written_from_the_tokens_of_their_shapes(processor):
-    boxes = "[120, 140, 240, 400], [700, 700, 820, 920]"
+    boxes = "[120, 140, 240, 400], [700, 700, 820, 900]"
     found = pointed(processor, "All shapes!", f"<|ref|>all shapes<|/ref|><|det|>[{boxes}]<|/det|>", ())
     assert [(written, things) for _, written, things in found if written.startswith("[")][-2:] == [
         ("[120,", [0]),
@@ -207,13 +218,52 @@ def test_boxes_are_written_from_the_tokens_of_their_shapes(processor):
     assert (" 700,", " 820,", [1]) in found
 
 
-def test_attention_is_asked_of_the_first_heads():
-    watch = Watch()
-    weights = torch.rand(1, HEADS + 1, 4, 4)
-    looked_at = torch.tensor([[True, True, False, False], [False, False, True, False]])
-    lookers = torch.tensor([[0, 0], [2, 3]])
-    watch.see(None, None, (None, weights))
-    expected = [weights[0, :HEADS, 2, :2].sum(-1).mean(), weights[0, :HEADS, 3, 2].mean()]
-    loss = watch.loss(lookers, looked_at, torch.tensor([1.0, 0.5]))
+def looks_for(processor, question, answer, about=(), kind="find", boxed=()):
+    """What the first layer's heads look at: the token that looks, the head, and the words."""
+    pieces = [processor.tokenizer.tokenize(each) for each in (f"x{question}:", answer)]
+    tokens, asked = [token for piece in pieces for token in piece], len(pieces[0])
+    found = names(tokens, 1, asked, Turn(kind, question, answer, about), [tokens.index(each) for each in boxed])
+    return [(tokens[place], head, [tokens[word] for word in words]) for place, head, words in found]
+
+
+def test_names_are_looked_at_by_color_and_by_shape(processor):
+    """Where there is no word for one of them, the first token of all says so."""
+    assert looks_for(processor, "What is the green shape?", "star", (0,)) == [(":", 0, ["Ġgreen"]), (":", 1, ["x"])]
+    assert looks_for(processor, "How many red stars?", "2", (0, 1), "count") == [
+        (":", 0, ["Ġred"]),
+        (":", 1, ["Ġstars"]),
+    ]
+    refused = looks_for(processor, "<|ref|>the pink cross<|/ref|>", "There is no pink cross.", (NOTHING,))
+    assert {token for token, _, _ in refused} == {"Ġcross", "<|/ref|>", ":"}
+    assert {(head, *words) for _, head, words in refused} == {(0, "Ġpink"), (1, "Ġcross")}
+    assert not looks_for(processor, "Where is the star relative to the cross?", "left", (0, 1), "relation")
+    assert not looks_for(processor, "绿色的是什么形状？", "星形", (0,))
+
+
+def test_boxes_are_written_with_a_look_at_their_name(processor):
+    answer = "<|ref|>the blue circle<|/ref|><|det|>[[120, 140, 240, 400]]<|/det|>"
+    found = looks_for(processor, "<|ref|>the blue circle<|/ref|>", answer, boxed=["<|det|>", " 140,"])
+    assert found == [
+        (token, head, [word]) for token in ("<|det|>", " 140,") for head, word in ((0, "Ġblue"), (1, "Ġcircle"))
+    ]
+
+
+def test_a_region_is_looked_at_edge_by_edge(processor):
+    found = looks_for(processor, "What is in <|det|>[[20, 40, 60, 80]]<|/det|>?", "a red star", (0,), "region")
+    assert found == [(":", head, [edge]) for head, edge in enumerate(["[20,", " 40,", " 60,", " 80]"])]
+
+
+def test_attention_is_asked_of_its_heads():
+    watch, weights = Watch(), torch.rand(1, MOST_HEADS + 1, 4, 4)
+    looked_at = torch.tensor([[True, True, False, False], [False, False, True, False], [True, False, False, False]])
+    lookers = torch.tensor([[LOOKING, LOOKING, NAMING], [0, 0, 0], [2, 3, 1]])
+    looks = torch.tensor([[0.5, 0.5, 0, 0], [0.25, 0.25, 0, 0], [0, 0, 1, 0]])
+    watch.see(LOOKING, None, None, (None, weights))
+    expected = [weights[0, :2, 2, :2].sum(-1).mean(), weights[0, :2, 3, 2].mean()]
+    loss = watch.loss(LOOKING, lookers, looked_at, looks)
     assert loss.item() == pytest.approx(-(expected[0].log() + 0.5 * expected[1].log()).item() / 1.5, rel=1e-4)
-    assert watch.loss(lookers, looked_at, torch.tensor([1.0, 0.5])) == 0  # nothing was seen since
+    assert watch.loss(LOOKING, lookers, looked_at, looks) == 0  # nothing was seen since
+    watch.see(NAMING, None, None, (None, weights))
+    assert watch.loss(NAMING, lookers, looked_at, looks).item() == pytest.approx(
+        -weights[0, 2, 1, 0].log().item(), rel=1e-4
+    )

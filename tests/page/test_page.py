@@ -57,6 +57,14 @@ def nano_address():
 
 
 @pytest.fixture(scope="module")
+def nano_vl2_address():
+    chat = Chat.from_pretrained("nano-vl2", do_sample=False)
+    page, address = launched(chat, "DeepSeek-VL2: nano-vl2", examples_for("nano-vl2"))
+    yield address
+    page.close()
+
+
+@pytest.fixture(scope="module")
 def endless_address(vl2):
     """A model of random weights, whose answers are as long as they may be."""
     chat = Chat(vl2.model, vl2.processor, do_sample=False, min_new_tokens=2000, max_new_tokens=2000)
@@ -191,6 +199,20 @@ class TestInABrowser:
         assert box["y"] + box["height"] <= 844
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         screenshot(page, "phone")
+
+    def test_nano_vl2_shows_what_it_found(self, page, nano_vl2_address):
+        """A click brings the picture and the question; the boxes of the answer are drawn into the picture."""
+        page.goto(nano_vl2_address)
+        page.get_by_text("<|ref|>the green star<|/ref|>").first.click()
+        api.expect(page.locator("#question .thumbnail-item, #question img").first).to_be_visible()
+        page.locator("#question textarea").press("Enter")
+        api.expect(figures(page)).to_have_count(1, timeout=30000)
+        api.expect(page.locator("#seen")).to_contain_text("the green star", timeout=20000)
+        ask(page, "<|ref|>all circles<|/ref|>")
+        api.expect(figures(page)).to_have_count(2, timeout=30000)
+        api.expect(page.locator("#seen")).to_contain_text("all circles", timeout=20000)
+        page.locator("#seen img").first.scroll_into_view_if_needed()
+        screenshot(page, "boxes")
 
     def test_deepseek_ocr_reads_a_page(self, page, ocr_address, ocr):
         """What its authors ask is there to click; the answer, of random weights, is the one that `Chat` gives."""
