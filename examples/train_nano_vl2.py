@@ -161,9 +161,8 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     for hook in hooks:
         hook.remove()
     del model.clue_head
-    write_curves(
-        trainer.state.log_history, options.output, parts=("answer_loss", "clue_loss", "name_loss", "pointer_loss")
-    )
+    parts = ("answer_loss", "box_loss", "shape_loss", "name_loss", "pointer_loss")
+    write_curves(trainer.state.log_history, options.output, parts=parts)
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:

@@ -245,9 +245,9 @@ class CellHead(nn.Module):
         hues, characters = self.texts(tokens).float().split((len(HUES), CHARACTERS * len(THINGS)), -1)
         shown, edges = self.mains(tokens).float().split((len(THINGS) + len(HUES), EDGES * PLACES), -1)
         return {
-            "points": _of_things(at_points, points.long().transpose(2, 3)),
-            "middles": _of_things(in_middles, middles.long()),
-            "shapes": _of_things(shown, mains[..., :2].long()),
+            "points": thing_loss(at_points, points.long().transpose(2, 3)),
+            "middles": thing_loss(in_middles, middles.long()),
+            "shapes": thing_loss(shown, mains[..., :2].long()),
             "boxes": box_loss(edges, mains[..., 2:]),
             "texts": _entropy(hues, texts[..., 0].long())
             + _entropy(characters.unflatten(-1, (CHARACTERS, -1)), texts[..., 1:].long()),
@@ -260,8 +260,8 @@ class CellHead(nn.Module):
         return functional.cross_entropy(columns, numbers % SIDE) + functional.cross_entropy(rows, numbers // SIDE)
 
 
-def _of_things(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Of things and hues; logits [..., THINGS + HUES], labels [..., 2]."""
+def thing_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of things and of their hues; logits [..., THINGS + HUES], labels [..., 2]."""
     parts = zip(logits.split((len(THINGS), len(HUES)), -1), labels.unbind(-1), strict=True)
     return sum((_entropy(each, wanted) for each, wanted in parts), logits.new_zeros(()))
 

@@ -1,9 +1,10 @@
-"""Where things are, asked of an early layer: a second task for answering.
+"""What and where things are, asked of an early layer: a second task for answering.
 
 To write a box a model has to find the thing, to take its box from the thing's token, and to pick the edge that is due.
 Learned from answers alone these steps wait for each other: 2,500 batches left it guessing among several things. So a
 linear layer on what the second layer gives says all edges of the box, at each token that writes one and at the name
-before it. The layer is thrown away when training is over.
+before it; and wherever that layer is told to look at a shape, it says which shape and which color it is. The layer is
+thrown away when training is over.
 """
 
 import re
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .cells import EDGES, IGNORED, PLACES, box_loss
+from nano.cells import HUES, THINGS
+
+from .cells import EDGES, IGNORED, PLACES, box_loss, thing_loss
 from .pictures import STEP
 
 LAYER = 1  # whose output is asked, counted from 0; what comes after it picks the edge
@@ -56,9 +59,10 @@ def _of_name(head: str, place: dict[int, int]) -> list[int]:
     begin = head.rindex(REF, 0, end)
     asked = head.rfind(head[begin : end + len(REF_END)], 0, begin)
     if asked < 0:
-        return [*range(place[begin], place[end] + 3)]
+        return [*range(place[begin] - 1, place[end] + 3)]
     number = place[asked + end - begin]
-    return [number - 1, number, *range(place[end] - 1, place[end] + 3)]
+    # Before the answer begins, too: there it turns out whether the thing is there.
+    return [number - 1, number, place[begin] - 1, *range(place[end] - 1, place[end] + 3)]
 
 
 def stack_clues(tokenizer: Any, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -81,7 +85,7 @@ def stack_clues(tokenizer: Any, input_ids: torch.Tensor, labels: torch.Tensor) -
 
 
 class ClueHead(nn.Module):
-    """Says the edges of boxes from hidden states, which a hook brings.
+    """Says the edges of boxes, and shapes and colors, from hidden states, which a hook brings.
 
     Args:
         hidden_size: of the language model.
@@ -90,16 +94,30 @@ class ClueHead(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.edges = nn.Linear(hidden_size, EDGES * PLACES)
+        self.shapes = nn.Linear(hidden_size, len(THINGS) + len(HUES))
         self._seen: torch.Tensor | None = None
 
     def see(self, layer: nn.Module, inputs: Any, hidden_states: torch.Tensor) -> None:
         """A forward hook of the layer that is asked."""
         self._seen = hidden_states
 
-    def loss(self, boxes: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of all edges that are asked; `boxes` as of `stack_clues`."""
+    def losses(
+        self, boxes: torch.Tensor, lookers: torch.Tensor, shapes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropies of all edges that are asked, and of shapes with their colors.
+
+        Args:
+            boxes: as of `stack_clues`.
+            lookers: long [3, pointers], layer, row and place, as of `pointers.stack_pointers`.
+            shapes: uint8 [pointers, 2], as of there; IGNORED where nothing is asked.
+        """
         seen, self._seen = self._seen, None
-        asked = boxes[..., 0] != IGNORED
-        if seen is None or not asked.any():
-            return self.edges.weight.new_zeros(())
-        return box_loss(self.edges(seen[asked]).float(), boxes[asked])
+        asked, told = boxes[..., 0] != IGNORED, shapes[:, 0] != IGNORED
+        nothing = self.edges.weight.new_zeros(())
+        if seen is None:
+            return nothing, nothing
+        _, rows, places = lookers[:, told]
+        return (
+            box_loss(self.edges(seen[asked]).float(), boxes[asked]) if asked.any() else nothing,
+            thing_loss(self.shapes(seen[rows, places]).float(), shapes[told].long()) if told.any() else nothing,
+        )

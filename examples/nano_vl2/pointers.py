@@ -9,16 +9,17 @@ second layer are told, and those of the first which words say what is meant, as 
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
+from nano.cells import HUES, THINGS
 from nano.questions import Turn
 
-from .cells import SIDE, shapes_of, tile_characters, whole_shapes
+from .cells import IGNORED, SIDE, shapes_of, tile_characters, whole_shapes
 from .clues import REF_END, clues
 from .names import names
 from .pictures import STEP, Picture, corners
@@ -42,10 +43,12 @@ class Shown:
     Attributes:
         tokens: of each thing, counted from the picture's first one.
         boxes: the numbers of the shapes with each box, its edges in STEPs.
+        shapes: of each shape its kind and its color, as indices into THINGS and HUES.
     """
 
     tokens: dict[Thing, list[int]]
     boxes: dict[tuple[int, ...], list[int]]
+    shapes: list[tuple[int, int]]
 
 
 def shown(picture: Picture) -> Shown:
@@ -60,7 +63,8 @@ def shown(picture: Picture) -> Shown:
     boxes: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number, shape in enumerate(shapes_of(picture)):
         boxes[tuple(edge // STEP for edge in corners(shape, picture.width, picture.height))].append(number)
-    return Shown(dict(tokens), dict(boxes))
+    shapes = [(THINGS.index(shape.shape), HUES.index(shape.color)) for shape in shapes_of(picture)]
+    return Shown(dict(tokens), dict(boxes), shapes)
 
 
 def pointers(
@@ -135,6 +139,7 @@ class Pointer:
         layer: NAMING or LOOKING.
         heads: that are told; their mean counts.
         weight: of this pointer.
+        shape: kind and color of what it is to see, if that is one shape.
     """
 
     conversation: int
@@ -143,6 +148,7 @@ class Pointer:
     layer: int = LOOKING
     heads: tuple[int, ...] = HEADS
     weight: float = 1.0
+    shape: tuple[int, int] = (IGNORED, IGNORED)
 
 
 def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], image_token_id: int) -> list[Pointer]:
@@ -163,9 +169,19 @@ def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], im
         for place, things in pointers(tokens, answered, row["turns"], row["shown"]):
             if not things:
                 found.append(Pointer(number, place, [0]))
-            known = [row["shown"].tokens[thing] for thing in things if thing in row["shown"].tokens]
-            found += [Pointer(number, place, [first + each for each in seen], weight=1 / len(known)) for seen in known]
+            found += _looks(number, place, things, row["shown"], first)
         found += _names(number, tokens, answered, row["turns"])
+    return found
+
+
+def _looks(number: int, place: int, things: Sequence[Thing], seen: Shown, first: int) -> list[Pointer]:
+    """At each of the things in a picture whose first token is given."""
+    known = [thing for thing in things if thing in seen.tokens]
+    found = [
+        Pointer(number, place, [first + each for each in seen.tokens[thing]], weight=1 / len(known)) for thing in known
+    ]
+    if len(known) == 1 and isinstance(known[0], int):
+        return [replace(found[0], shape=seen.shapes[known[0]])]
     return found
 
 
@@ -193,7 +209,7 @@ def stack_pointers(found: Sequence[Pointer], places: dict[int, Place], width: in
 
     Returns:
         `lookers`: long [3, pointers], layer, row and place; `looked_at`: bool [pointers, width]; `looks`: the heads'
-        weights [pointers, heads].
+        weights [pointers, heads]; `shapes`: uint8 [pointers, 2], a shape's kind and color, or IGNORED.
     """
     looked_at = torch.zeros(len(found), width, dtype=torch.bool)
     moved = [
@@ -210,7 +226,8 @@ def stack_pointers(found: Sequence[Pointer], places: dict[int, Place], width: in
         ]
     ).reshape(-1, MOST_HEADS)
     lookers = [(pointer.layer, *places[pointer.conversation].of(pointer.number)) for pointer in found]
-    return {"lookers": torch.tensor(lookers).reshape(-1, 3).T, "looked_at": looked_at, "looks": looks}
+    shapes = torch.tensor([pointer.shape for pointer in found], dtype=torch.uint8).reshape(-1, 2)
+    return {"lookers": torch.tensor(lookers).reshape(-1, 3).T, "looked_at": looked_at, "looks": looks, "shapes": shapes}
 
 
 class Watch:

@@ -92,18 +92,19 @@ class NanoVL2Trainer(NanoTrainer):
             # The tower stays as looking left it: gradients of first answers, which are guesses, harm it.
             features = model.model.get_image_features(inputs.pop("pixel_values"), inputs.pop("tile_grids"))
         inputs["mm_encoder_outputs"] = {"image": features}
-        boxes = inputs.pop("boxes")
+        boxes, shapes = inputs.pop("boxes"), inputs.pop("shapes")
         looks = {name: inputs.pop(name) for name in ("lookers", "looked_at", "looks")}
         with balanced(model, inputs.pop("members")):
             answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
         with self.accelerator.autocast():
-            clues = model.clue_head.loss(boxes)
+            edges, kinds = model.clue_head.losses(boxes, looks["lookers"], shapes)
             named, pointed = (self.watch.loss(layer, **looks) for layer in (NAMING, LOOKING))
         self.add_up("answer_loss", answers)
-        self.add_up("clue_loss", clues)
+        self.add_up("box_loss", edges)
+        self.add_up("shape_loss", kinds)
         self.add_up("name_loss", named)
         self.add_up("pointer_loss", pointed)
-        loss = answers + CLUE_WEIGHT * clues + POINTER_WEIGHT * (named + pointed)
+        loss = answers + CLUE_WEIGHT * (edges + kinds) + POINTER_WEIGHT * (named + pointed)
         return (loss, outputs) if return_outputs else loss
 
     def _cell_loss(self, model: Any, pixel_values: torch.Tensor, **labels: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
 from deepseek_vl_hf.training.collator import ConversationCollator
 from nano.questions import Turn
 from nano.scenes import Shape, Text
-from nano_vl2.cells import EDGES, IGNORED, PLACES, box_loss
+from nano_vl2.cells import EDGES, IGNORED, PLACES, box_loss, thing_loss
 from nano_vl2.clues import LAYER, ClueHead, clues, stack_clues
 from nano_vl2.dataset import CONVERSATIONS, AnsweringDataset
 from nano_vl2.model import build_model, build_processor
@@ -88,15 +88,19 @@ def test_branches_are_answered_as_conversations_by_themselves(processor, shared,
     unmoved = {number: Place(number, 0, 0, 0) for number in range(len(rows))}
     looks = stack_pointers(pointed, unmoved, batch["input_ids"].shape[1])
     shared_looks = {name: shared.pop(name) for name in looks}
+    shapes, shared_shapes = looks.pop("shapes"), shared_looks.pop("shapes")
     shared_boxes, members = shared.pop("boxes"), shared.pop("members")
     assert members.sum() < 0.8 * batch["attention_mask"].sum()
     assert (shared["labels"] >= 0).sum() == (batch["labels"] >= 0).sum()
     with torch.no_grad():
         losses = []
-        for each, asked, where in ((batch, boxes, looks), (shared, shared_boxes, shared_looks)):
+        for each, asked, where, told in (
+            (batch, boxes, looks, shapes),
+            (shared, shared_boxes, shared_looks, shared_shapes),
+        ):
             answers = model(**each).loss
             looked = [watch.loss(number, **where) for number in (NAMING, LOOKING)]
-            losses.append(torch.stack([answers, head.loss(asked), *looked]))
+            losses.append(torch.stack([answers, *head.losses(asked, where["lookers"], told), *looked]))
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
 
 
@@ -123,7 +127,7 @@ def test_an_edge_of_a_box_is_one_word(processor):
 
 
 def test_clues_stand_at_boxes_and_names(processor):
-    """At each token of a box that another one of it follows, and around the name before it, also in the question."""
+    """At each token of a box that another one follows, at its name here and in the question, and before the answer."""
     question = "Find <|ref|>the red star<|/ref|>. What is in <|det|>[[20, 40, 60, 80]]<|/det|>?"
     answer = "<|ref|>the red star<|/ref|><|det|>[[120, 0, 560, 780], [60, 340, 980, 960]]<|/det|>"
     pieces = [processor.tokenizer.tokenize(each) for each in (question, answer)]
@@ -131,20 +135,24 @@ def test_clues_stand_at_boxes_and_names(processor):
     found = dict(clues(tokens, [number >= asked for number in range(len(tokens))]))
     first, second = [6, 0, 28, 39], [3, 17, 49, 48]
     shown = [(tokens[number], edges) for number, edges in sorted(found.items())]
-    assert [token for token, _ in shown[:2]] == ["Ġstar", "<|/ref|>"]
     of_first = ["Ġstar", "<|/ref|>", "<|det|>", "[", "[120,", " 0,", " 560,"]
     of_second = ["Ġ", "[60,", " 340,", " 980,"]
-    assert shown[2:] == [*((token, first) for token in of_first), *((token, second) for token in of_second)]
-    assert shown[:2] == [("Ġstar", first), ("<|/ref|>", first)]
+    assert shown[3:] == [*((token, first) for token in of_first), *((token, second) for token in of_second)]
+    assert shown[:3] == [("Ġstar", first), ("<|/ref|>", first), ("?", first)]
 
 
 def test_the_clue_head_reads_what_its_layer_gives():
     head, states = ClueHead(6), torch.randn(2, 5, 6)
     boxes = torch.full((2, 5, EDGES), IGNORED, dtype=torch.uint8)
-    assert head.loss(boxes) == 0
+    lookers = torch.tensor([[LOOKING, LOOKING], [0, 1], [2, 4]])
+    shapes = torch.tensor([[IGNORED, IGNORED], [3, 5]], dtype=torch.uint8)
+    assert head.losses(boxes, lookers, shapes) == (0, 0)
     boxes[1, 3] = torch.tensor([3, 10, 20, 49])
     head.see(None, None, states)
-    assert torch.allclose(head.loss(boxes), box_loss(head.edges(states[1, 3]), boxes[1, 3]))
+    of_boxes, of_shapes = head.losses(boxes, lookers, shapes)
+    assert torch.allclose(of_boxes, box_loss(head.edges(states[1, 3]), boxes[1, 3]))
+    assert torch.allclose(of_shapes, thing_loss(head.shapes(states[1, 4])[None], shapes[1:].long()))
+    assert of_shapes > 0
 
 
 def test_places_near_the_right_one_are_nearly_right():
