@@ -7,10 +7,11 @@ nothing is learned from looking at the right place before the rest of the model 
 second layer are told, and those of the first which words say what is meant, as of `names`. No weights are added.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from nano.cells import HUES, THINGS
 from nano.questions import Turn
 
-from .cells import IGNORED, SIDE, shapes_of, tile_characters, whole_shapes
+from .cells import EDGES, IGNORED, SIDE, shapes_of, tile_characters, whole_shapes
 from .clues import REF_END, clues
 from .names import names
 from .pictures import STEP, Picture, corners
@@ -30,6 +31,8 @@ NAMING, LOOKING = 0, 1  # layers that are told
 HEADS = (0, 1)  # of LOOKING, each of which is told the same
 POINTER_WEIGHT = 1.0  # of either, beside the answers
 MOST_HEADS = 4
+DET_END = "<|/det|>"
+_FIRST_EDGE = re.compile(r"\[\d+,")
 LEAST = 1e-6  # of attention, so that its logarithm is one
 
 # The number of a shape, or a string and the number of a character in it.
@@ -79,7 +82,8 @@ def pointers(
         seen: in its picture.
 
     Returns:
-        Pairs of a token's place and things, in equal shares; none of them if it is to look at nothing.
+        Pairs of a token's place and things, in equal shares; NOTHING stands for the first token of all. It has a share
+        where things are counted, too, which is the smaller the more there are.
     """
     for number, edges in clues(tokens, answered):
         if tuple(edges) in seen.boxes:
@@ -87,9 +91,22 @@ def pointers(
     for turn, (begin, end) in zip(turns, spans(answered), strict=True):
         if turn.about == (NOTHING,):
             name = max(number for number in range(begin) if tokens[number] == REF_END)
-            yield from ((number, []) for number in (name - 1, name, begin - 1))
+            yield from ((number, [NOTHING]) for number in (name - 1, name, begin - 1))
+        elif turn.kind == "count":
+            yield begin - 1, [NOTHING, *(thing for thing in turn.about if isinstance(thing, int))]
         elif turn.about:
             yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)  # EOS is taken from nothing
+        for place, edges in _ends(tokens, begin, end, turn.kind):
+            yield place, list[Thing](seen.boxes.get(edges, [NOTHING]) if edges else [NOTHING])
+
+
+def _ends(tokens: Sequence[str], begin: int, end: int, kind: str) -> Iterator[tuple[int, tuple[int, ...] | None]]:
+    """Tokens of an answer from which it goes on to another box or ends, and the edges of that box, if there is one."""
+    starts = [number for number in range(begin, end) if _FIRST_EDGE.fullmatch(tokens[number])]
+    boxes = [tuple(int(edge.strip("[], ")) // STEP for edge in tokens[number : number + EDGES]) for number in starts]
+    for number, following in zip_longest(starts, boxes[1:]):
+        last = number + EDGES - 1
+        yield (tokens.index(DET_END, last, end) if kind == "caption" else last), following
 
 
 def spans(answered: Sequence[bool]) -> list[tuple[int, int]]:
@@ -110,8 +127,9 @@ def _of_answer(words: Sequence[str], before: int, turn: Turn) -> Iterator[tuple[
     characters = _characters(parts, turn.about)
     for number, (start, end) in enumerate(pairwise(starts)):
         things = [*dict.fromkeys(thing for thing in characters[start:end] if thing is not None)]
-        if things:
-            yield before + number, things
+        yield before + number, things or [next(thing for thing in characters[end:] if thing is not None)]
+    if turn.kind == "describe":
+        yield before + len(words), [NOTHING]
 
 
 def _characters(parts: Sequence[str], about: Sequence[int | str]) -> list[Thing | None]:
@@ -167,8 +185,6 @@ def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], im
         ids, answered = batch["input_ids"][number].tolist(), (batch["labels"][number] >= 0).tolist()
         first, tokens = ids.index(image_token_id), tokenizer.convert_ids_to_tokens(ids)
         for place, things in pointers(tokens, answered, row["turns"], row["shown"]):
-            if not things:
-                found.append(Pointer(number, place, [0]))
             found += _looks(number, place, things, row["shown"], first)
         found += _names(number, tokens, answered, row["turns"])
     return found
@@ -176,12 +192,14 @@ def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], im
 
 def _looks(number: int, place: int, things: Sequence[Thing], seen: Shown, first: int) -> list[Pointer]:
     """At each of the things in a picture whose first token is given."""
-    known = [thing for thing in things if thing in seen.tokens]
-    found = [
-        Pointer(number, place, [first + each for each in seen.tokens[thing]], weight=1 / len(known)) for thing in known
-    ]
-    if len(known) == 1 and isinstance(known[0], int):
-        return [replace(found[0], shape=seen.shapes[known[0]])]
+    known = [thing for thing in things if thing == NOTHING or thing in seen.tokens]
+    found: list[Pointer] = []
+    for thing in known:
+        places = [0] if thing == NOTHING else [first + each for each in seen.tokens[thing]]
+        found.append(Pointer(number, place, places, weight=1 / len(known)))
+    (only,) = known if len(known) == 1 else (NOTHING,)
+    if isinstance(only, int) and only != NOTHING:
+        return [replace(found[0], shape=seen.shapes[only])]
     return found
 
 
@@ -191,6 +209,7 @@ def _names(number: int, tokens: Sequence[str], answered: Sequence[bool], turns: 
     found: list[Pointer] = []
     for turn, (begin, end) in zip(turns, spans(answered), strict=True):
         known = [place for place in boxed if question <= place < end]
+        known += [place for place, _ in _ends(tokens, begin, end, turn.kind)]
         found += [
             Pointer(number, asker, places, NAMING, (head,))
             for asker, head, places in names(tokens, question, begin, turn, known)

@@ -189,30 +189,34 @@ def test_tokens_show_shapes_in_the_whole_and_characters_in_the_tiles():
     assert seen.boxes == {(6, 7, 12, 20): [0], (35, 35, 41, 45): [1]}
 
 
-def pointed(processor, question, answer, about):
+def pointed(processor, question, answer, about, kind="any"):
     """What each token of an answer is written from, and what the tokens of the question look at."""
     pieces = [processor.tokenizer.tokenize(each) for each in (f"x{question}:", answer)]
     tokens, asked = [token for piece in pieces for token in piece], len(pieces[0])
-    turn = Turn("any", question, answer, about)
+    turn = Turn(kind, question, answer, about)
     found = pointers([*tokens, "<eos>"], [*[False] * asked, *[True] * (len(pieces[1]) + 1)], [turn], shown(SCENE))
-    return [(tokens[place], tokens[place + 1], things) for place, things in found]
+    return [(tokens[place], [*tokens, "<eos>"][place + 1], things) for place, things in found]
 
 
 def test_answers_are_written_from_what_they_are_about(processor):
     assert pointed(processor, "What is written?", "7B", ("7B",)) == [(":", "7", [("7B", 0)]), ("7", "B", [("7B", 1)])]
-    assert pointed(processor, "How many?", "2", (0, 1)) == [(":", "2", [0, 1])]
+    assert pointed(processor, "Where is it?", "left", (0, 1)) == [(":", "left", [0, 1])]
     assert pointed(processor, "What color is 7?", "black", ("7B",)) == [(":", "black", [("7B", 0)])]
-    described = pointed(processor, "Describe it.", "a red star, a blue circle", (0, 1))
-    assert [things for _, _, things in described] == [[0]] * 3 + [[1]] * 3
-    assert [written for _, written, _ in described] == ["a", "Ġred", "Ġstar", "Ġa", "Ġblue", "Ġcircle"]
+    described = pointed(processor, "Describe it.", "a red star, a blue circle", (0, 1), "describe")
+    assert [things for _, _, things in described] == [[0]] * 3 + [[1]] * 4 + [[NOTHING]]
+    assert [written for _, written, _ in described] == ["a", "Ġred", "Ġstar", ",", "Ġa", "Ġblue", "Ġcircle", "<eos>"]
+
+
+def test_what_is_counted_leaves_a_share_to_nothing(processor):
+    assert pointed(processor, "How many?", "2", (0, 1), "count") == [(":", "2", [NOTHING, 0, 1])]
 
 
 def test_what_is_not_there_is_looked_for_in_vain(processor):
     question, answer = "<|ref|>all stars<|/ref|>", "There are no stars."
     assert [(token, things) for token, _, things in pointed(processor, question, answer, (NOTHING,))] == [
-        ("Ġstars", []),
-        ("<|/ref|>", []),
-        (":", []),
+        ("Ġstars", [NOTHING]),
+        ("<|/ref|>", [NOTHING]),
+        (":", [NOTHING]),
     ]
 
 
@@ -224,6 +228,21 @@ def test_boxes_are_written_from_the_tokens_of_their_shapes(processor):
         ("[700,", [1]),
     ]
     assert (" 700,", " 820,", [1]) in found
+    assert (" 400]", ",", [1]) in found  # it goes on with the other one
+    assert (" 900]", "]", [NOTHING]) in found
+
+
+def test_captions_go_on_after_each_thing(processor):
+    names = "<|ref|>a red star<|/ref|><|det|>[[120, 140, 240, 400]]<|/det|>"
+    names += ", <|ref|>a blue circle<|/ref|><|det|>[[700, 700, 820, 900]]<|/det|>"
+    found = pointed(processor, "<|grounding|>All!", names, (), "caption")
+    assert [(written, things) for token, written, things in found if token == "<|/det|>"] == [
+        (",", [1]),
+        ("<eos>", [NOTHING]),
+    ]
+    assert (":", "<|ref|>", [0]) in found
+    assert ("Ġred", "Ġstar", [0]) in found
+    assert ("Ġ", "<|ref|>", [1]) in found
 
 
 def looks_for(processor, question, answer, about=(), kind="find", boxed=()):
