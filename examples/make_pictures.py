@@ -40,11 +40,10 @@ CHART = ChartScene(
 # For nano-vl2, 224 x 224 pixels: four tiles.
 PLACES = Board(
     shapes=(
-        Shape("star", "green", 58, 62, 54),
+        Shape("star", "green", 62, 112, 54),
         Shape("circle", "red", 162, 54, 60),
-        Shape("square", "yellow", 112, 114, 34),
-        Shape("circle", "blue", 58, 168, 48),
-        Shape("triangle", "orange", 166, 164, 56),
+        Shape("circle", "blue", 58, 184, 48),
+        Shape("triangle", "orange", 162, 164, 58),
     ),
     texts=(),
     width=224,

@@ -92,7 +92,7 @@ def pointers(
         if turn.about == (NOTHING,):
             name = max(number for number in range(begin) if tokens[number] == REF_END)
             yield from ((number, [NOTHING]) for number in (name - 1, name, begin - 1))
-        elif turn.kind == "count":
+        elif turn.about and turn.kind == "count":
             yield begin - 1, [NOTHING, *(thing for thing in turn.about if isinstance(thing, int))]
         elif turn.about:
             yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)  # EOS is taken from nothing

@@ -47,10 +47,6 @@ def found_in(processor, answer):
     return [box for boxes in found.boxes for box in boxes]
 
 
-def same_places(found, expected):
-    return len(found) == len(expected) and all(map(demo.same_place, sorted(found), sorted(expected)))
-
-
 def test_it_finds_things_through_chat(folder):
     chat = Chat.from_pretrained(folder, dtype="float32")
     assert type(chat.model) is DeepseekVL2ForConditionalGeneration
@@ -58,7 +54,7 @@ def test_it_finds_things_through_chat(folder):
     for name, expected in demo.FINDS.items():
         chat.new()
         answer = chat.ask(f"<|ref|>{name}<|/ref|>", [PICTURE])
-        assert same_places(found_in(chat.processor, answer), expected), answer
+        assert demo.same_places(found_in(chat.processor, answer), expected), answer
 
 
 def test_it_finds_things_through_the_pipeline(folder):
@@ -76,7 +72,7 @@ def test_it_finds_things_through_the_pipeline(folder):
         text=messages, return_full_text=False, max_new_tokens=80, decode_kwargs={"skip_special_tokens": False}
     )
     for result, expected in zip(results, demo.FINDS.values(), strict=True):
-        assert same_places(found_in(pipe.processor, result[0]["generated_text"]), expected), result
+        assert demo.same_places(found_in(pipe.processor, result[0]["generated_text"]), expected), result
 
 
 def test_the_page_on_nano_runs():
@@ -86,7 +82,7 @@ def test_the_page_on_nano_runs():
     assert result.returncode == 0, result.stderr
     found = find_boxes(result.stdout, Image.open(PICTURE).size)
     assert found.labels == ["the green star"]
-    assert same_places(found.boxes[0], demo.FINDS["the green star"])
+    assert demo.same_places(found.boxes[0], demo.FINDS["the green star"])
 
 
 def test_the_example_picture_was_never_shown_in_training():

@@ -15,7 +15,7 @@ OF_PACKAGED = {
     ),
     NANO_VL2: (
         ("places", "Find <|ref|>the green star<|/ref|>."),
-        ("places", "<|ref|>all circles<|/ref|>"),
+        ("places", "<|ref|>all shapes<|/ref|>"),
         ("places", "<|grounding|>Describe the picture."),
         ("places", "What color is the triangle?"),
     ),

@@ -40,7 +40,7 @@ def example_picture(name: str) -> str:
 
     Args:
         name: "shapes" (640 x 640 pixels, four colored shapes), "words" (640 x 640, three lines of text), "chart"
-            (512 x 496, three bars) or "places" (224 x 224, five shapes for nano-vl2 to find).
+            (512 x 496, three bars) or "places" (224 x 224, four shapes for nano-vl2 to find).
 
     Raises:
         ValueError: there is no picture of that name.
