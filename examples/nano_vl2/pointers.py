@@ -91,13 +91,13 @@ def pointers(
     for turn, (begin, end) in zip(turns, spans(answered), strict=True):
         if turn.about == (NOTHING,):
             name = max(number for number in range(begin) if tokens[number] == REF_END)
-            yield from ((number, [NOTHING]) for number in (name - 1, name, begin - 1))
+            yield from ((number, list[Thing]([NOTHING])) for number in (name - 1, name, begin - 1))
         elif turn.about and turn.kind == "count":
             yield begin - 1, [NOTHING, *(thing for thing in turn.about if isinstance(thing, int))]
         elif turn.about:
             yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)  # EOS is taken from nothing
-        for place, edges in _ends(tokens, begin, end, turn.kind):
-            yield place, list[Thing](seen.boxes.get(edges, [NOTHING]) if edges else [NOTHING])
+        for place, following in _ends(tokens, begin, end, turn.kind):
+            yield place, list[Thing](seen.boxes[following] if following in seen.boxes else [NOTHING])
 
 
 def _ends(tokens: Sequence[str], begin: int, end: int, kind: str) -> Iterator[tuple[int, tuple[int, ...] | None]]:
@@ -121,8 +121,8 @@ def _of_answer(words: Sequence[str], before: int, turn: Turn) -> Iterator[tuple[
     parts = turn.answer.split(", ")
     starts = [*accumulate(map(len, words), initial=0)]
     if len(parts) != len(turn.about) or starts[-1] != len(turn.answer):  # a number of things, or Chinese
-        things = [thing for thing in turn.about if isinstance(thing, int)] or [(str(turn.about[0]), 0)]
-        yield from ((before + number, list[Thing](things)) for number in range(len(words)))
+        meant: list[Thing] = [thing if isinstance(thing, int) else (thing, 0) for thing in turn.about]
+        yield from ((before + number, meant) for number in range(len(words)))
         return
     characters = _characters(parts, turn.about)
     for number, (start, end) in enumerate(pairwise(starts)):

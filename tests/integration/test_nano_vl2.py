@@ -68,9 +68,7 @@ def test_it_finds_things_through_the_pipeline(folder):
         ]
         for name in demo.FINDS
     ]
-    results = pipe(
-        text=messages, return_full_text=False, max_new_tokens=80, decode_kwargs={"skip_special_tokens": False}
-    )
+    results = pipe(text=messages, return_full_text=False, max_new_tokens=80, skip_special_tokens=False)
     for result, expected in zip(results, demo.FINDS.values(), strict=True):
         assert demo.same_places(found_in(pipe.processor, result[0]["generated_text"]), expected), result
 
