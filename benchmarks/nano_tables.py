@@ -61,3 +61,15 @@ def nano_vl2_boxes_table() -> str:
         for kind in kinds
     ]
     return table(["boxes found, boxes right", *ways], rows)
+
+
+def nano_vl2_facts_table() -> str:
+    """What else was measured of nano-vl2."""
+    figures = results("nano_vl2.json")
+    shares = [share for layer in figures["expert_shares"] for share in layer]
+    rows = [
+        ["answers in bfloat16 that are those in float32", f"{figures['bfloat16_equal_answers']:.1%}"],
+        ["answers with 4-bit weights that are those in float32", f"{figures['int4_equal_answers']:.1%}"],
+        ["what experts take of an even share, from the least to the most", f"{min(shares):.2f} to {max(shares):.2f}"],
+    ]
+    return table(["", "found"], rows)

@@ -292,6 +292,7 @@ PAGES = {
         "nano": nano_tables.nano_table,
         "nano-vl2": nano_tables.nano_vl2_table,
         "nano-vl2 boxes": nano_tables.nano_vl2_boxes_table,
+        "nano-vl2 facts": nano_tables.nano_vl2_facts_table,
     },
     "docs/parity.md": {"parity": parity_table},
     "docs/quantization.md": QUANTIZATION,
