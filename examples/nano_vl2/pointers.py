@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise, zip_longest
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -97,14 +97,14 @@ def pointers(
         elif turn.about:
             yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)  # EOS is taken from nothing
         for place, following in _ends(tokens, begin, end, turn.kind):
-            yield place, list[Thing](seen.boxes[following] if following in seen.boxes else [NOTHING])
+            yield place, list[Thing](seen.boxes.get(following, [NOTHING]))
 
 
-def _ends(tokens: Sequence[str], begin: int, end: int, kind: str) -> Iterator[tuple[int, tuple[int, ...] | None]]:
-    """Tokens of an answer from which it goes on to another box or ends, and the edges of that box, if there is one."""
+def _ends(tokens: Sequence[str], begin: int, end: int, kind: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Tokens of an answer from which it goes on to another box or ends, and the edges of that box, none at the end."""
     starts = [number for number in range(begin, end) if _FIRST_EDGE.fullmatch(tokens[number])]
     boxes = [tuple(int(edge.strip("[], ")) // STEP for edge in tokens[number : number + EDGES]) for number in starts]
-    for number, following in zip_longest(starts, boxes[1:]):
+    for number, following in zip(starts, [*boxes[1:], ()], strict=False):
         last = number + EDGES - 1
         yield (tokens.index(DET_END, last, end) if kind == "caption" else last), following
 
