@@ -44,8 +44,8 @@ QUESTIONS = (
 )
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
-PLACES = "places.png"
-# What is to be found in it, and where it is.
+PLACES = "places"
+# What is to be found in this example picture, and where it is.
 FINDS: dict[str, list[Box]] = {
     "the green star": [(35, 85, 89, 139)],
     "the orange triangle": [(133, 135, 191, 193)],
@@ -95,7 +95,7 @@ def find(drawing: Path) -> int:
     """Lets nano-vl2 find things, and draws them; returns how many it found, with boxes that share half with theirs."""
     step("Finding things with nano-vl2")
     chat = deepseek_vl_hf.Chat.from_pretrained("nano-vl2")
-    picture = PICTURES / PLACES
+    picture = deepseek_vl_hf.example_picture(PLACES)
     labels, boxes, right = [], [], 0
     for name, expected in FINDS.items():
         chat.new()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deepseek_vl_hf import example_picture, nano_path
-from deepseek_vl_hf.chat.unasked import OF_NANO
+from deepseek_vl_hf.chat.unasked import OF_PACKAGED
 from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.cli.conversation import ChatLoop
 from deepseek_vl_hf.cpu import dtypes, ways
@@ -214,7 +214,7 @@ def test_describe_as_json(capsys):
     assert main(["describe", SHAPES, WORDS, "--json", "--together", "--max-new-tokens", "5"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["pictures"] == [SHAPES, WORDS]
-    assert found["prompt"] in OF_NANO
+    assert found["prompt"] in OF_PACKAGED["nano"]
     assert found["new_tokens"] <= 5
     assert found["ended"] in ("eos", "length")
 
