@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment with the package and its development tools, in the versions that
 # requirements/*.txt lists.
 #
-#   make demo           convert the shipped checkpoint and let the pipeline answer about the example pictures
+#   make demo           convert the shipped checkpoint, let the pipeline answer about pictures, and find things in one
 #   make test           linters, type checker and all tests on the newest versions that the package admits
 #   make test-oldest    unit, parity, checkpoint and usage tests on the oldest ones
 #   make test-page      the tests of the web page, with Gradio; in a browser where Chromium is installed

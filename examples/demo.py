@@ -21,6 +21,7 @@ with without_complaints_of_torchao():
     from deepseek_vl_hf.checkpoints import NothingToConvertError, convert_checkpoint
     from deepseek_vl_hf.checkpoints.layouts.files import named_folder
     from deepseek_vl_hf.pictures.drawing import draw_boxes
+    from overlaps import Box, same_places
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -43,9 +44,8 @@ QUESTIONS = (
     Question("chart.png", "哪个柱子最低？", "M"),
 )
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 PLACES = "places"
-# What is to be found in this example picture, and where it is.
+# What is to be found in this example picture, and where it is, in pixels.
 FINDS: dict[str, list[Box]] = {
     "the green star": [(35, 85, 89, 139)],
     "the orange triangle": [(133, 135, 191, 193)],
@@ -103,7 +103,7 @@ def find(drawing: Path) -> int:
             chat.ask(f"<|ref|>{name}<|/ref|>", [picture]), Image.open(picture)
         )
         given = [box for boxes_of_one in found.boxes for box in boxes_of_one]
-        right += same_places(given, expected)
+        right += same_places(expected, given)
         labels += found.labels
         boxes += found.boxes
         print(f"{PLACES}  {name}  {given}  (expected about {expected})", flush=True)
@@ -111,19 +111,6 @@ def find(drawing: Path) -> int:
     draw_boxes(picture, labels, boxes).save(drawing)
     print(f"The boxes are drawn in {drawing}")
     return right
-
-
-def same_places(given: list[Box], expected: list[Box]) -> bool:
-    """Whether there are just the boxes that are expected, each with one of its own."""
-    return len(given) == len(expected) and all(any(same_place(box, other) for other in given) for box in expected)
-
-
-def same_place(one: Box, other: Box) -> bool:
-    """Whether two boxes share at least half of what they cover together."""
-    width, height = (min(one[end], other[end]) - max(one[end - 2], other[end - 2]) for end in (2, 3))
-    shared = max(0, width) * max(0, height)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return 2 * shared >= areas - shared
 
 
 def main() -> int:

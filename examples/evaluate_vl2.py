@@ -28,12 +28,10 @@ from deepseek_vl_hf.models.deepseek_moe.experts import DeepseekMoeExperts, Deeps
 from deepseek_vl_hf.models.grounding import find_boxes
 from evaluate import PACKAGES, fingerprint, run, texts_of
 from nano_vl2.dataset import SHARES, Example, content, example
+from overlaps import Box, matches, same_places
 
 BOXED = ("find", "find_all", "caption")  # kinds whose answers are compared box by box
 THOUSAND = (999, 999)  # a picture of that size has boxes in pixels as the model writes them
-ENOUGH = 0.5  # of intersection over union
-
-Box = tuple[int, int, int, int]
 
 
 def evaluate(source: str, pictures: int, kinds: Sequence[str] = ()) -> dict[str, Any]:
@@ -116,11 +114,7 @@ def accuracy(asked: list[tuple[str, str]], given: list[str]) -> dict[str, float]
 def _same_boxes(expected: str, given: str) -> bool:
     one, other = find_boxes(expected, THOUSAND), find_boxes(given, THOUSAND)
     counts = [len(boxes) for boxes in one.boxes] == [len(boxes) for boxes in other.boxes]
-    return (
-        one.labels == other.labels
-        and counts
-        and all(matches(*pair) == len(pair[0]) for pair in zip(one.boxes, other.boxes, strict=True))
-    )
+    return one.labels == other.labels and counts and all(map(same_places, one.boxes, other.boxes))
 
 
 def box_figures(asked: list[tuple[str, str]], given: list[str]) -> dict[str, dict[str, float]]:
@@ -148,27 +142,6 @@ def _by_name(text: str) -> dict[str, list[Box]]:
     for label, boxes in zip(found.labels, found.boxes, strict=True):
         named[label] += boxes
     return named
-
-
-def matches(expected: list[Box], given: list[Box]) -> int:
-    """How many of the boxes are found; each given one counts once."""
-    free = list(given)
-    count = 0
-    for box in expected:
-        best = max(free, key=lambda other: overlap(box, other), default=None)
-        if best is not None and overlap(box, best) >= ENOUGH:
-            free.remove(best)
-            count += 1
-    return count
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(0, width) * max(0, height)
-    together = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - shared
-    return shared / together if together else 0.0
 
 
 def _equal(one: list[str], other: list[str]) -> float:

@@ -20,6 +20,7 @@ from make_pictures import PLACES
 from nano.splits import is_held_out
 from nano_vl2.dataset import example
 from nano_vl2.pictures import draw
+from overlaps import same_places
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "nano_vl2.json"
@@ -55,7 +56,7 @@ def test_it_finds_things_through_chat(folder):
     for name, expected in demo.FINDS.items():
         chat.new()
         answer = chat.ask(f"<|ref|>{name}<|/ref|>", [PICTURE])
-        assert demo.same_places(found_in(chat.processor, answer), expected), answer
+        assert same_places(expected, found_in(chat.processor, answer)), answer
 
 
 def test_it_finds_things_through_the_pipeline(folder):
@@ -71,7 +72,7 @@ def test_it_finds_things_through_the_pipeline(folder):
     ]
     results = pipe(text=messages, return_full_text=False, max_new_tokens=80, skip_special_tokens=False)
     for result, expected in zip(results, demo.FINDS.values(), strict=True):
-        assert demo.same_places(found_in(pipe.processor, result[0]["generated_text"]), expected), result
+        assert same_places(expected, found_in(pipe.processor, result[0]["generated_text"])), result
 
 
 def test_the_page_on_nano_runs():
@@ -81,7 +82,7 @@ def test_the_page_on_nano_runs():
     assert result.returncode == 0, result.stderr
     found = find_boxes(result.stdout, Image.open(PICTURE).size)
     assert found.labels == ["the green star"]
-    assert demo.same_places(found.boxes[0], demo.FINDS["the green star"])
+    assert same_places(demo.FINDS["the green star"], found.boxes[0])
 
 
 def test_the_example_picture_was_never_shown_in_training():

@@ -19,6 +19,7 @@ from deepseek_vl_hf import nano_path
 from deepseek_vl_hf.cli import main
 from deepseek_vl_hf.hf.versions import CHUNKED_PREFILL_READS_IMAGES
 from forked import python
+from overlaps import same_places
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -199,7 +200,7 @@ def test_the_page_on_deepseek_vl2_runs(vl2, tmp_path):
     program = "\n".join(snippets).replace("path/to/deepseek-vl2-tiny", str(vl2.original))
     program = program.replace("boxes.png", str(tmp_path / "boxes.png"))
     found = re.search(r"\['all shapes'\] \[\[(\(.*\))\]\]$", run_program(program))
-    assert demo.same_places(ast.literal_eval(f"[{found[1]}]"), demo.FINDS["all shapes"])
+    assert same_places(demo.FINDS["all shapes"], ast.literal_eval(f"[{found[1]}]"))
     assert (tmp_path / "boxes.png").is_file()
 
 

@@ -15,10 +15,12 @@ import evaluate_vl2
 import nano_vl2.model
 import train_nano_vl2
 from deepseek_vl_hf import nano_path
-from evaluate_vl2 import accuracy, box_figures, counted, matches, overlap, without_experts
+from deepseek_vl_hf.evaluation.tasks.refcoco import overlap
+from evaluate_vl2 import accuracy, box_figures, counted, without_experts
 from nano_vl2.dataset import AnsweringDataset, content, example
 from nano_vl2.experts import TOGETHER
 from nano_vl2.model import build_processor
+from overlaps import matches
 
 BATCH = 4
 

@@ -4,13 +4,9 @@ import http.server
 import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,47 +34,45 @@ needs_browser = [
 ]
 
 
+@contextmanager
 def launched(chat, title, examples=()):
-    """A server with the page for a chat's model, and its address."""
+    """Address of a server with the page for a chat's model."""
 
     def make():
         return Chat(chat.model, chat.processor, **chat.sampling)
 
     page = build_page(make, title, examples)
     _, address, _ = launch(page, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    return page, address
+    yield address
+    page.close()
 
 
 @pytest.fixture(scope="module")
 def nano_address():
-    page, address = launched(Chat.from_pretrained(do_sample=False), "DeepSeek-VL: nano", examples_for("nano"))
-    yield address
-    page.close()
+    with launched(Chat.from_pretrained(do_sample=False), "DeepSeek-VL: nano", examples_for("nano")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def nano_vl2_address():
     chat = Chat.from_pretrained("nano-vl2", do_sample=False)
-    page, address = launched(chat, "DeepSeek-VL2: nano-vl2", examples_for("nano-vl2"))
-    yield address
-    page.close()
+    with launched(chat, "DeepSeek-VL2: nano-vl2", examples_for("nano-vl2")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def endless_address(vl2):
     """A model of random weights, whose answers are as long as they may be."""
     chat = Chat(vl2.model, vl2.processor, do_sample=False, min_new_tokens=2000, max_new_tokens=2000)
-    page, address = launched(chat, "DeepSeek-VL2")
-    yield address
-    page.close()
+    with launched(chat, "DeepSeek-VL2") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def ocr_address(ocr):
     chat = Chat(ocr.model, ocr.processor, do_sample=False, max_new_tokens=6)
-    page, address = launched(chat, "DeepSeek-OCR", examples_for("a model", ocr.processor.suggested_prompts))
-    yield address
-    page.close()
+    with launched(chat, "DeepSeek-OCR", examples_for("a model", ocr.processor.suggested_prompts)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -383,24 +377,3 @@ def test_what_the_page_says_of_the_conversation_is_not_read(client):
     """A page that has been tampered with could name files of the server in it."""
     (endpoint,) = client.view_api(return_format="dict")["named_endpoints"].values()
     assert [parameter["component"].lower() for parameter in endpoint["parameters"]] == ["multimodaltextbox"]
-
-
-def test_the_command():
-    """`deepseek-vl demo` serves the page here alone until it is stopped; a port that is taken is an error."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "deepseek_vl_command", "demo", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
-        try:
-            said = [server.stdout.readline(), server.stdout.readline()]
-            assert said == ["Loading nano ...\n", f"The page is at http://127.0.0.1:{port}. Ctrl-C ends it.\n"]
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=20) as answer:
-                assert "DeepSeek-VL: nano" in answer.read().decode()
-            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-            assert result.returncode == 1
-            assert "error: " in result.stderr
-            assert str(port) in result.stderr
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(20)
