@@ -30,7 +30,7 @@ from nano_vl2.clues import LAYER, ClueHead
 from nano_vl2.dataset import SHARES, AnsweringDataset, LookingDataset
 from nano_vl2.experts import TOGETHER
 from nano_vl2.model import SIZES, build_model, build_processor, shrink_image_tokens
-from nano_vl2.pointers import LOOKING, NAMING
+from nano_vl2.pointers import TOLD
 from nano_vl2.trainer import AnsweringCollator, LookingCollator, NanoVL2Trainer
 
 CARD = Path(__file__).parent / "nano_vl2" / "card.md"
@@ -145,23 +145,20 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     model.add_module("clue_head", ClueHead(model.config.text_config.hidden_size))
     checkpoint = checkpoint_to_resume(folder, options.resume_from, model)
     if options.compile:
-        for layer in layers[LAYER + 1 :]:  # a hook does not go with a compiled layer
+        for layer in layers[max(LAYER, *TOLD.values()) + 1 :]:  # a hook does not go with a compiled layer
             layer.compile(dynamic=True)
     dataset = AnsweringDataset(options.conversations, options.first, options.kinds)
     collator = AnsweringCollator(processor)
     trainer = build_trainer(options, model, folder, dataset, collator, options.batch_conversations, ANSWERING_RATE)
     hooks = [
         layers[LAYER].register_forward_hook(model.clue_head.see),
-        *(
-            layers[layer].self_attn.register_forward_hook(partial(trainer.watch.see, layer))
-            for layer in (NAMING, LOOKING)
-        ),
+        *(layers[layer].self_attn.register_forward_hook(partial(trainer.watch.see, layer)) for layer in TOLD.values()),
     ]
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     for hook in hooks:
         hook.remove()
     del model.clue_head
-    parts = ("answer_loss", "box_loss", "shape_loss", "name_loss", "pointer_loss")
+    parts = ("answer_loss", *(f"{part}_loss" for part in ("boxes", "shapes", "characters", *TOLD)))
     write_curves(trainer.state.log_history, options.output, parts=parts)
 
 

@@ -249,8 +249,8 @@ class CellHead(nn.Module):
             "middles": thing_loss(in_middles, middles.long()),
             "shapes": thing_loss(shown, mains[..., :2].long()),
             "boxes": box_loss(edges, mains[..., 2:]),
-            "texts": _entropy(hues, texts[..., 0].long())
-            + _entropy(characters.unflatten(-1, (CHARACTERS, -1)), texts[..., 1:].long()),
+            "texts": entropy(hues, texts[..., 0].long())
+            + entropy(characters.unflatten(-1, (CHARACTERS, -1)), texts[..., 1:].long()),
             "place": self._of_places(tokens),
         }
 
@@ -263,7 +263,7 @@ class CellHead(nn.Module):
 def thing_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of things and of their hues; logits [..., THINGS + HUES], labels [..., 2]."""
     parts = zip(logits.split((len(THINGS), len(HUES)), -1), labels.unbind(-1), strict=True)
-    return sum((_entropy(each, wanted) for each, wanted in parts), logits.new_zeros(()))
+    return sum((entropy(each, wanted) for each, wanted in parts), logits.new_zeros(()))
 
 
 def box_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -281,7 +281,8 @@ def box_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits[asked].unflatten(-1, (EDGES, -1)).flatten(0, 1), wanted.flatten(0, 1))
 
 
-def _entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of things, of which nothing counts less: logits [..., THINGS] and labels [...], or IGNORED."""
     weight = torch.ones(logits.shape[-1], device=logits.device)
     weight[0] = NOTHING_WEIGHT
     return functional.cross_entropy(logits.flatten(0, -2), labels.reshape(-1), weight, ignore_index=IGNORED)

@@ -3,8 +3,8 @@
 To write a box a model has to find the thing, to take its box from the thing's token, and to pick the edge that is due.
 Learned from answers alone these steps wait for each other: 2,500 batches left it guessing among several things. So a
 linear layer on what the second layer gives says all edges of the box, at each token that writes one and at the name
-before it; and wherever that layer is told to look at a shape, it says which shape and which color it is. The layer is
-thrown away when training is over.
+before it; wherever that layer is told to look at a shape, it says which shape and which color it is, and of text which
+characters the token shows. The layer is thrown away when training is over.
 """
 
 import re
@@ -17,7 +17,7 @@ from torch import nn
 
 from nano.cells import HUES, THINGS
 
-from .cells import EDGES, IGNORED, PLACES, box_loss, thing_loss
+from .cells import CHARACTERS, EDGES, IGNORED, PLACES, box_loss, entropy, thing_loss
 from .pictures import STEP
 
 LAYER = 1  # whose output is asked, counted from 0; what comes after it picks the edge
@@ -36,18 +36,28 @@ def clues(tokens: Sequence[str], answered: Sequence[bool]) -> Iterator[tuple[int
     Returns:
         Pairs of a token's place and left, top, right, bottom in STEPs.
     """
-    text, starts = "".join(tokens), [*accumulate(map(len, tokens), initial=0)]
-    place = {start: number for number, start in enumerate(starts)}
-    for match in _BOX.finditer(text):
-        first = place.get(match.start())
-        if first is None or not answered[first]:
+    place = _starts(tokens)
+    for first, edges in written_boxes(tokens):
+        if not answered[first]:
             continue
-        edges = [int(edge) // STEP for edge in match.groups()]
         known = [*range(first - 1, first + EDGES - 1)]  # each writes the next word
-        head = text.removesuffix(text[match.start() :]).removesuffix("[")
+        head = "".join(tokens[:first]).removesuffix("[")
         if head.endswith(f"{REF_END}{DET}"):
             known += _of_name(head, place)
         yield from ((number, edges) for number in known)
+
+
+def written_boxes(tokens: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+    """Boxes in questions and answers: place of the first of EDGES tokens; left, top, right, bottom in STEPs."""
+    place = _starts(tokens)
+    for match in _BOX.finditer("".join(tokens)):
+        if match.start() in place:
+            yield place[match.start()], [int(edge) // STEP for edge in match.groups()]
+
+
+def _starts(tokens: Sequence[str]) -> dict[int, int]:
+    """Where each token begins in the text that they make."""
+    return {start: number for number, start in enumerate(accumulate(map(len, tokens), initial=0))}
 
 
 def _of_name(head: str, place: dict[int, int]) -> list[int]:
@@ -85,7 +95,7 @@ def stack_clues(tokenizer: Any, input_ids: torch.Tensor, labels: torch.Tensor) -
 
 
 class ClueHead(nn.Module):
-    """Says the edges of boxes, and shapes and colors, from hidden states, which a hook brings.
+    """Says the edges of boxes, shapes and colors, and characters, from hidden states, which a hook brings.
 
     Args:
         hidden_size: of the language model.
@@ -95,6 +105,7 @@ class ClueHead(nn.Module):
         super().__init__()
         self.edges = nn.Linear(hidden_size, EDGES * PLACES)
         self.shapes = nn.Linear(hidden_size, len(THINGS) + len(HUES))
+        self.characters = nn.Linear(hidden_size, CHARACTERS * len(THINGS))
         self._seen: torch.Tensor | None = None
 
     def see(self, layer: nn.Module, inputs: Any, hidden_states: torch.Tensor) -> None:
@@ -102,22 +113,26 @@ class ClueHead(nn.Module):
         self._seen = hidden_states
 
     def losses(
-        self, boxes: torch.Tensor, lookers: torch.Tensor, shapes: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross entropies of all edges that are asked, and of shapes with their colors.
+        self, boxes: torch.Tensor, lookers: torch.Tensor, shapes: torch.Tensor, characters: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Cross entropies of all edges that are asked, of shapes with their colors, and of characters.
 
         Args:
             boxes: as of `stack_clues`.
             lookers: long [3, pointers], layer, row and place, as of `pointers.stack_pointers`.
             shapes: uint8 [pointers, 2], as of there; IGNORED where nothing is asked.
+            characters: uint8 [pointers, CHARACTERS], likewise.
         """
         seen, self._seen = self._seen, None
-        asked, told = boxes[..., 0] != IGNORED, shapes[:, 0] != IGNORED
-        nothing = self.edges.weight.new_zeros(())
+        losses = dict.fromkeys(("boxes", "shapes", "characters"), self.edges.weight.new_zeros(()))
         if seen is None:
-            return nothing, nothing
-        _, rows, places = lookers[:, told]
-        return (
-            box_loss(self.edges(seen[asked]).float(), boxes[asked]) if asked.any() else nothing,
-            thing_loss(self.shapes(seen[rows, places]).float(), shapes[told].long()) if told.any() else nothing,
-        )
+            return losses
+        if (asked := boxes[..., 0] != IGNORED).any():
+            losses["boxes"] = box_loss(self.edges(seen[asked]).float(), boxes[asked])
+        _, rows, places = lookers
+        if (told := shapes[:, 0] != IGNORED).any():
+            losses["shapes"] = thing_loss(self.shapes(seen[rows[told], places[told]]).float(), shapes[told].long())
+        if (told := characters[:, 0] != IGNORED).any():
+            read = self.characters(seen[rows[told], places[told]]).float().unflatten(-1, (CHARACTERS, -1))
+            losses["characters"] = entropy(read, characters[told].long())
+        return losses

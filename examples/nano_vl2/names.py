@@ -1,8 +1,11 @@
 """Which words say what is meant, asked of the first layer's attention: a third task for answering.
 
 To look at the green star, a later layer has to have "green" and "star" in one place. So heads of the first layer are
-told to look at them from where the star is needed: one at the word for its color, one at the word for its shape. Where
-something is named by a box, there is a head for each of its edges.
+told to look at them from where the star is needed: one at the word for its color, one at the word for its shape, or at
+a character that is asked for. Where something is named by a box, there is a head for each of its edges.
+
+The first layer knows of the token that looks nothing but which one it is. What is asked of it here is therefore the
+same for a token wherever it stands: a word for a shape looks at the last word for a color, whoever said it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,16 +14,17 @@ from nano.questions import Turn
 from nano.scenes import COLORS, SHAPES
 
 from .clues import DET, REF, REF_END
-from .questions import NOTHING, plural
+from .questions import plural
 
 COLOR_WORDS = frozenset(COLORS)
 SHAPE_WORDS = frozenset([*SHAPES, *map(plural, SHAPES)])
-COLOR_HEAD, SHAPE_HEAD, EDGE_HEADS = 0, 1, (0, 1, 2, 3)
+EDGE_HEADS = (0, 1, 2, 3)
+COLOR_HEAD, SHAPE_HEAD = 0, 1
 SPACE = "Ġ"  # as the tokenizer writes it
 
 
 def names(
-    tokens: Sequence[str], question: int, answer: int, turn: Turn, boxed: Sequence[int]
+    tokens: Sequence[str], question: int, answer: int, turn: Turn, askers: Sequence[int]
 ) -> Iterator[tuple[int, int, list[int]]]:
     """Which words the heads of a turn's tokens look at.
 
@@ -29,32 +33,43 @@ def names(
         question: where the turn's question begins.
         answer: where its answer begins.
         turn: what is asked.
-        boxed: tokens from the question on that are to know a box.
+        askers: tokens from the question on that are to know what is meant.
 
     Returns:
         Places of a token, a head, and places of words; the first token of all where the name has no such word.
     """
-    several = len(turn.about) > 1 and turn.kind != "count"
-    if several or turn.kind == "caption" or not turn.question.isascii():
+    if turn.kind in ("caption", "read_all") or not turn.question.isascii():
         return
     if turn.kind == "region":
         first = next(number for number in range(question, answer) if tokens[number] == DET) + 2
         yield from ((answer - 1, head, [first + edge]) for edge, head in enumerate(EDGE_HEADS))
         return
-    askers = [*boxed]
-    if turn.about == (NOTHING,):
-        end = max(number for number in range(question, answer) if tokens[number] == REF_END)
-        askers += [end - 1, end, answer - 1]
-    elif turn.about:
-        askers.append(answer - 1)
+    shapes = SHAPE_WORDS | {meant for meant in turn.about if isinstance(meant, str) and len(meant) == 1}
     for asker in askers:
-        for head, words in ((COLOR_HEAD, COLOR_WORDS), (SHAPE_HEAD, SHAPE_WORDS)):
-            known = [n for n in _named(tokens, question, answer, asker) if tokens[n].removeprefix(SPACE) in words]
-            yield asker, head, known or [0]
+        named = _named(tokens, question, answer, turn, asker)
+        for head, words in ((COLOR_HEAD, COLOR_WORDS), (SHAPE_HEAD, shapes)):
+            if head == COLOR_HEAD or asker < answer or not reads(turn):
+                yield asker, head, [n for n in named if tokens[n].removeprefix(SPACE) in words] or [0]
 
 
-def _named(tokens: Sequence[str], question: int, answer: int, asker: int) -> range:
+def reads(turn: Turn) -> bool:
+    """Whether the answer is what a string says."""
+    return turn.about == (turn.answer,)
+
+
+def last_words(tokens: Sequence[str], begin: int, end: int) -> list[int]:
+    """Where words for a shape stand, with which a name ends."""
+    return [number for number in range(begin, end) if tokens[number].removeprefix(SPACE) in SHAPE_WORDS]
+
+
+def _named(tokens: Sequence[str], question: int, answer: int, turn: Turn, asker: int) -> range:
     """Where the name is that an asker goes by: the one in the answer before it, else the question up to it."""
+    if turn.kind == "relation":
+        begin = next((n + 1 for n in range(asker - 1, question, -1) if tokens[n] == f"{SPACE}the"), question)
+        return range(begin, asker + 1)
+    if turn.kind == "describe" and asker >= answer:
+        finished = last_words(tokens, answer, asker + 1)[-1]
+        return range(next((n for n in range(finished, answer - 1, -1) if tokens[n] == ","), answer), finished + 1)
     begin = next((number for number in range(asker, answer - 1, -1) if tokens[number] == REF), question)
     end = next((number for number in range(begin, asker) if tokens[number] == REF_END), asker)
-    return range(begin, (end if begin >= answer else asker) + 1)
+    return range(begin, (end if begin >= answer else min(asker, answer - 1)) + 1)

@@ -7,7 +7,6 @@ nothing is learned from looking at the right place before the rest of the model 
 second layer are told, and those of the first which words say what is meant, as of `names`. No weights are added.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,19 +19,19 @@ from torch import nn
 from nano.cells import HUES, THINGS
 from nano.questions import Turn
 
-from .cells import EDGES, IGNORED, SIDE, shapes_of, tile_characters, whole_shapes
-from .clues import REF_END, clues
-from .names import names
+from .cells import CHARACTERS, EDGES, IGNORED, SIDE, shapes_of, tile_characters, whole_shapes
+from .clues import REF_END, clues, written_boxes
+from .names import COLOR_WORDS, SPACE, last_words, names
 from .pictures import STEP, Picture, corners
 from .questions import NOTHING
 from .sharing import Place
 
-NAMING, LOOKING = 0, 1  # layers that are told
-HEADS = (0, 1)  # of LOOKING, each of which is told the same
+NAMING, LOOKING, FOLLOWING = 0, 1, 2  # layers that are told
+TOLD = {"name": NAMING, "pointer": LOOKING, "following": FOLLOWING}
+HEADS = (0, 1)  # of LOOKING and FOLLOWING
 POINTER_WEIGHT = 1.0  # of either, beside the answers
 MOST_HEADS = 4
 DET_END = "<|/det|>"
-_FIRST_EDGE = re.compile(r"\[\d+,")
 LEAST = 1e-6  # of attention, so that its logarithm is one
 
 # The number of a shape, or a string and the number of a character in it.
@@ -47,11 +46,13 @@ class Shown:
         tokens: of each thing, counted from the picture's first one.
         boxes: the numbers of the shapes with each box, its edges in STEPs.
         shapes: of each shape its kind and its color, as indices into THINGS and HUES.
+        characters: of each token of the tiles with text, as indices into THINGS, nothing after the last.
     """
 
     tokens: dict[Thing, list[int]]
     boxes: dict[tuple[int, ...], list[int]]
     shapes: list[tuple[int, int]]
+    characters: dict[int, tuple[int, ...]]
 
 
 def shown(picture: Picture) -> Shown:
@@ -61,51 +62,82 @@ def shown(picture: Picture) -> Shown:
         if number:
             tokens[int(number) - 1].append(place + place // SIDE)  # a newline stands after each row
     first, width = SIDE * (SIDE + 1) + 1, picture.grid[0] * SIDE + 1
+    characters: dict[int, list[int]] = defaultdict(list)
     for text, number, column, row in tile_characters(picture):
-        tokens[text.text, number].append(first + row * width + column)
+        token = first + row * width + column
+        tokens[text.text, number].append(token)
+        characters[token].append(THINGS.index(text.text[number]))
     boxes: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number, shape in enumerate(shapes_of(picture)):
         boxes[tuple(edge // STEP for edge in corners(shape, picture.width, picture.height))].append(number)
     shapes = [(THINGS.index(shape.shape), HUES.index(shape.color)) for shape in shapes_of(picture)]
-    return Shown(dict(tokens), dict(boxes), shapes)
+    full = {token: (*found, *[0] * CHARACTERS)[:CHARACTERS] for token, found in characters.items()}
+    return Shown(dict(tokens), dict(boxes), shapes, full)
 
 
-def pointers(
-    tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn], seen: Shown
-) -> Iterator[tuple[int, list[Thing]]]:
+@dataclass(frozen=True)
+class Look:
+    """What a token of a conversation is to look at.
+
+    Attributes:
+        number: the token's place.
+        things: in equal shares; NOTHING stands for the first token of all.
+        layer: LOOKING or FOLLOWING.
+    """
+
+    number: int
+    things: Sequence[Thing]
+    layer: int = LOOKING
+
+
+def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn], seen: Shown) -> Iterator[Look]:
     """Which tokens of a conversation are to look at which things.
+
+    Where things are counted NOTHING has a share, too, which is the smaller the more there are. Of two things of which
+    one is seen from the other, each is looked at from its name, so that a later layer has both places.
 
     Args:
         tokens: as the tokenizer writes them.
         answered: whether each is of an answer.
         turns: what is asked in the conversation.
         seen: in its picture.
-
-    Returns:
-        Pairs of a token's place and things, in equal shares; NOTHING stands for the first token of all. It has a share
-        where things are counted, too, which is the smaller the more there are.
     """
     for number, edges in clues(tokens, answered):
         if tuple(edges) in seen.boxes:
-            yield number, list[Thing](seen.boxes[tuple(edges)])
+            yield Look(number, seen.boxes[tuple(edges)])
+    question = 0
     for turn, (begin, end) in zip(turns, spans(answered), strict=True):
         if turn.about == (NOTHING,):
             name = max(number for number in range(begin) if tokens[number] == REF_END)
-            yield from ((number, list[Thing]([NOTHING])) for number in (name - 1, name, begin - 1))
+            yield from (Look(number, [NOTHING]) for number in (name - 1, name, begin - 1))
         elif turn.about and turn.kind == "count":
-            yield begin - 1, [NOTHING, *(thing for thing in turn.about if isinstance(thing, int))]
+            yield Look(begin - 1, [NOTHING, *(thing for thing in turn.about if isinstance(thing, int))])
+        elif turn.kind == "relation":
+            yield from _of_relation(tokens, question, begin, turn)
         elif turn.about:
-            yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)  # EOS is taken from nothing
+            yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)
         for place, following in _ends(tokens, begin, end, turn.kind):
-            yield place, list[Thing](seen.boxes.get(following, [NOTHING]))
+            yield Look(place, seen.boxes.get(following, [NOTHING]))
+        question = end
+
+
+def _of_relation(tokens: Sequence[str], question: int, answer: int, turn: Turn) -> Iterator[Look]:
+    """From the last word of either name; in Chinese nothing is told."""
+    words = last_words(tokens, question, answer)
+    things = turn.about if "," not in tokens[question:answer] else turn.about[::-1]  # seen from that, where is this
+    if len(words) == len(things):
+        yield from (Look(word, [_thing(thing)]) for word, thing in zip(words, things, strict=True))
+
+
+def _thing(meant: int | str) -> Thing:
+    return meant if isinstance(meant, int) else (meant, 0)
 
 
 def _ends(tokens: Sequence[str], begin: int, end: int, kind: str) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Tokens of an answer from which it goes on to another box or ends, and the edges of that box, none at the end."""
-    starts = [number for number in range(begin, end) if _FIRST_EDGE.fullmatch(tokens[number])]
-    boxes = [tuple(int(edge.strip("[], ")) // STEP for edge in tokens[number : number + EDGES]) for number in starts]
-    for number, following in zip(starts, [*boxes[1:], ()], strict=False):
-        last = number + EDGES - 1
+    boxes = [(first, tuple(edges)) for first, edges in written_boxes(tokens[:end]) if first >= begin]
+    for (first, _), (_, following) in pairwise([*boxes, (end, ())]):
+        last = first + EDGES - 1
         yield (tokens.index(DET_END, last, end) if kind == "caption" else last), following
 
 
@@ -116,20 +148,37 @@ def spans(answered: Sequence[bool]) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _of_answer(words: Sequence[str], before: int, turn: Turn) -> Iterator[tuple[int, list[Thing]]]:
+def _of_answer(words: Sequence[str], before: int, turn: Turn) -> Iterator[Look]:
     """Of the words of an answer, each of which the token before it writes."""
     parts = turn.answer.split(", ")
     starts = [*accumulate(map(len, words), initial=0)]
-    if len(parts) != len(turn.about) or starts[-1] != len(turn.answer):  # a number of things, or Chinese
-        meant: list[Thing] = [thing if isinstance(thing, int) else (thing, 0) for thing in turn.about]
-        yield from ((before + number, meant) for number in range(len(words)))
+    plain = len(parts) == len(turn.about) and starts[-1] == len(turn.answer)  # neither a number of things nor Chinese
+    if not plain or (turn.kind != "describe" and parts != [*turn.about]):
+        yield from (Look(before + number, [*map(_thing, turn.about)]) for number in range(len(words)))
         return
     characters = _characters(parts, turn.about)
-    for number, (start, end) in enumerate(pairwise(starts)):
-        things = [*dict.fromkeys(thing for thing in characters[start:end] if thing is not None)]
-        yield before + number, things or [next(thing for thing in characters[end:] if thing is not None)]
-    if turn.kind == "describe":
-        yield before + len(words), [NOTHING]
+    taken = [
+        next((thing for thing in characters[start:end] if thing is not None), None) for start, end in pairwise(starts)
+    ]
+    # A word for a color does not show which thing was the last.
+    colors = {number for number, word in enumerate(words, 1) if word.removeprefix(SPACE) in COLOR_WORDS}
+    yield from (look for number, look in _step_by_step(taken, before) if number not in colors)
+
+
+def _step_by_step(taken: Sequence[Thing | None], before: int) -> Iterator[tuple[int, Look]]:
+    """Numbers of words that are taken from one thing after the other, or from none, and of the end, and their looks.
+
+    LOOKING finds by what is written already what was the last, FOLLOWING goes on from there. At the beginning both look
+    at the first.
+    """
+    last = None
+    for number in range(len(taken) + 1):
+        following = next((thing for thing in taken[number:] if thing is not None), NOTHING)
+        if number == 0 or last is not None:
+            yield number, Look(before + number, [following if last is None else last])
+            yield number, Look(before + number, [following], FOLLOWING)
+        if number < len(taken) and taken[number] not in (None, *taken[number + 1 :]):
+            last = taken[number]
 
 
 def _characters(parts: Sequence[str], about: Sequence[int | str]) -> list[Thing | None]:
@@ -154,10 +203,11 @@ class Pointer:
         conversation: of the batch.
         number: the token's place.
         places: of what it is to look at.
-        layer: NAMING or LOOKING.
+        layer: NAMING, LOOKING or FOLLOWING.
         heads: that are told; their mean counts.
         weight: of this pointer.
         shape: kind and color of what it is to see, if that is one shape.
+        characters: that it is to see, if that is one token with text.
     """
 
     conversation: int
@@ -166,11 +216,12 @@ class Pointer:
     layer: int = LOOKING
     heads: tuple[int, ...] = HEADS
     weight: float = 1.0
-    shape: tuple[int, int] = (IGNORED, IGNORED)
+    shape: tuple[int, ...] = (IGNORED,) * 2
+    characters: tuple[int, ...] = (IGNORED,) * CHARACTERS
 
 
 def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], image_token_id: int) -> list[Pointer]:
-    """`pointers` of a batch.
+    """`looks` of a batch, and what the first layer is told.
 
     Args:
         tokenizer: wrote the ids.
@@ -184,35 +235,42 @@ def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], im
             continue
         ids, answered = batch["input_ids"][number].tolist(), (batch["labels"][number] >= 0).tolist()
         first, tokens = ids.index(image_token_id), tokenizer.convert_ids_to_tokens(ids)
-        for place, things in pointers(tokens, answered, row["turns"], row["shown"]):
-            found += _looks(number, place, things, row["shown"], first)
-        found += _names(number, tokens, answered, row["turns"])
+        looked = [*looks(tokens, answered, row["turns"], row["shown"])]
+        for look in looked:
+            found += _pointed(number, look, row["shown"], first)
+        found += _names(number, tokens, answered, row["turns"], looked)
     return found
 
 
-def _looks(number: int, place: int, things: Sequence[Thing], seen: Shown, first: int) -> list[Pointer]:
+def _pointed(conversation: int, look: Look, seen: Shown, first: int) -> list[Pointer]:
     """At each of the things in a picture whose first token is given."""
-    known = [thing for thing in things if thing == NOTHING or thing in seen.tokens]
-    found: list[Pointer] = []
-    for thing in known:
-        places = [0] if thing == NOTHING else [first + each for each in seen.tokens[thing]]
-        found.append(Pointer(number, place, places, weight=1 / len(known)))
-    (only,) = known if len(known) == 1 else (NOTHING,)
-    if isinstance(only, int) and only != NOTHING:
-        return [replace(found[0], shape=seen.shapes[only])]
+    known = [thing for thing in look.things if thing == NOTHING or thing in seen.tokens]
+    pointer = Pointer(conversation, look.number, [0], look.layer, weight=1 / max(1, len(known)))
+    found = [
+        pointer if thing == NOTHING else replace(pointer, places=[first + each for each in seen.tokens[thing]])
+        for thing in known
+    ]
+    if len(known) == 1 and look.layer == LOOKING:
+        (only,) = known
+        if isinstance(only, tuple):
+            return [replace(found[0], characters=seen.characters[seen.tokens[only][0]])]
+        if only != NOTHING:
+            return [replace(found[0], shape=seen.shapes[only])]
     return found
 
 
-def _names(number: int, tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]) -> list[Pointer]:
-    """Of one conversation, what the first layer is told."""
-    boxed, question = sorted(place for place, _ in clues(tokens, answered)), 0
+def _names(
+    conversation: int, tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn], looked: Sequence[Look]
+) -> list[Pointer]:
+    """What the first layer is told where the second one looks."""
+    askers, question = sorted({look.number for look in looked if look.layer == LOOKING}), 0
     found: list[Pointer] = []
     for turn, (begin, end) in zip(turns, spans(answered), strict=True):
-        known = [place for place in boxed if question <= place < end]
-        known += [place for place, _ in _ends(tokens, begin, end, turn.kind)]
         found += [
-            Pointer(number, asker, places, NAMING, (head,))
-            for asker, head, places in names(tokens, question, begin, turn, known)
+            Pointer(conversation, asker, places, NAMING, (head,))
+            for asker, head, places in names(
+                tokens, question, begin, turn, [asker for asker in askers if question <= asker < end]
+            )
         ]
         question = end
     return found
@@ -228,7 +286,8 @@ def stack_pointers(found: Sequence[Pointer], places: dict[int, Place], width: in
 
     Returns:
         `lookers`: long [3, pointers], layer, row and place; `looked_at`: bool [pointers, width]; `looks`: the heads'
-        weights [pointers, heads]; `shapes`: uint8 [pointers, 2], a shape's kind and color, or IGNORED.
+        weights [pointers, heads]; `shapes`: uint8 [pointers, 2], a shape's kind and color, or IGNORED; `characters`:
+        uint8 [pointers, CHARACTERS], or IGNORED.
     """
     looked_at = torch.zeros(len(found), width, dtype=torch.bool)
     moved = [
@@ -245,8 +304,13 @@ def stack_pointers(found: Sequence[Pointer], places: dict[int, Place], width: in
         ]
     ).reshape(-1, MOST_HEADS)
     lookers = [(pointer.layer, *places[pointer.conversation].of(pointer.number)) for pointer in found]
-    shapes = torch.tensor([pointer.shape for pointer in found], dtype=torch.uint8).reshape(-1, 2)
-    return {"lookers": torch.tensor(lookers).reshape(-1, 3).T, "looked_at": looked_at, "looks": looks, "shapes": shapes}
+    return {
+        "lookers": torch.tensor(lookers).reshape(-1, 3).T,
+        "looked_at": looked_at,
+        "looks": looks,
+        "shapes": torch.tensor([pointer.shape for pointer in found], dtype=torch.uint8).reshape(-1, 2),
+        "characters": torch.tensor([each.characters for each in found], dtype=torch.uint8).reshape(-1, CHARACTERS),
+    }
 
 
 class Watch:

@@ -15,7 +15,7 @@ from nano.trainer import NanoTrainer
 
 from .cells import stack_labels
 from .clues import CLUE_WEIGHT, stack_clues
-from .pointers import LOOKING, NAMING, POINTER_WEIGHT, Watch, find_pointers, stack_pointers
+from .pointers import POINTER_WEIGHT, TOLD, Watch, find_pointers, stack_pointers
 from .sharing import find_trees, in_rows, places, share
 
 # How far a correction bias moves per step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, at 0.001 for far longer runs).
@@ -92,19 +92,17 @@ class NanoVL2Trainer(NanoTrainer):
             # The tower stays as looking left it: gradients of first answers, which are guesses, harm it.
             features = model.model.get_image_features(inputs.pop("pixel_values"), inputs.pop("tile_grids"))
         inputs["mm_encoder_outputs"] = {"image": features}
-        boxes, shapes = inputs.pop("boxes"), inputs.pop("shapes")
+        asked = {name: inputs.pop(name) for name in ("boxes", "shapes", "characters")}
         looks = {name: inputs.pop(name) for name in ("lookers", "looked_at", "looks")}
         with balanced(model, inputs.pop("members")):
             answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
         with self.accelerator.autocast():
-            edges, kinds = model.clue_head.losses(boxes, looks["lookers"], shapes)
-            named, pointed = (self.watch.loss(layer, **looks) for layer in (NAMING, LOOKING))
+            clues = model.clue_head.losses(lookers=looks["lookers"], **asked)
+            told = {name: self.watch.loss(layer, **looks) for name, layer in TOLD.items()}
         self.add_up("answer_loss", answers)
-        self.add_up("box_loss", edges)
-        self.add_up("shape_loss", kinds)
-        self.add_up("name_loss", named)
-        self.add_up("pointer_loss", pointed)
-        loss = answers + CLUE_WEIGHT * (edges + kinds) + POINTER_WEIGHT * (named + pointed)
+        for name, value in {**clues, **told}.items():
+            self.add_up(f"{name}_loss", value)
+        loss = answers + CLUE_WEIGHT * sum(clues.values()) + POINTER_WEIGHT * sum(told.values())
         return (loss, outputs) if return_outputs else loss
 
     def _cell_loss(self, model: Any, pixel_values: torch.Tensor, **labels: torch.Tensor) -> torch.Tensor:

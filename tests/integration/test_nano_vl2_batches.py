@@ -10,13 +10,24 @@ from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
 from deepseek_vl_hf.training.collator import ConversationCollator
 from nano.questions import Turn
 from nano.scenes import Shape, Text
-from nano_vl2.cells import EDGES, IGNORED, PLACES, box_loss, thing_loss
+from nano_vl2.cells import CHARACTERS, EDGES, IGNORED, PLACES, box_loss, entropy, thing_loss
 from nano_vl2.clues import LAYER, ClueHead, clues, stack_clues
 from nano_vl2.dataset import CONVERSATIONS, AnsweringDataset
 from nano_vl2.model import build_model, build_processor
 from nano_vl2.names import names
 from nano_vl2.pictures import TILE, Picture
-from nano_vl2.pointers import LOOKING, MOST_HEADS, NAMING, Watch, find_pointers, pointers, shown, stack_pointers
+from nano_vl2.pointers import (
+    FOLLOWING,
+    LOOKING,
+    MOST_HEADS,
+    NAMING,
+    TOLD,
+    Watch,
+    find_pointers,
+    looks,
+    shown,
+    stack_pointers,
+)
 from nano_vl2.questions import NOTHING
 from nano_vl2.sharing import Place, find_trees
 from nano_vl2.trainer import AnsweringCollator
@@ -51,7 +62,7 @@ def test_kinds_of_pictures_can_be_chosen():
 
 @pytest.fixture(scope="module")
 def rows():
-    dataset = AnsweringDataset(10**6)
+    dataset = AnsweringDataset(10**6, kinds=("board", "tiles", "several"))  # of which all tasks are asked
     return [dataset[HARD + number] for number in range(16)]
 
 
@@ -79,28 +90,25 @@ def test_branches_are_answered_as_conversations_by_themselves(processor, shared,
     head, watch = ClueHead(model.config.text_config.hidden_size), Watch()
     layer = model.model.language_model.layers[LAYER]
     layer.register_forward_hook(head.see)
-    for number in (NAMING, LOOKING):
+    for number in TOLD.values():
         model.model.language_model.layers[number].self_attn.register_forward_hook(partial(watch.see, number))
     batch = ConversationCollator(processor)([{"messages": row["messages"]} for row in rows])
     batch["labels"][:, 0] = -100
-    boxes = stack_clues(processor.tokenizer, batch["input_ids"], batch["labels"])
     pointed = find_pointers(processor.tokenizer, batch, rows, processor.image_token_id)
     unmoved = {number: Place(number, 0, 0, 0) for number in range(len(rows))}
-    looks = stack_pointers(pointed, unmoved, batch["input_ids"].shape[1])
-    shared_looks = {name: shared.pop(name) for name in looks}
-    shapes, shared_shapes = looks.pop("shapes"), shared_looks.pop("shapes")
-    shared_boxes, members = shared.pop("boxes"), shared.pop("members")
+    told = stack_pointers(pointed, unmoved, batch["input_ids"].shape[1])
+    told["boxes"] = stack_clues(processor.tokenizer, batch["input_ids"], batch["labels"])
+    shared_told, members = {name: shared.pop(name) for name in told}, shared.pop("members")
     assert members.sum() < 0.8 * batch["attention_mask"].sum()
     assert (shared["labels"] >= 0).sum() == (batch["labels"] >= 0).sum()
     with torch.no_grad():
         losses = []
-        for each, asked, where, told in (
-            (batch, boxes, looks, shapes),
-            (shared, shared_boxes, shared_looks, shared_shapes),
-        ):
+        for each, asked in ((batch, told), (shared, shared_told)):
             answers = model(**each).loss
-            looked = [watch.loss(number, **where) for number in (NAMING, LOOKING)]
-            losses.append(torch.stack([answers, *head.losses(asked, where["lookers"], told), *looked]))
+            where = {name: asked.pop(name) for name in ("looked_at", "looks")}
+            looked = [watch.loss(number, asked["lookers"], **where) for number in TOLD.values()]
+            losses.append(torch.stack([answers, *head.losses(**asked).values(), *looked]))
+    assert losses[0].min() > 0
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
 
 
@@ -144,15 +152,19 @@ def test_clues_stand_at_boxes_and_names(processor):
 def test_the_clue_head_reads_what_its_layer_gives():
     head, states = ClueHead(6), torch.randn(2, 5, 6)
     boxes = torch.full((2, 5, EDGES), IGNORED, dtype=torch.uint8)
-    lookers = torch.tensor([[LOOKING, LOOKING], [0, 1], [2, 4]])
-    shapes = torch.tensor([[IGNORED, IGNORED], [3, 5]], dtype=torch.uint8)
-    assert head.losses(boxes, lookers, shapes) == (0, 0)
+    lookers = torch.tensor([[LOOKING, LOOKING, LOOKING], [0, 1, 0], [2, 4, 3]])
+    shapes = torch.tensor([[IGNORED, IGNORED], [3, 5], [IGNORED, IGNORED]], dtype=torch.uint8)
+    characters = torch.tensor([[IGNORED] * CHARACTERS, [IGNORED] * CHARACTERS, [7, 2, 0, 0]], dtype=torch.uint8)
+    asked = {"boxes": boxes, "lookers": lookers, "shapes": shapes, "characters": characters}
+    assert sum(head.losses(**asked).values()) == 0
     boxes[1, 3] = torch.tensor([3, 10, 20, 49])
     head.see(None, None, states)
-    of_boxes, of_shapes = head.losses(boxes, lookers, shapes)
-    assert torch.allclose(of_boxes, box_loss(head.edges(states[1, 3]), boxes[1, 3]))
-    assert torch.allclose(of_shapes, thing_loss(head.shapes(states[1, 4])[None], shapes[1:].long()))
-    assert of_shapes > 0
+    losses = head.losses(**asked)
+    assert torch.allclose(losses["boxes"], box_loss(head.edges(states[1, 3]), boxes[1, 3]))
+    assert torch.allclose(losses["shapes"], thing_loss(head.shapes(states[1, 4])[None], shapes[1:2].long()))
+    read = head.characters(states[0, 3]).unflatten(-1, (CHARACTERS, -1))
+    assert torch.allclose(losses["characters"], entropy(read, characters[2].long()))
+    assert min(losses.values()) > 0
 
 
 def test_places_near_the_right_one_are_nearly_right():
@@ -189,22 +201,59 @@ def test_tokens_show_shapes_in_the_whole_and_characters_in_the_tiles():
     assert seen.boxes == {(6, 7, 12, 20): [0], (35, 35, 41, 45): [1]}
 
 
-def pointed(processor, question, answer, about, kind="any"):
-    """What each token of an answer is written from, and what the tokens of the question look at."""
+def looked(processor, question, answer, about, kind="any"):
+    """What each token of an answer, and of the question, is to look at; with the token that it writes."""
     pieces = [processor.tokenizer.tokenize(each) for each in (f"x{question}:", answer)]
-    tokens, asked = [token for piece in pieces for token in piece], len(pieces[0])
-    turn = Turn(kind, question, answer, about)
-    found = pointers([*tokens, "<eos>"], [*[False] * asked, *[True] * (len(pieces[1]) + 1)], [turn], shown(SCENE))
-    return [(tokens[place], [*tokens, "<eos>"][place + 1], things) for place, things in found]
+    tokens, asked = [*pieces[0], *pieces[1], "<eos>"], len(pieces[0])
+    answered = [number >= asked for number in range(len(tokens))]
+    found = looks(tokens, answered, [Turn(kind, question, answer, about)], shown(SCENE))
+    return [(tokens[look.number], tokens[look.number + 1], look) for look in found]
+
+
+def pointed(processor, question, answer, about, kind="any", layer=LOOKING):
+    """Of one layer the things alone."""
+    found = looked(processor, question, answer, about, kind)
+    return [(token, written, [*look.things]) for token, written, look in found if look.layer == layer]
 
 
 def test_answers_are_written_from_what_they_are_about(processor):
-    assert pointed(processor, "What is written?", "7B", ("7B",)) == [(":", "7", [("7B", 0)]), ("7", "B", [("7B", 1)])]
-    assert pointed(processor, "Where is it?", "left", (0, 1)) == [(":", "left", [0, 1])]
+    assert pointed(processor, "Where is it?", "left", (0,)) == [(":", "left", [0])]
     assert pointed(processor, "What color is 7?", "black", ("7B",)) == [(":", "black", [("7B", 0)])]
-    described = pointed(processor, "Describe it.", "a red star, a blue circle", (0, 1), "describe")
-    assert [things for _, _, things in described] == [[0]] * 3 + [[1]] * 4 + [[NOTHING]]
-    assert [written for _, written, _ in described] == ["a", "Ġred", "Ġstar", ",", "Ġa", "Ġblue", "Ġcircle", "<eos>"]
+
+
+def test_strings_are_read_from_where_the_last_character_was(processor):
+    asked = "What is written?", "7B", ("7B",)
+    assert pointed(processor, *asked) == [
+        (":", "7", [("7B", 0)]),
+        ("7", "B", [("7B", 0)]),
+        ("B", "<eos>", [("7B", 1)]),
+    ]
+    followed = pointed(processor, *asked, layer=FOLLOWING)
+    assert [things for _, _, things in followed] == [[("7B", 0)], [("7B", 1)], [NOTHING]]
+
+
+def test_descriptions_go_on_from_the_last_thing(processor):
+    """From words that show which it was: those for shapes, and what comes between."""
+    asked = "Describe it.", "a red star, a blue circle", (0, 1), "describe"
+    assert [(written, things) for _, written, things in pointed(processor, *asked)] == [
+        ("a", [0]),
+        (",", [0]),
+        ("Ġa", [0]),
+        ("Ġblue", [0]),
+        ("<eos>", [1]),
+    ]
+    followed = pointed(processor, *asked, layer=FOLLOWING)
+    assert [things for _, _, things in followed] == [[0], [1], [1], [1], [NOTHING]]
+
+
+@pytest.mark.parametrize(
+    ("question", "about"),
+    [("Where is the star relative to the circle?", (0, 1)), ("Seen from the circle, where is the star?", (0, 1))],
+)
+def test_what_is_seen_from_something_is_looked_at_from_its_name(processor, question, about):
+    found = pointed(processor, question, "left", about, "relation")
+    assert {token: things for token, _, things in found} == {"Ġstar": [0], "Ġcircle": [1]}
+    assert not pointed(processor, "星形在圆形的哪一边？", "左边", (0, 1), "relation")
 
 
 def test_what_is_counted_leaves_a_share_to_nothing(processor):
@@ -245,39 +294,56 @@ def test_captions_go_on_after_each_thing(processor):
     assert ("Ġ", "<|ref|>", [1]) in found
 
 
-def looks_for(processor, question, answer, about=(), kind="find", boxed=()):
-    """What the first layer's heads look at: the token that looks, the head, and the words."""
+def looks_for(processor, question, answer, about=(), kind="find", askers=()):
+    """What the first layer's heads look at: the token that looks, the words for each head."""
     pieces = [processor.tokenizer.tokenize(each) for each in (f"x{question}:", answer)]
     tokens, asked = [token for piece in pieces for token in piece], len(pieces[0])
-    found = names(tokens, 1, asked, Turn(kind, question, answer, about), [tokens.index(each) for each in boxed])
-    return [(tokens[place], head, [tokens[word] for word in words]) for place, head, words in found]
+    places = [max(n for n, token in enumerate(tokens) if token == each) for each in askers] or [asked - 1]
+    found = defaultdict(list)
+    for place, head, words in names(tokens, 1, asked, Turn(kind, question, answer, about), places):
+        assert head == len(found[tokens[place]])
+        found[tokens[place]].append(*[tokens[word] for word in words])
+    return dict(found)
 
 
 def test_names_are_looked_at_by_color_and_by_shape(processor):
     """Where there is no word for one of them, the first token of all says so."""
-    assert looks_for(processor, "What is the green shape?", "star", (0,)) == [(":", 0, ["Ġgreen"]), (":", 1, ["x"])]
-    assert looks_for(processor, "How many red stars?", "2", (0, 1), "count") == [
-        (":", 0, ["Ġred"]),
-        (":", 1, ["Ġstars"]),
-    ]
-    refused = looks_for(processor, "<|ref|>the pink cross<|/ref|>", "There is no pink cross.", (NOTHING,))
-    assert {token for token, _, _ in refused} == {"Ġcross", "<|/ref|>", ":"}
-    assert {(head, *words) for _, head, words in refused} == {(0, "Ġpink"), (1, "Ġcross")}
-    assert not looks_for(processor, "Where is the star relative to the cross?", "left", (0, 1), "relation")
+    assert looks_for(processor, "What is the green shape?", "star", (0,)) == {":": ["Ġgreen", "x"]}
+    assert looks_for(processor, "How many red stars?", "2", (0, 1), "count") == {":": ["Ġred", "Ġstars"]}
+    assert looks_for(processor, "What color is B?", "red", ("B",), "character") == {":": ["x", "B"]}
+    asked = "What does the red text say?", "7B", ("7B",), "read_tiles"
+    assert looks_for(processor, *asked, askers=[":", "7"]) == {":": ["Ġred", "x"], "7": ["Ġred"]}
     assert not looks_for(processor, "绿色的是什么形状？", "星形", (0,))
+
+
+@pytest.mark.parametrize(
+    "question", ["Where is the star relative to the red cross?", "Seen from the red cross, where is the star?"]
+)
+def test_each_of_two_names_has_its_words(processor, question):
+    looked_for = looks_for(processor, question, "left", (0, 1), "relation", ["Ġstar", "Ġcross"])
+    assert looked_for == {"Ġstar": ["x", "Ġstar"], "Ġcross": ["Ġred", "Ġcross"]}
+
+
+def test_descriptions_name_what_was_said_last(processor):
+    answer = "a red star, a blue circle, a green cross"
+    found = looks_for(processor, "Describe it.", answer, (0, 1, 2), "describe", [":", "Ġstar", "Ġcircle", "Ġa"])
+    assert found == {
+        ":": ["x", "x"],  # nothing was said before
+        "Ġstar": ["Ġred", "Ġstar"],
+        "Ġcircle": ["Ġblue", "Ġcircle"],
+        "Ġa": ["Ġblue", "Ġcircle"],
+    }
 
 
 def test_boxes_are_written_with_a_look_at_their_name(processor):
     answer = "<|ref|>the blue circle<|/ref|><|det|>[[120, 140, 240, 400]]<|/det|>"
-    found = looks_for(processor, "<|ref|>the blue circle<|/ref|>", answer, boxed=["<|det|>", " 140,"])
-    assert found == [
-        (token, head, [word]) for token in ("<|det|>", " 140,") for head, word in ((0, "Ġblue"), (1, "Ġcircle"))
-    ]
+    found = looks_for(processor, "<|ref|>the blue circle<|/ref|>", answer, askers=["<|det|>", " 140,"])
+    assert found == {token: ["Ġblue", "Ġcircle"] for token in ("<|det|>", " 140,")}
 
 
 def test_a_region_is_looked_at_edge_by_edge(processor):
     found = looks_for(processor, "What is in <|det|>[[20, 40, 60, 80]]<|/det|>?", "a red star", (0,), "region")
-    assert found == [(":", head, [edge]) for head, edge in enumerate(["[20,", " 40,", " 60,", " 80]"])]
+    assert found == {":": ["[20,", " 40,", " 60,", " 80]"]}
 
 
 def test_attention_is_asked_of_its_heads():
