@@ -186,12 +186,7 @@ def _characters(parts: Sequence[str], about: Sequence[int | str]) -> list[Thing 
     found: list[Thing | None] = []
     for part, thing in zip(parts, about, strict=True):
         found += [None] * (2 if found else 0)
-        if isinstance(thing, int):
-            found += [thing] * len(part)
-        elif thing == part:
-            found += [(thing, number) for number in range(len(part))]
-        else:
-            found += [(thing, 0)] * len(part)
+        found += [thing if isinstance(thing, int) else (thing, number) for number in range(len(part))]
     return found
 
 
