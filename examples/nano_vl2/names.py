@@ -5,7 +5,7 @@ told to look at them from where the star is needed: one at the word for its colo
 a character that is asked for. Where something is named by a box, there is a head for each of its edges.
 
 The first layer knows of the token that looks nothing but which one it is. What is asked of it here is therefore the
-same for a token wherever it stands: a word for a shape looks at the last word for a color, whoever said it.
+same for a token wherever it stands: a word for a shape looks at itself and at the word for a color in front of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,11 +48,11 @@ def names(
     for asker in askers:
         named = _named(tokens, question, answer, turn, asker)
         for head, words in ((COLOR_HEAD, COLOR_WORDS), (SHAPE_HEAD, shapes)):
-            if head == COLOR_HEAD or asker < answer or not reads(turn):
+            if head == COLOR_HEAD or asker < answer or not _reads(turn):
                 yield asker, head, [n for n in named if tokens[n].removeprefix(SPACE) in words] or [0]
 
 
-def reads(turn: Turn) -> bool:
+def _reads(turn: Turn) -> bool:
     """Whether the answer is what a string says."""
     return turn.about == (turn.answer,)
 

@@ -4,7 +4,8 @@ A question names a thing, and the answer is taken from the tokens that show it: 
 of the view of the whole that show the shape, the characters of a string one by one from those of the tiles, and what is
 not there from nowhere. To find out from answers alone where to look takes tens of thousands of conversations, because
 nothing is learned from looking at the right place before the rest of the model makes use of it. So some heads of the
-second layer are told, and those of the first which words say what is meant, as of `names`. No weights are added.
+second layer are told, those of the third where an answer goes on from there, and those of the first which words say
+what is meant, as of `names`. No weights are added.
 """
 
 from collections import defaultdict
@@ -29,7 +30,7 @@ from .sharing import Place
 NAMING, LOOKING, FOLLOWING = 0, 1, 2  # layers that are told
 TOLD = {"name": NAMING, "pointer": LOOKING, "following": FOLLOWING}
 HEADS = (0, 1)  # of LOOKING and FOLLOWING
-POINTER_WEIGHT = 1.0  # of either, beside the answers
+POINTER_WEIGHT = 1.0  # of each layer, beside the answers
 MOST_HEADS = 4
 DET_END = "<|/det|>"
 LEAST = 1e-6  # of attention, so that its logarithm is one
@@ -116,8 +117,8 @@ def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
             yield from _of_relation(tokens, question, begin, turn)
         elif turn.about:
             yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)
-        for place, following in _ends(tokens, begin, end, turn.kind):
-            yield Look(place, seen.boxes.get(following, [NOTHING]))
+        for place, following in _ends(tokens[begin:end], turn.kind):
+            yield Look(begin + place, seen.boxes.get(following, [NOTHING]))
         question = end
 
 
@@ -133,12 +134,12 @@ def _thing(meant: int | str) -> Thing:
     return meant if isinstance(meant, int) else (meant, 0)
 
 
-def _ends(tokens: Sequence[str], begin: int, end: int, kind: str) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Tokens of an answer from which it goes on to another box or ends, and the edges of that box, none at the end."""
-    boxes = [(first, tuple(edges)) for first, edges in written_boxes(tokens[:end]) if first >= begin]
-    for (first, _), (_, following) in pairwise([*boxes, (end, ())]):
+def _ends(words: Sequence[str], kind: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Words of an answer from which it goes on to another box or ends, and the edges of that box, none at the end."""
+    boxes = [(first, tuple(edges)) for first, edges in written_boxes(words)]
+    for (first, _), (_, following) in pairwise([*boxes, (len(words), ())]):
         last = first + EDGES - 1
-        yield (tokens.index(DET_END, last, end) if kind == "caption" else last), following
+        yield (words.index(DET_END, last) if kind == "caption" else last), following
 
 
 def spans(answered: Sequence[bool]) -> list[tuple[int, int]]:
@@ -211,7 +212,7 @@ class Pointer:
     layer: int = LOOKING
     heads: tuple[int, ...] = HEADS
     weight: float = 1.0
-    shape: tuple[int, ...] = (IGNORED,) * 2
+    shape: tuple[int, int] = (IGNORED, IGNORED)
     characters: tuple[int, ...] = (IGNORED,) * CHARACTERS
 
 

@@ -219,6 +219,8 @@ def pointed(processor, question, answer, about, kind="any", layer=LOOKING):
 def test_answers_are_written_from_what_they_are_about(processor):
     assert pointed(processor, "Where is it?", "left", (0,)) == [(":", "left", [0])]
     assert pointed(processor, "What color is 7?", "black", ("7B",)) == [(":", "black", [("7B", 0)])]
+    in_chinese = pointed(processor, "描述这张图片。", "红色的星形、蓝色的圆形", (0, 1), "describe")
+    assert {tuple(things) for _, _, things in in_chinese} == {(0, 1)}  # which word is whose is not told
 
 
 def test_strings_are_read_from_where_the_last_character_was(processor):
@@ -313,6 +315,8 @@ def test_names_are_looked_at_by_color_and_by_shape(processor):
     assert looks_for(processor, "What color is B?", "red", ("B",), "character") == {":": ["x", "B"]}
     asked = "What does the red text say?", "7B", ("7B",), "read_tiles"
     assert looks_for(processor, *asked, askers=[":", "7"]) == {":": ["Ġred", "x"], "7": ["Ġred"]}
+    refused = "<|ref|>the pink cross<|/ref|>", "There is no pink cross.", (NOTHING,), "absent", ["<|/ref|>", ":"]
+    assert looks_for(processor, *refused) == {token: ["Ġpink", "Ġcross"] for token in ("<|/ref|>", ":")}
     assert not looks_for(processor, "绿色的是什么形状？", "星形", (0,))
 
 
@@ -333,6 +337,17 @@ def test_descriptions_name_what_was_said_last(processor):
         "Ġcircle": ["Ġblue", "Ġcircle"],
         "Ġa": ["Ġblue", "Ġcircle"],
     }
+
+
+def test_words_are_looked_at_from_where_things_are(processor, rows):
+    """The first layer is told at no other tokens than the second one, and at most of those."""
+    batch = ConversationCollator(processor)([{"messages": row["messages"]} for row in rows])
+    found = find_pointers(processor.tokenizer, batch, rows, processor.image_token_id)
+    named, looked = (
+        {(each.conversation, each.number) for each in found if each.layer == layer} for layer in (NAMING, LOOKING)
+    )
+    assert named <= looked
+    assert len(named) > 0.5 * len(looked)
 
 
 def test_boxes_are_written_with_a_look_at_their_name(processor):
