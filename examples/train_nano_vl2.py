@@ -26,7 +26,7 @@ from nano.checkpoints import check_recipe, checkpoint_to_resume
 from nano.optimizer import ANSWERING_RATE, MuonWithAdamW, stage
 from nano.runs import export, training_arguments
 from nano_vl2.cells import CellHead
-from nano_vl2.clues import LAYER, ClueHead
+from nano_vl2.clues import CLUES, LAYER, ClueHead
 from nano_vl2.dataset import SHARES, AnsweringDataset, LookingDataset
 from nano_vl2.experts import TOGETHER
 from nano_vl2.model import SIZES, build_model, build_processor, shrink_image_tokens
@@ -158,7 +158,7 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     for hook in hooks:
         hook.remove()
     del model.clue_head
-    parts = ("answer_loss", *(f"{part}_loss" for part in ("boxes", "shapes", "characters", *TOLD)))
+    parts = ("answer_loss", *(f"{part}_loss" for part in ("boxes", *CLUES, *TOLD)))
     write_curves(trainer.state.log_history, options.output, parts=parts)
 
 

@@ -84,6 +84,13 @@ def whole_shapes(picture: Picture) -> np.ndarray:
     return _main_shapes(_points(_maps(picture), view, picture)[1], picture, view)[0]
 
 
+def whole_middles(picture: Picture) -> list[int]:
+    """For each shape, the token of the view of the whole in which its middle lies."""
+    view = _view(picture, (1, 1))
+    places = (_middle(shape, view) for shape in shapes_of(picture))
+    return [row * SIDE + column for column, row in places]
+
+
 def tile_characters(picture: Picture) -> Iterator[tuple[Text, int, int, int]]:
     """The characters that the tiles show: the text, the character's number in it, and its token's column and row."""
     return _characters(picture, _view(picture, picture.grid))
@@ -153,14 +160,16 @@ def _main_shapes(numbers: np.ndarray, picture: Picture, view: _View) -> np.ndarr
     for number, shape in enumerate(shapes, 1):
         counts[..., number] = (numbers == number).sum(-1)
         # Small shapes may take little of any token; they are found where their middle is.
-        column, row = (int((view.scale * at + shift) / (TILE // SIDE)) for at, shift in _middle(shape, view))
+        column, row = _middle(shape, view)
         tile = row // SIDE * view.columns + column // SIDE
         counts[tile, row % SIDE * SIDE + column % SIDE, number] += POINTS
     return counts.argmax(-1)
 
 
-def _middle(shape: Shape, view: _View) -> tuple[tuple[int, float], tuple[int, float]]:
-    return (shape.x, view.across), (shape.y, view.down)
+def _middle(shape: Shape, view: _View) -> tuple[int, int]:
+    """Column and row of the token."""
+    size = TILE // SIDE
+    return int((view.scale * shape.x + view.across) / size), int((view.scale * shape.y + view.down) / size)
 
 
 def _places(count: int, step: float, scale: float, shift: float, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,20 +3,24 @@
 To write a box a model has to find the thing, to take its box from the thing's token, and to pick the edge that is due.
 Learned from answers alone these steps wait for each other: 2,500 batches left it guessing among several things. So a
 linear layer on what the second layer gives says all edges of the box, at each token that writes one and at the name
-before it; wherever that layer is told to look at a shape, it says which shape and which color it is, and of text which
-characters the token shows. The layer is thrown away when training is over.
+before it; wherever that layer is told to look at a shape, it says which shape and which color it is, and where things
+are counted, how many. Of text it says which characters the token shows, and which of these is next: a token shows up to
+four, and to find out which one is due is one step, to take it from the token the next. The layer is thrown away when
+training is over.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from nano.cells import HUES, THINGS
 
+from .boards import MOST_SHAPES
 from .cells import CHARACTERS, EDGES, IGNORED, PLACES, box_loss, entropy, thing_loss
 from .pictures import STEP
 
@@ -94,8 +98,17 @@ def stack_clues(tokenizer: Any, input_ids: torch.Tensor, labels: torch.Tensor) -
     return stacked
 
 
+# Beside boxes: the loss of what is said, with labels that `ClueHead.losses` describes.
+CLUES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "shapes": thing_loss,
+    "characters": lambda said, labels: entropy(said.unflatten(-1, (CHARACTERS, -1)), labels),
+    "slots": functional.cross_entropy,
+    "counts": functional.cross_entropy,
+}
+
+
 class ClueHead(nn.Module):
-    """Says the edges of boxes, shapes and colors, and characters, from hidden states, which a hook brings.
+    """Says the edges of boxes, shapes and colors, characters, slots and counts, from hidden states of a hook.
 
     Args:
         hidden_size: of the language model.
@@ -106,33 +119,32 @@ class ClueHead(nn.Module):
         self.edges = nn.Linear(hidden_size, EDGES * PLACES)
         self.shapes = nn.Linear(hidden_size, len(THINGS) + len(HUES))
         self.characters = nn.Linear(hidden_size, CHARACTERS * len(THINGS))
+        self.slots = nn.Linear(hidden_size, CHARACTERS)
+        self.counts = nn.Linear(hidden_size, MOST_SHAPES + 1)
         self._seen: torch.Tensor | None = None
 
     def see(self, layer: nn.Module, inputs: Any, hidden_states: torch.Tensor) -> None:
         """A forward hook of the layer that is asked."""
         self._seen = hidden_states
 
-    def losses(
-        self, boxes: torch.Tensor, lookers: torch.Tensor, shapes: torch.Tensor, characters: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Cross entropies of all edges that are asked, of shapes with their colors, and of characters.
+    def losses(self, boxes: torch.Tensor, lookers: torch.Tensor, **told: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Cross entropies by what is asked; 0 where nothing is.
 
         Args:
             boxes: as of `stack_clues`.
             lookers: long [3, pointers], layer, row and place, as of `pointers.stack_pointers`.
-            shapes: uint8 [pointers, 2], as of there; IGNORED where nothing is asked.
-            characters: uint8 [pointers, CHARACTERS], likewise.
+            told: `shapes` uint8 [pointers, 2], kind and color, `characters` uint8 [pointers, CHARACTERS], `slots` and
+                `counts` uint8 [pointers], as of there; IGNORED where nothing is asked.
         """
         seen, self._seen = self._seen, None
-        losses = dict.fromkeys(("boxes", "shapes", "characters"), self.edges.weight.new_zeros(()))
+        losses = dict.fromkeys(("boxes", *told), self.edges.weight.new_zeros(()))
         if seen is None:
             return losses
         if (asked := boxes[..., 0] != IGNORED).any():
             losses["boxes"] = box_loss(self.edges(seen[asked]).float(), boxes[asked])
         _, rows, places = lookers
-        if (told := shapes[:, 0] != IGNORED).any():
-            losses["shapes"] = thing_loss(self.shapes(seen[rows[told], places[told]]).float(), shapes[told].long())
-        if (told := characters[:, 0] != IGNORED).any():
-            read = self.characters(seen[rows[told], places[told]]).float().unflatten(-1, (CHARACTERS, -1))
-            losses["characters"] = entropy(read, characters[told].long())
+        for name, labels in told.items():
+            if (known := labels.reshape(len(labels), -1)[:, 0] != IGNORED).any():
+                said = getattr(self, name)(seen[rows[known], places[known]]).float()
+                losses[name] = CLUES[name](said, labels[known].long())
         return losses

@@ -20,7 +20,7 @@ from torch import nn
 from nano.cells import HUES, THINGS
 from nano.questions import Turn
 
-from .cells import CHARACTERS, EDGES, IGNORED, SIDE, shapes_of, tile_characters, whole_shapes
+from .cells import CHARACTERS, EDGES, IGNORED, SIDE, shapes_of, tile_characters, whole_middles, whole_shapes
 from .clues import REF_END, clues, written_boxes
 from .names import COLOR_WORDS, SPACE, last_words, names
 from .pictures import STEP, Picture, corners
@@ -30,6 +30,7 @@ from .sharing import Place
 NAMING, LOOKING, FOLLOWING = 0, 1, 2  # layers that are told
 TOLD = {"name": NAMING, "pointer": LOOKING, "following": FOLLOWING}
 HEADS = (0, 1)  # of LOOKING and FOLLOWING
+NEIGHBOR_HEAD = 3  # of NAMING
 POINTER_WEIGHT = 1.0  # of each layer, beside the answers
 MOST_HEADS = 4
 DET_END = "<|/det|>"
@@ -45,15 +46,19 @@ class Shown:
 
     Attributes:
         tokens: of each thing, counted from the picture's first one.
+        middles: of each shape, the token of the view of the whole in which its middle lies.
         boxes: the numbers of the shapes with each box, its edges in STEPs.
         shapes: of each shape its kind and its color, as indices into THINGS and HUES.
         characters: of each token of the tiles with text, as indices into THINGS, nothing after the last.
+        slots: of each character, how many its token shows before it.
     """
 
     tokens: dict[Thing, list[int]]
+    middles: dict[int, int]
     boxes: dict[tuple[int, ...], list[int]]
     shapes: list[tuple[int, int]]
     characters: dict[int, tuple[int, ...]]
+    slots: dict[Thing, int]
 
 
 def shown(picture: Picture) -> Shown:
@@ -61,19 +66,26 @@ def shown(picture: Picture) -> Shown:
     tokens: dict[Thing, list[int]] = defaultdict(list)
     for place, number in enumerate(whole_shapes(picture)):
         if number:
-            tokens[int(number) - 1].append(place + place // SIDE)  # a newline stands after each row
+            tokens[int(number) - 1].append(_in_whole(place))
+    middles = {number: _in_whole(place) for number, place in enumerate(whole_middles(picture))}
     first, width = SIDE * (SIDE + 1) + 1, picture.grid[0] * SIDE + 1
     characters: dict[int, list[int]] = defaultdict(list)
+    slots: dict[Thing, int] = {}
     for text, number, column, row in tile_characters(picture):
         token = first + row * width + column
         tokens[text.text, number].append(token)
+        slots[text.text, number] = len(characters[token])
         characters[token].append(THINGS.index(text.text[number]))
     boxes: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number, shape in enumerate(shapes_of(picture)):
         boxes[tuple(edge // STEP for edge in corners(shape, picture.width, picture.height))].append(number)
     shapes = [(THINGS.index(shape.shape), HUES.index(shape.color)) for shape in shapes_of(picture)]
     full = {token: (*found, *[0] * CHARACTERS)[:CHARACTERS] for token, found in characters.items()}
-    return Shown(dict(tokens), dict(boxes), shapes, full)
+    return Shown(dict(tokens), middles, dict(boxes), shapes, full, slots)
+
+
+def _in_whole(place: int) -> int:
+    return place + place // SIDE  # a newline stands after each row
 
 
 @dataclass(frozen=True)
@@ -84,11 +96,15 @@ class Look:
         number: the token's place.
         things: in equal shares; NOTHING stands for the first token of all.
         layer: LOOKING or FOLLOWING.
+        counted: whether it is at their middles alone, so that large things weigh no more than small ones.
+        following: what is written next, where something is looked at by what was written last.
     """
 
     number: int
     things: Sequence[Thing]
     layer: int = LOOKING
+    counted: bool = False
+    following: Thing | None = None
 
 
 def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn], seen: Shown) -> Iterator[Look]:
@@ -112,11 +128,12 @@ def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
             name = max(number for number in range(begin) if tokens[number] == REF_END)
             yield from (Look(number, [NOTHING]) for number in (name - 1, name, begin - 1))
         elif turn.about and turn.kind == "count":
-            yield Look(begin - 1, [NOTHING, *(thing for thing in turn.about if isinstance(thing, int))])
+            counted = [thing for thing in turn.about if isinstance(thing, int)]
+            yield Look(begin - 1, [NOTHING, *counted], counted=True)
         elif turn.kind == "relation":
             yield from _of_relation(tokens, question, begin, turn)
         elif turn.about:
-            yield from _of_answer(tokens[begin : end - 1], begin - 1, turn)
+            yield from _of_answer(tokens[begin : end - 1], begin - 1, turn, seen)
         for place, following in _ends(tokens[begin:end], turn.kind):
             yield Look(begin + place, seen.boxes.get(following, [NOTHING]))
         question = end
@@ -149,7 +166,7 @@ def spans(answered: Sequence[bool]) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _of_answer(words: Sequence[str], before: int, turn: Turn) -> Iterator[Look]:
+def _of_answer(words: Sequence[str], before: int, turn: Turn, seen: Shown) -> Iterator[Look]:
     """Of the words of an answer, each of which the token before it writes."""
     parts = turn.answer.split(", ")
     starts = [*accumulate(map(len, words), initial=0)]
@@ -163,23 +180,37 @@ def _of_answer(words: Sequence[str], before: int, turn: Turn) -> Iterator[Look]:
     ]
     # A word for a color does not show which thing was the last.
     colors = {number for number, word in enumerate(words, 1) if word.removeprefix(SPACE) in COLOR_WORDS}
-    yield from (look for number, look in _step_by_step(taken, before) if number not in colors)
+    yield from (look for number, look in _step_by_step(taken, before, seen) if number not in colors)
 
 
-def _step_by_step(taken: Sequence[Thing | None], before: int) -> Iterator[tuple[int, Look]]:
+def _step_by_step(taken: Sequence[Thing | None], before: int, seen: Shown) -> Iterator[tuple[int, Look]]:
     """Numbers of words that are taken from one thing after the other, or from none, and of the end, and their looks.
 
-    LOOKING finds by what is written already what was the last, FOLLOWING goes on from there. At the beginning both look
-    at the first.
+    LOOKING finds by what is written already what was the last, FOLLOWING goes on from there: to the next thing, or in
+    a string to the next token, because what the same one shows was seen already. At the beginning LOOKING looks at the
+    first, and of things FOLLOWING, too.
     """
     last = None
     for number in range(len(taken) + 1):
         following = next((thing for thing in taken[number:] if thing is not None), NOTHING)
         if number == 0 or last is not None:
-            yield number, Look(before + number, [following if last is None else last])
-            yield number, Look(before + number, [following], FOLLOWING)
+            looked = following if last is None else last
+            yield number, Look(before + number, [looked], following=following)
+            yield number, Look(before + number, [_further(looked, following, seen)], FOLLOWING)
         if number < len(taken) and taken[number] not in (None, *taken[number + 1 :]):
             last = taken[number]
+
+
+def _further(last: Thing, following: Thing, seen: Shown) -> Thing:
+    """What comes after the last thing: the next shape or string, or the next token's first character of this string."""
+    if isinstance(last, int) or (isinstance(following, tuple) and following[0] != last[0]):
+        return following
+    string, number = last
+    here = seen.tokens.get(last)
+    return next(
+        ((string, later) for later in range(number + 1, len(string)) if seen.tokens.get((string, later)) != here),
+        NOTHING,
+    )
 
 
 def _characters(parts: Sequence[str], about: Sequence[int | str]) -> list[Thing | None]:
@@ -204,6 +235,8 @@ class Pointer:
         weight: of this pointer.
         shape: kind and color of what it is to see, if that is one shape.
         characters: that it is to see, if that is one token with text.
+        slot: of the character that is written next, in the token that shows it.
+        count: of the things, where they are counted.
     """
 
     conversation: int
@@ -214,6 +247,8 @@ class Pointer:
     weight: float = 1.0
     shape: tuple[int, int] = (IGNORED, IGNORED)
     characters: tuple[int, ...] = (IGNORED,) * CHARACTERS
+    slot: int = IGNORED
+    count: int = IGNORED
 
 
 def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], image_token_id: int) -> list[Pointer]:
@@ -235,21 +270,34 @@ def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], im
         for look in looked:
             found += _pointed(number, look, row["shown"], first)
         found += _names(number, tokens, answered, row["turns"], looked)
+        found += _neighbors(number, row["shown"], first)
     return found
+
+
+def _neighbors(conversation: int, seen: Shown, first: int) -> Iterator[Pointer]:
+    """Tokens that show text look at the one before, so that FOLLOWING finds the next one by what this one shows."""
+    for token in seen.characters:
+        yield Pointer(conversation, first + token, [first + token - 1], NAMING, (NEIGHBOR_HEAD,))
 
 
 def _pointed(conversation: int, look: Look, seen: Shown, first: int) -> list[Pointer]:
     """At each of the things in a picture whose first token is given."""
-    known = [thing for thing in look.things if thing == NOTHING or thing in seen.tokens]
+    middles: dict[Thing, list[int]] = {number: [token] for number, token in seen.middles.items()}
+    tokens = middles if look.counted else seen.tokens
+    known = [thing for thing in look.things if thing == NOTHING or thing in tokens]
     pointer = Pointer(conversation, look.number, [0], look.layer, weight=1 / max(1, len(known)))
     found = [
-        pointer if thing == NOTHING else replace(pointer, places=[first + each for each in seen.tokens[thing]])
+        pointer if thing == NOTHING else replace(pointer, places=[first + each for each in tokens[thing]])
         for thing in known
     ]
+    if look.counted:
+        return [replace(found[0], count=len(look.things) - 1), *found[1:]]
     if len(known) == 1 and look.layer == LOOKING:
         (only,) = known
         if isinstance(only, tuple):
-            return [replace(found[0], characters=seen.characters[seen.tokens[only][0]])]
+            slot = seen.slots.get(look.following, IGNORED) if look.following is not None else IGNORED
+            characters = seen.characters[seen.tokens[only][0]]
+            return [replace(found[0], characters=characters, slot=slot if slot < CHARACTERS else IGNORED)]
         if only != NOTHING:
             return [replace(found[0], shape=seen.shapes[only])]
     return found
@@ -283,7 +331,7 @@ def stack_pointers(found: Sequence[Pointer], places: dict[int, Place], width: in
     Returns:
         `lookers`: long [3, pointers], layer, row and place; `looked_at`: bool [pointers, width]; `looks`: the heads'
         weights [pointers, heads]; `shapes`: uint8 [pointers, 2], a shape's kind and color, or IGNORED; `characters`:
-        uint8 [pointers, CHARACTERS], or IGNORED.
+        uint8 [pointers, CHARACTERS], `slots` and `counts`: uint8 [pointers], likewise.
     """
     looked_at = torch.zeros(len(found), width, dtype=torch.bool)
     moved = [
@@ -306,6 +354,8 @@ def stack_pointers(found: Sequence[Pointer], places: dict[int, Place], width: in
         "looks": looks,
         "shapes": torch.tensor([pointer.shape for pointer in found], dtype=torch.uint8).reshape(-1, 2),
         "characters": torch.tensor([each.characters for each in found], dtype=torch.uint8).reshape(-1, CHARACTERS),
+        "slots": torch.tensor([each.slot for each in found], dtype=torch.uint8),
+        "counts": torch.tensor([each.count for each in found], dtype=torch.uint8),
     }
 
 

@@ -17,7 +17,8 @@ from .pictures import corners
 
 # The kinds beside those of nano.
 KINDS = ("find", "find_all", "absent", "caption", "region", "read_tiles", "table", "several", "in_context")
-CAPTION: Wordings = ("<|grounding|>Describe the picture.", "<|grounding|>What is in the picture?")
+GROUNDING = "<|grounding|>"
+CAPTION: Wordings = (f"{GROUNDING}Describe the picture.", f"{GROUNDING}What is in the picture?")
 MARKDOWN: Wordings = ("Write the table as Markdown.", "Convert the table to Markdown.")
 WHOLE: Wordings = ("What is written?", "Read the text.", "What is written in the picture?")
 NOTHING = -1  # of a picture's shapes: what an answer is about that refuses
@@ -38,9 +39,11 @@ def in_order(shapes: list[Shape], board: Board) -> list[Shape]:
 def about_shapes(board: Board, rng: random.Random) -> list[Turn]:
     """Questions about a board's shapes, of which no answer gives another one's box away."""
     draw = rng.random()
-    if draw < 0.2:
+    if draw < 0.18:
         return [_caption(board, rng), *_in_words(board, rng)[:2]]
-    if draw < 0.4:
+    if draw < 0.34:
+        return [_description(board, rng), *_in_words(board, rng)[:2]]
+    if draw < 0.5:
         turns = [_region(shape, board, rng) for shape in board.shapes][:MOST_FOUND]
         return [*turns, *_absent(board, rng)[:1], *_in_words(board, rng)[:2]]
     found = _found(board, rng)
@@ -127,6 +130,13 @@ def _caption(board: Board, rng: random.Random) -> Turn:
         f"<|ref|>{described(shape)}<|/ref|>{boxes([shape], board)}" for shape in in_order(list(board.shapes), board)
     ]
     return Turn("caption", rng.choice(CAPTION), ", ".join(named))
+
+
+def _description(board: Board, rng: random.Random) -> Turn:
+    """The caption's names without boxes."""
+    ordered = in_order(list(board.shapes), board)
+    about = tuple(map(board.shapes.index, ordered))
+    return Turn("describe", rng.choice(CAPTION).removeprefix(GROUNDING), ", ".join(map(described, ordered)), about)
 
 
 def _region(shape: Shape, board: Board, rng: random.Random) -> Turn:

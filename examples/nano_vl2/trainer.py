@@ -14,7 +14,7 @@ from deepseek_vl_hf.training.collator import ConversationCollator
 from nano.trainer import NanoTrainer
 
 from .cells import stack_labels
-from .clues import CLUE_WEIGHT, stack_clues
+from .clues import CLUE_WEIGHT, CLUES, stack_clues
 from .pointers import POINTER_WEIGHT, TOLD, Watch, find_pointers, stack_pointers
 from .sharing import find_trees, in_rows, places, share
 
@@ -92,7 +92,7 @@ class NanoVL2Trainer(NanoTrainer):
             # The tower stays as looking left it: gradients of first answers, which are guesses, harm it.
             features = model.model.get_image_features(inputs.pop("pixel_values"), inputs.pop("tile_grids"))
         inputs["mm_encoder_outputs"] = {"image": features}
-        asked = {name: inputs.pop(name) for name in ("boxes", "shapes", "characters")}
+        asked = {name: inputs.pop(name) for name in ("boxes", *CLUES)}
         looks = {name: inputs.pop(name) for name in ("lookers", "looked_at", "looks")}
         with balanced(model, inputs.pop("members")):
             answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)

@@ -142,6 +142,7 @@ def test_boxes_are_those_of_the_shapes():
     assert answers["What is in <|det|>[[580, 620, 840, 900]]<|/det|>?"] == "a blue star"
     caption = find_boxes(answers["<|grounding|>Describe the picture."], (224, 224))
     assert caption.labels == ["a red circle", "a green circle", "a blue star"]
+    assert answers["Describe the picture."] == ", ".join(caption.labels)
     assert answers["Where is the red circle relative to the green circle?"] == "left"
 
 
