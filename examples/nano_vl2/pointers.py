@@ -196,21 +196,21 @@ def _step_by_step(taken: Sequence[Thing | None], before: int, seen: Shown) -> It
         if number == 0 or last is not None:
             looked = following if last is None else last
             yield number, Look(before + number, [looked], following=following)
-            yield number, Look(before + number, [_further(looked, following, seen)], FOLLOWING)
+            yield number, Look(before + number, _further(looked, following, seen), FOLLOWING)
         if number < len(taken) and taken[number] not in (None, *taken[number + 1 :]):
             last = taken[number]
 
 
-def _further(last: Thing, following: Thing, seen: Shown) -> Thing:
-    """What comes after the last thing: the next shape or string, or the next token's first character of this string."""
-    if isinstance(last, int) or (isinstance(following, tuple) and following[0] != last[0]):
-        return following
+def _further(last: Thing, following: Thing, seen: Shown) -> list[Thing]:
+    """What comes after the last thing: the next shape, or the next token's first character of the same string."""
+    if isinstance(last, int):
+        return [following]
     string, number = last
+    if isinstance(following, tuple) and following[0] != string:
+        return []  # where the next line is, is not told
     here = seen.tokens.get(last)
-    return next(
-        ((string, later) for later in range(number + 1, len(string)) if seen.tokens.get((string, later)) != here),
-        NOTHING,
-    )
+    later = [(string, each) for each in range(number + 1, len(string)) if seen.tokens.get((string, each)) != here]
+    return [*later[:1]] or [NOTHING]
 
 
 def _characters(parts: Sequence[str], about: Sequence[int | str]) -> list[Thing | None]:
