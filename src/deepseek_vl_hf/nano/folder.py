@@ -14,7 +14,8 @@ def nano_path(name: str = NANO) -> Path:
     Args:
         name: "nano", DeepSeek-VL-Hybrid's architecture with 4 million parameters, answers questions about shapes,
             colors, counts, positions, short strings and bar charts in drawn pictures, in English and Chinese.
-            "nano-vl2", DeepSeek-VL2's architecture with 4 million parameters, says where shapes are.
+            "nano-vl2", DeepSeek-VL2's architecture with 4 million parameters, says where shapes are and reads lines of
+            text.
 
     Raises:
         ValueError: there is no model of that name.
