@@ -13,8 +13,10 @@ import demo
 import evaluate
 import evaluate_vl2
 from deepseek_vl_hf import Chat, DeepseekVL2ForConditionalGeneration, DeepseekVL2Processor, example_picture, nano_path
+from deepseek_vl_hf.chat.page_examples import OF_PACKAGED
 from deepseek_vl_hf.checkpoints import convert_checkpoint
 from deepseek_vl_hf.models.grounding import find_boxes
+from deepseek_vl_hf.nano.folder import NANO_VL2
 from forked import python
 from make_pictures import PLACES
 from nano.splits import is_held_out
@@ -73,6 +75,19 @@ def test_it_finds_things_through_the_pipeline(folder):
     results = pipe(text=messages, return_full_text=False, max_new_tokens=80, skip_special_tokens=False)
     for result, expected in zip(results, demo.FINDS.values(), strict=True):
         assert same_places(expected, found_in(pipe.processor, result[0]["generated_text"])), result
+
+
+def test_what_the_page_offers_to_click_is_answered_right():
+    chat = Chat.from_pretrained("nano-vl2")
+    words = {"How many circles are there?": "2", "What color is the triangle?": "orange"}
+    for picture, text in OF_PACKAGED[NANO_VL2]:
+        chat.new()
+        answer = chat.ask(text, images=[example_picture(picture)])
+        found = find_boxes(answer, Image.open(PICTURE).size)
+        if found.labels:
+            assert same_places(demo.FINDS[found.labels[0]], found.boxes[0]), text
+        else:
+            assert answer == words[text]
 
 
 def test_the_page_on_nano_runs():

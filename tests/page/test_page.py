@@ -202,9 +202,9 @@ class TestInABrowser:
         page.locator("#question textarea").press("Enter")
         api.expect(figures(page)).to_have_count(1, timeout=30000)
         api.expect(page.locator("#seen")).to_contain_text("the green star", timeout=20000)
-        ask(page, "<|ref|>all shapes<|/ref|>")
+        ask(page, "<|ref|>all circles<|/ref|>")
         api.expect(figures(page)).to_have_count(2, timeout=30000)
-        api.expect(page.locator("#seen")).to_contain_text("all shapes", timeout=20000)
+        api.expect(page.locator("#seen")).to_contain_text("all circles", timeout=20000)
         page.locator("#seen img").first.scroll_into_view_if_needed()
         screenshot(page, "boxes")
 

@@ -16,7 +16,7 @@ OF_PACKAGED = {
     NANO_VL2: (
         ("places", "Find <|ref|>the green star<|/ref|>."),
         ("places", "<|ref|>all shapes<|/ref|>"),
-        ("places", "<|grounding|>Describe the picture."),
+        ("places", "How many circles are there?"),
         ("places", "What color is the triangle?"),
     ),
 }

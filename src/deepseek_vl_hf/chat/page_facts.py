@@ -10,8 +10,8 @@ from .session import Chat
 OF_PACKAGED = {
     NANO: "A small model that knows drawn pictures: shapes and their colors, printed capitals and digits, bar charts. "
     "It has never seen a photograph.",
-    NANO_VL2: "A small model that knows drawn pictures: shapes, their colors and where they are. It has never seen a "
-    "photograph.",
+    NANO_VL2: "A small model that knows drawn pictures: shapes, their colors and where they are, lines of capitals and "
+    "digits. It has never seen a photograph.",
 }
 
 
