@@ -17,7 +17,7 @@ OF_PACKAGED = {
         ("places", "Find <|ref|>the green star<|/ref|>."),
         ("places", "<|ref|>all shapes<|/ref|>"),
         ("places", "How many circles are there?"),
-        ("places", "What color is the triangle?"),
+        ("words", "What is written at the bottom?"),
     ),
 }
 OF_OTHERS = ("Describe the picture.", "What does the text in the picture say?", "What can you do?")
