@@ -46,7 +46,7 @@ class Shown:
 
     Attributes:
         tokens: of each thing, counted from the picture's first one.
-        middles: of each shape, the token of the view of the whole in which its middle lies.
+        middles: of each shape, the one token of the view of the whole in which its middle lies.
         boxes: the numbers of the shapes with each box, its edges in STEPs.
         shapes: of each shape its kind and its color, as indices into THINGS and HUES.
         characters: of each token of the tiles with text, as indices into THINGS, nothing after the last.
@@ -54,7 +54,7 @@ class Shown:
     """
 
     tokens: dict[Thing, list[int]]
-    middles: dict[int, int]
+    middles: dict[Thing, list[int]]
     boxes: dict[tuple[int, ...], list[int]]
     shapes: list[tuple[int, int]]
     characters: dict[int, tuple[int, ...]]
@@ -67,7 +67,9 @@ def shown(picture: Picture) -> Shown:
     for place, number in enumerate(whole_shapes(picture)):
         if number:
             tokens[int(number) - 1].append(_in_whole(place))
-    middles = {number: _in_whole(place) for number, place in enumerate(whole_middles(picture))}
+    middles: dict[Thing, list[int]] = {
+        number: [_in_whole(place)] for number, place in enumerate(whole_middles(picture))
+    }
     first, width = SIDE * (SIDE + 1) + 1, picture.grid[0] * SIDE + 1
     characters: dict[int, list[int]] = defaultdict(list)
     slots: dict[Thing, int] = {}
@@ -282,8 +284,7 @@ def _neighbors(conversation: int, seen: Shown, first: int) -> Iterator[Pointer]:
 
 def _pointed(conversation: int, look: Look, seen: Shown, first: int) -> list[Pointer]:
     """At each of the things in a picture whose first token is given."""
-    middles: dict[Thing, list[int]] = {number: [token] for number, token in seen.middles.items()}
-    tokens = middles if look.counted else seen.tokens
+    tokens = seen.middles if look.counted else seen.tokens
     known = [thing for thing in look.things if thing == NOTHING or thing in tokens]
     pointer = Pointer(conversation, look.number, [0], look.layer, weight=1 / max(1, len(known)))
     found = [

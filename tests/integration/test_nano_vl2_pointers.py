@@ -53,7 +53,7 @@ def test_tokens_show_shapes_in_the_whole_and_characters_in_the_tiles():
     assert seen.tokens["7B", 0] == [tiles + 9 * 1 + 5]  # (156, 30)
     assert seen.tokens["7B", 1] == [tiles + 9 * 1 + 6]  # (170, 30)
     assert seen.boxes == {(6, 7, 12, 20): [0], (35, 35, 41, 45): [1]}
-    assert seen.middles == {0: 5, 1: 13}
+    assert seen.middles == {0: [5], 1: [13]}
 
 
 # Characters of 12 pixels: two in each of two tokens. The square's middle lies in the third token of the second row.
