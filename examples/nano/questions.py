@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .drawing import View
-from .scenes import SIDE, SMALL_TEXT, Bar, CharacterScene, ChartScene, Scene, Shape, ShapeScene, Text, TextScene
+from .scenes import SIDE, SMALL_TEXT, CharacterScene, ChartScene, Scene, Shape, ShapeScene, Text, TextScene
 
 CHINESE_SHARE = 0.2
 MOST_TURNS = 8
@@ -80,7 +80,8 @@ class Turn:
         kind: one of KINDS, or of those that other recipes add.
         question: as it is asked.
         answer: to the letter.
-        about: what in the picture the answer is taken from, if that is plain: numbers of shapes, or strings.
+        about: what in the picture the answer is taken from, if that is plain: numbers of shapes or bars, or strings; of
+            a chart in the order in which one leads to the other.
     """
 
     kind: str
@@ -283,29 +284,34 @@ def _about_characters(scene: CharacterScene, rng: random.Random, view: View) -> 
 
 
 def _about_chart(scene: ChartScene, rng: random.Random) -> list[Turn]:
-    tallest, shortest = (choose(scene.bars, key=lambda bar: bar.value) for choose in (max, min))
-    number = str(len(scene.bars))
+    values = [bar.value for bar in scene.bars]
+    tallest, shortest = (values.index(choose(values)) for choose in (max, min))
+    first, last = (scene.bars[number].label for number in (tallest, shortest))
+    number = str(len(values))
     about_all = [
-        _turn(rng, "chart", TALLEST, "哪个柱子最高？", tallest.label, (tallest.label,)),
-        _turn(rng, "chart", SHORTEST, "哪个柱子最低？", shortest.label, (shortest.label,)),
-        _turn(rng, "chart", ("How many bars are there?",), "图中有几个柱子？", number),
+        _turn(rng, "chart", TALLEST, "哪个柱子最高？", first, (tallest, first)),
+        _turn(rng, "chart", SHORTEST, "哪个柱子最低？", last, (shortest, last)),
+        _turn(rng, "chart", ("How many bars are there?",), "图中有几个柱子？", number, (*range(len(values)),)),
         _turn(rng, "read_large", TITLE, "标题是什么？", scene.title, (scene.title,)),
     ]
-    return [*rng.sample(about_all, 3), *(turn for bar in scene.bars for turn in _about_bar(bar, rng))]
+    return [
+        *rng.sample(about_all, 3),
+        *(turn for bar in range(len(scene.bars)) for turn in _about_bar(scene, bar, rng)),
+    ]
 
 
-def _about_bar(bar: Bar, rng: random.Random) -> list[Turn]:
+def _about_bar(scene: ChartScene, number: int, rng: random.Random) -> list[Turn]:
+    bar = scene.bars[number]
     label, value, color, chinese = bar.label, str(bar.value), bar.color, CHINESE[bar.color]
     questions = (
-        (f"What is the value of the {color} bar?", f"{chinese}柱子的值是多少？", value),
-        (f"What is the value of {label}?", f"{label}的值是多少？", value),
-        (f"What color is the bar {label}?", f"{label}是什么颜色？", color),
-        (f"What is the label of the {color} bar?", f"{chinese}柱子的标签是什么？", label),
+        (f"What is the value of the {color} bar?", f"{chinese}柱子的值是多少？", value, (number,)),
+        (f"What is the value of {label}?", f"{label}的值是多少？", value, (label, number)),
+        (f"What color is the bar {label}?", f"{label}是什么颜色？", color, (label,)),
+        (f"What is the label of the {color} bar?", f"{chinese}柱子的标签是什么？", label, (number, label)),
     )
     # A bar's value stands next to its color; what goes by labels is harder and asked more often.
     chosen = {*rng.choices(questions, weights=(1, 2, 2, 2), k=2)}
-    # What is read; a bar's color is not where its label is.
     return [
-        _turn(rng, "chart", (english,), in_chinese, answer, () if answer == color else (answer,))
-        for english, in_chinese, answer in sorted(chosen)
+        _turn(rng, "chart", (english,), in_chinese, answer, about)
+        for english, in_chinese, answer, about in sorted(chosen)
     ]

@@ -96,6 +96,11 @@ def tile_characters(picture: Picture) -> Iterator[tuple[Text, int, int, int]]:
     return _characters(picture, _view(picture, picture.grid))
 
 
+def tile_place(picture: Picture, x: float, y: float) -> tuple[int, int]:
+    """Column and row of the tiles' token that shows a place of a picture."""
+    return _token_at(_view(picture, picture.grid), x, y)
+
+
 def shapes_of(picture: Picture) -> list[Shape]:
     """In the order of drawing."""
     return [part for part in picture.parts if isinstance(part, Shape)]
@@ -168,8 +173,12 @@ def _main_shapes(numbers: np.ndarray, picture: Picture, view: _View) -> np.ndarr
 
 def _middle(shape: Shape, view: _View) -> tuple[int, int]:
     """Column and row of the token."""
+    return _token_at(view, shape.x, shape.y)
+
+
+def _token_at(view: _View, x: float, y: float) -> tuple[int, int]:
     size = TILE // SIDE
-    return int((view.scale * shape.x + view.across) / size), int((view.scale * shape.y + view.down) / size)
+    return int((view.scale * x + view.across) / size), int((view.scale * y + view.down) / size)
 
 
 def _places(count: int, step: float, scale: float, shift: float, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -197,13 +206,11 @@ def _middles(picture: Picture, view: _View) -> np.ndarray:
 
 def _characters(picture: Picture, view: _View, readable: bool = True) -> Iterator[tuple[Text, int, int, int]]:
     """As of `tile_characters`, from the top; those that are too small to be read, if `readable` is False."""
-    size = TILE // SIDE
     for part in sorted((part for part in picture.parts if isinstance(part, Text)), key=lambda text: text.y):
         if (part.size * view.scale >= READABLE) != readable:
             continue
         for number, (_, (left, top, right, bottom)) in enumerate(character_boxes(part)):
-            column = int((view.scale * (left + right) / 2 + view.across) / size)
-            row = int((view.scale * (top + bottom) / 2 + view.down) / size)
+            column, row = _token_at(view, (left + right) / 2, (top + bottom) / 2)
             if 0 <= row < view.rows * SIDE and 0 <= column < view.columns * SIDE:
                 yield part, number, column, row
 

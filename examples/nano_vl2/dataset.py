@@ -15,8 +15,8 @@ from nano.scenes import CharacterScene, Scene, ShapeScene, random_scene
 from .boards import MOST_SHAPES, Board, page, shape_board, table, text_board
 from .cells import label_views
 from .pictures import TILE, Picture, draw, picture_of
-from .pointers import Shown, shown
 from .questions import about_several, about_shapes, about_table, about_texts, example_in_context, told_apart
+from .shown import Shown, shown
 
 # Shares of the pictures with questions: what finds things by color, form or spelling comes first, because charts and
 # tables are learned at chance without it.
@@ -169,8 +169,8 @@ def _in_context(rng: random.Random, split: str, limits: _Limits) -> _Drawn:
         boards = [shape_board(rng, split, most, limits.tiles) for _ in range(3)]
 
     def ask_again() -> tuple[list[str], list[Turn]]:
-        said, answer = example_in_context(boards, rng)
-        return ["", *(f"{saying}\n" for saying in said)], [Turn("in_context", "", answer)]
+        said, turn = example_in_context(boards, rng)
+        return ["", *(f"{saying}\n" for saying in said)], [turn]
 
     return [board.picture for board in boards], ask_again
 
@@ -276,8 +276,8 @@ def _progress(done: int, count: int) -> float:
     return min(1.0, max(0.0, done / count))
 
 
-# A conversation, its pictures, and what the tokens show if there is one.
-Talk = tuple[Example, list[Image.Image], Shown | None]
+# A conversation, its pictures, and what their tokens show.
+Talk = tuple[Example, list[Image.Image], Shown]
 
 
 def _talks(number: int, kinds: Sequence[str]) -> list[Talk]:
@@ -292,7 +292,7 @@ def _talks(number: int, kinds: Sequence[str]) -> list[Talk]:
         examples = _examples(rng, "train", difficulty, kind, again)
         pictures = examples[0].pictures
         images = [draw(picture) for picture in pictures]
-        seen = shown(pictures[0]) if len(pictures) == 1 else None
+        seen = shown(pictures)
         talks += [(one, images, seen) for one in examples]
     return talks
 

@@ -10,6 +10,8 @@ same for a token wherever it stands: a word for a shape looks at itself and at t
 
 from collections.abc import Iterator, Sequence
 
+from deepseek_vl_hf.conversation.chat_templates import VL2_IMAGE_TOKEN
+from nano.cells import THINGS
 from nano.questions import Turn
 from nano.scenes import COLORS, SHAPES
 
@@ -19,7 +21,10 @@ from .questions import plural
 COLOR_WORDS = frozenset(COLORS)
 SHAPE_WORDS = frozenset([*SHAPES, *map(plural, SHAPES)])
 EDGE_HEADS = (0, 1, 2, 3)
-COLOR_HEAD, SHAPE_HEAD = 0, 1
+COLOR_HEAD, SHAPE_HEAD, PICTURE_HEAD = 0, 1, 2
+UNNAMED = ("caption", "read_all", "table", "in_context")  # kinds of questions that name nothing
+BY_LABEL = ("character", "chart")  # those that may spell what is meant
+EXTREMES = frozenset({"tallest", "highest", "shortest", "lowest"})
 SPACE = "Ġ"  # as the tokenizer writes it
 
 
@@ -38,23 +43,37 @@ def names(
     Returns:
         Places of a token, a head, and places of words; the first token of all where the name has no such word.
     """
-    if turn.kind in ("caption", "read_all") or not turn.question.isascii():
+    if turn.kind in UNNAMED or not turn.question.isascii():
         return
     if turn.kind == "region":
         first = next(number for number in range(question, answer) if tokens[number] == DET) + 2
         yield from ((answer - 1, head, [first + edge]) for edge, head in enumerate(EDGE_HEADS))
         return
-    shapes = SHAPE_WORDS | {meant for meant in turn.about if isinstance(meant, str) and len(meant) == 1}
+    pictures = [number for number in range(question, answer) if tokens[number] == VL2_IMAGE_TOKEN]
+    numbers = picture_numbers(tokens, max([question, *pictures]), answer)  # not those in front of the pictures
     for asker in askers:
+        if turn.kind == "several":
+            yield asker, PICTURE_HEAD, numbers or [0]
         named = _named(tokens, question, answer, turn, asker)
-        for head, words in ((COLOR_HEAD, COLOR_WORDS), (SHAPE_HEAD, shapes)):
-            if head == COLOR_HEAD or asker < answer or not _reads(turn):
-                yield asker, head, [n for n in named if tokens[n].removeprefix(SPACE) in words] or [0]
+        words = {number: tokens[number].removeprefix(SPACE) for number in named}
+        yield asker, COLOR_HEAD, [number for number, word in words.items() if word in COLOR_WORDS] or [0]
+        if asker < answer or not _reads(turn):
+            yield asker, SHAPE_HEAD, [number for number, word in words.items() if _says_what(word, turn)] or [0]
+
+
+def _says_what(word: str, turn: Turn) -> bool:
+    spelled = turn.kind in BY_LABEL and len(word) == 1 and word in THINGS
+    return spelled or word in SHAPE_WORDS or word in EXTREMES
 
 
 def _reads(turn: Turn) -> bool:
     """Whether the answer is what a string says."""
-    return turn.about == (turn.answer,)
+    return turn.about[-1:] == (turn.answer,)
+
+
+def picture_numbers(tokens: Sequence[str], begin: int, end: int) -> list[int]:
+    """Where the numbers of `image_1`, `image_2` stand."""
+    return [number for number in range(begin + 1, end) if tokens[number - 1] == "_" and tokens[number].isdigit()]
 
 
 def last_words(tokens: Sequence[str], begin: int, end: int) -> list[int]:

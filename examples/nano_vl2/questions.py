@@ -162,22 +162,31 @@ def about_texts(board: Board, rng: random.Random) -> list[Turn]:
 
 def about_table(table: Table, rng: random.Random) -> list[Turn]:
     """The table in Markdown."""
-    return [Turn("table", rng.choice(MARKDOWN), table.markdown)]
+    cells = [cell for row in table.rows for cell in row]
+    told_apart = len({*cells}) == len(cells)
+    return [Turn("table", rng.choice(MARKDOWN), table.markdown, (*cells,) if told_apart else ())]
 
 
 def about_several(boards: list[Board], rng: random.Random) -> list[Turn]:
     """Questions for which the right one of several pictures has to be found, named as `image_1`."""
     turns: list[Turn] = []
     kinds = Counter(kind for board in boards for kind in {shape.shape for shape in board.shapes})
+    first = 0  # shapes are counted on from one picture to the next
     for number, board in enumerate(boards, 1):
-        turns.append(Turn("several", f"How many shapes are in image_{number}?", str(len(board.shapes))))
+        numbers = {shape: first + place for place, shape in enumerate(board.shapes)}
+        first += len(numbers)
+        count = f"How many shapes are in image_{number}?"
+        turns.append(Turn("several", count, str(len(board.shapes)), (*numbers.values(),)))
         alone = [shape for shape in board.shapes if sum(other.shape == shape.shape for other in board.shapes) == 1]
         if alone:
             shape = rng.choice(alone)
-            turns.append(Turn("several", f"What color is the {shape.shape} in image_{number}?", shape.color))
+            color = f"What color is the {shape.shape} in image_{number}?"
+            turns.append(Turn("several", color, shape.color, (numbers[shape],)))
         own = [shape for shape in board.shapes if kinds[shape.shape] == 1]
         if own:
-            turns.append(Turn("several", f"Which image shows a {rng.choice(own).shape}?", f"image_{number}"))
+            kind = rng.choice(own).shape
+            about = (*(numbers[shape] for shape in own if shape.shape == kind),)
+            turns.append(Turn("several", f"Which image shows a {kind}?", f"image_{number}", about))
     rng.shuffle(turns)
     return turns[:4]
 
@@ -190,8 +199,8 @@ SAYINGS: tuple[Callable[[Board], str], ...] = (
 )
 
 
-def example_in_context(boards: list[Board], rng: random.Random) -> tuple[list[str], str]:
-    """What is said of all pictures but the last, and what is to be said of that one.
+def example_in_context(boards: list[Board], rng: random.Random) -> tuple[list[str], Turn]:
+    """What is said of all pictures but the last, and what is to be said of that one, without a question.
 
     One says the same of each: name, color, shape of the one thing in it, or how many things it holds. The examples
     differ, so that they say which of these it is.
@@ -199,7 +208,9 @@ def example_in_context(boards: list[Board], rng: random.Random) -> tuple[list[st
     alone = all(len(board.shapes) == 1 for board in boards)
     say = rng.choice(SAYINGS[:3]) if alone else SAYINGS[3]
     *said, answer = [say(board) for board in boards]
-    return said, answer
+    first = sum(len(board.shapes) for board in boards[:-1])
+    about = (*range(first, first + len(boards[-1].shapes)),)
+    return said, Turn("in_context", "", answer, about)
 
 
 def told_apart(boards: list[Board]) -> bool:

@@ -10,21 +10,13 @@ from nano.questions import Turn
 from nano.scenes import Shape, Text
 from nano_vl2.cells import IGNORED
 from nano_vl2.dataset import AnsweringDataset, Example, conversation
+from nano_vl2.looks import FOLLOWING, LOOKING, NAMING, looks
 from nano_vl2.model import build_processor
 from nano_vl2.names import names
 from nano_vl2.pictures import TILE, Picture
-from nano_vl2.pointers import (
-    FOLLOWING,
-    LOOKING,
-    MOST_HEADS,
-    NAMING,
-    NEIGHBOR_HEAD,
-    Watch,
-    find_pointers,
-    looks,
-    shown,
-)
+from nano_vl2.pointers import MOST_HEADS, NEIGHBOR_HEAD, Watch, find_pointers
 from nano_vl2.questions import NOTHING
+from nano_vl2.shown import shown
 
 HARD = 200_000  # a row after which all are as hard as held-out ones
 
@@ -43,19 +35,6 @@ PARTS = (
 SCENE = Picture(PARTS, 2 * TILE, TILE, (240, 240, 240))
 
 
-def test_tokens_show_shapes_in_the_whole_and_characters_in_the_tiles():
-    """Places by hand: the whole is scaled by a half and 28 px down; tokens are 28 px wide, five to a row of four."""
-    seen = shown(SCENE)
-    assert SCENE.grid == (2, 1)
-    assert seen.tokens[0] == [5 * 1 + 0]  # (20, 43)
-    assert seen.tokens[1] == [5 * 2 + 3]  # (85, 73)
-    tiles = 20 + 1  # after the whole and the separator; rows of nine
-    assert seen.tokens["7B", 0] == [tiles + 9 * 1 + 5]  # (156, 30)
-    assert seen.tokens["7B", 1] == [tiles + 9 * 1 + 6]  # (170, 30)
-    assert seen.boxes == {(6, 7, 12, 20): [0], (35, 35, 41, 45): [1]}
-    assert seen.middles == {0: [5], 1: [13]}
-
-
 # Characters of 12 pixels: two in each of two tokens. The square's middle lies in the third token of the second row.
 CROWDED = Picture(
     (
@@ -69,11 +48,11 @@ CROWDED = Picture(
 )
 
 
-def told(processor, turn, layer=LOOKING):
-    """In CROWDED, with places counted from the picture's first token."""
-    messages = conversation(Example("any", [CROWDED], [""], [turn]))
+def told(processor, turn, picture=CROWDED, layer=LOOKING):
+    """With places counted from the picture's first token."""
+    messages = conversation(Example("any", [picture], [""], [turn]))
     batch = ConversationCollator(processor)([{"messages": messages}])
-    row = {"shown": shown(CROWDED), "turns": [turn]}
+    row = {"shown": shown([picture]), "turns": [turn]}
     found = find_pointers(processor.tokenizer, batch, [row], processor.image_token_id)
     first = batch["input_ids"][0].tolist().index(processor.image_token_id)
     return [([place - first for place in each.places], each) for each in found if each.layer == layer]
@@ -84,14 +63,23 @@ def test_what_reads_is_told_which_of_a_token_s_characters_is_next(processor):
     found = told(processor, turn)
     assert [places for places, _ in found] == [[21], [21], [21], [22], [22]]
     assert [each.slot for _, each in found] == [0, 1, 0, 1, IGNORED]
-    followed = told(processor, turn, FOLLOWING)
+    followed = told(processor, turn, layer=FOLLOWING)
     assert [places for places, _ in followed[:3]] == [[22]] * 3
     assert [each.places for _, each in followed[3:]] == [[0], [0]]  # the string ends in that token
 
 
 def test_tokens_with_text_look_at_the_one_before(processor):
-    found = told(processor, Turn("count", "How many shapes are there?", "2", (0, 1)), NAMING)
+    found = told(processor, Turn("count", "How many shapes are there?", "2", (0, 1)), layer=NAMING)
     assert [places for places, each in found if each.heads == (NEIGHBOR_HEAD,)] == [[20], [21]]
+
+
+def test_between_large_characters_there_are_tokens_with_parts_of_them(processor):
+    """Characters of 42 pixels, 1.5 tokens: their middles lie in the first, the third and the fourth token of a row."""
+    large = Picture((Text("MIX", "red", "DejaVuSansMono", 4, 50, 70),), 2 * TILE, TILE, (255, 255, 255))
+    found = told(processor, Turn("read_large", "What is written?", "MIX", ("MIX",)), large, NAMING)
+    pairs = [(each.number, places) for places, each in found if each.heads == (NEIGHBOR_HEAD,)]
+    assert [number - pairs[0][0] for number, _ in pairs] == [0, 2, 3]
+    assert [places[0] - pairs[0][1][0] for _, places in pairs] == [0, 1, 3]
 
 
 def test_things_are_counted_by_their_middles(processor):
@@ -99,7 +87,7 @@ def test_things_are_counted_by_their_middles(processor):
     assert [places for places, _ in found[1:]] == [[5 * 1 + 2], [5 * 3 + 0]]
     assert found[0][1].places == [0]
     assert [each.count for _, each in found] == [2, IGNORED, IGNORED]
-    assert len(shown(CROWDED).tokens[0]) > 1
+    assert len(shown([CROWDED]).tokens[0]) > 1
 
 
 def looked(processor, question, answer, about, kind="any"):
@@ -107,7 +95,7 @@ def looked(processor, question, answer, about, kind="any"):
     pieces = [processor.tokenizer.tokenize(each) for each in (f"x{question}:", answer)]
     tokens, asked = [*pieces[0], *pieces[1], "<eos>"], len(pieces[0])
     answered = [number >= asked for number in range(len(tokens))]
-    found = looks(tokens, answered, [Turn(kind, question, answer, about)], shown(SCENE))
+    found = looks(tokens, answered, [Turn(kind, question, answer, about)], shown([SCENE]))
     return [(tokens[look.number], tokens[look.number + 1], look) for look in found]
 
 
@@ -152,6 +140,43 @@ def test_descriptions_go_on_from_the_last_thing(processor):
     ]
     followed = pointed(processor, *asked, layer=FOLLOWING)
     assert [things for _, _, things in followed] == [[0], [1], [1], [1], [NOTHING]]
+
+
+def test_tables_go_on_from_cell_to_cell(processor):
+    """And so do the lines between heading and rows; before the first cell it is looked for."""
+    followed = pointed(processor, "As Markdown!", "| 7B | 5 |", ("7B", "5"), "table", FOLLOWING)
+    assert [(written, things) for _, written, things in followed] == [
+        ("|", [("7B", 1)]),
+        ("Ġ", [("7B", 1)]),
+        ("7", [("7B", 1)]),
+        ("B", [("7B", 1)]),
+        ("Ġ|", [("5", 0)]),
+        ("Ġ", [("5", 0)]),
+        ("5", [("5", 0)]),
+        ("Ġ|", [NOTHING]),
+        ("<eos>", [NOTHING]),
+    ]
+
+
+def test_values_are_looked_for_at_the_bar(processor):
+    """By its color at once, by its label from there."""
+    by_color = "What is the value of the red bar?", "12", (1,), "chart"
+    assert [things for _, _, things in pointed(processor, *by_color)] == [[1], [1]]
+    by_label = "What is the value of K?", "12", ("K", 1), "chart"
+    assert [things for _, _, things in pointed(processor, *by_label)] == [[("K", 0)]] * 2
+    assert [things for _, _, things in pointed(processor, *by_label, layer=FOLLOWING)] == [[1]] * 2
+
+
+def test_labels_are_looked_for_at_the_bar_and_read(processor):
+    asked = "Which bar is the tallest?", "7B", (1, "7B"), "chart"
+    assert [things for _, _, things in pointed(processor, *asked)] == [[1], [("7B", 0)], [("7B", 1)]]
+    followed = pointed(processor, *asked, layer=FOLLOWING)
+    assert [things for _, _, things in followed] == [[("7B", 0)], [("7B", 1)], [NOTHING]]
+
+
+def test_a_value_is_no_number_of_bars(processor):
+    assert pointed(processor, "How many bars are there?", "3", (0, 1, 2), "chart") == [(":", "3", [NOTHING, 0, 1, 2])]
+    assert pointed(processor, "What is the value of the red bar?", "1", (0,), "chart") == [(":", "1", [0])]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +235,7 @@ def looks_for(processor, question, answer, about=(), kind="find", askers=()):
     found = defaultdict(list)
     for place, head, words in names(tokens, 1, asked, Turn(kind, question, answer, about), places):
         assert head == len(found[tokens[place]])
-        found[tokens[place]].append(*[tokens[word] for word in words])
+        found[tokens[place]].append("".join(tokens[word] for word in words))
     return dict(found)
 
 
@@ -221,6 +246,8 @@ def test_names_are_looked_at_by_color_and_by_shape(processor):
     assert looks_for(processor, "What color is B?", "red", ("B",), "character") == {":": ["x", "B"]}
     asked = "What does the red text say?", "7B", ("7B",), "read_tiles"
     assert looks_for(processor, *asked, askers=[":", "7"]) == {":": ["Ġred", "x"], "7": ["Ġred"]}
+    assert looks_for(processor, "What is the value of K7?", "3", ("K7", 0), "chart") == {":": ["x", "K7"]}
+    assert looks_for(processor, "Which bar is the tallest?", "K", (0, "K"), "chart") == {":": ["x", "Ġtallest"]}
     refused = "<|ref|>the pink cross<|/ref|>", "There is no pink cross.", (NOTHING,), "absent", ["<|/ref|>", ":"]
     assert looks_for(processor, *refused) == {token: ["Ġpink", "Ġcross"] for token in ("<|/ref|>", ":")}
     assert not looks_for(processor, "绿色的是什么形状？", "星形", (0,))
@@ -271,7 +298,8 @@ def test_a_region_is_looked_at_edge_by_edge(processor):
 
 
 def test_attention_is_asked_of_its_heads():
-    watch, weights = Watch(), torch.rand(1, MOST_HEADS + 1, 4, 4)
+    # So that no two of them add up to 1, of which the logarithm is 0.
+    watch, weights = Watch(), 0.1 + 0.3 * torch.rand(1, MOST_HEADS + 1, 4, 4)
     looked_at = torch.tensor([[True, True, False, False], [False, False, True, False], [True, False, False, False]])
     lookers = torch.tensor([[LOOKING, LOOKING, NAMING], [0, 0, 0], [2, 3, 1]])
     looks = torch.tensor([[0.5, 0.5, 0, 0], [0.25, 0.25, 0, 0], [0, 0, 1, 0]])

@@ -1,0 +1,190 @@
+"""What each token of a conversation is to look at, of what a picture shows.
+
+A question names a thing, and the answer is taken from the tokens that show it: a shape's color or box from the tokens
+of the view of the whole that show the shape, the characters of a string one by one from those of the tiles, and what is
+not there from nowhere.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+from nano.questions import Turn
+
+from .cells import EDGES
+from .clues import REF_END, clues, written_boxes
+from .names import COLOR_WORDS, SPACE, last_words
+from .questions import NOTHING
+from .shown import Shown, Thing
+
+NAMING, LOOKING, FOLLOWING = 0, 1, 2  # layers that are told
+DET_END = "<|/det|>"
+SEPARATOR = ", "  # of things in an answer
+COUNTED = ("count", "several", "in_context")  # kinds whose answer, if it is a number, is one of things
+LABEL_AND_BAR = 2  # of a chart: more things than these are counted
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a token of a conversation is to look at.
+
+    Attributes:
+        number: the token's place.
+        things: in equal shares; NOTHING stands for the first token of all.
+        layer: LOOKING or FOLLOWING.
+        counted: whether it is at their middles alone, so that large things weigh no more than small ones.
+        following: what is written next, where something is looked at by what was written last.
+    """
+
+    number: int
+    things: Sequence[Thing]
+    layer: int = LOOKING
+    counted: bool = False
+    following: Thing | None = None
+
+
+def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn], seen: Shown) -> Iterator[Look]:
+    """Which tokens of a conversation are to look at which things.
+
+    Where things are counted NOTHING has a share, too, which is the smaller the more there are. Of two things of which
+    one is seen from the other, each is looked at from its name, so that a later layer has both places.
+
+    Args:
+        tokens: as the tokenizer writes them.
+        answered: whether each is of an answer.
+        turns: what is asked in the conversation.
+        seen: in its picture.
+    """
+    for number, edges in clues(tokens, answered):
+        if tuple(edges) in seen.boxes:
+            yield Look(number, seen.boxes[tuple(edges)])
+    question = 0
+    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
+        if turn.about == (NOTHING,):
+            name = max(number for number in range(begin) if tokens[number] == REF_END)
+            yield from (Look(number, [NOTHING]) for number in (name - 1, name, begin - 1))
+        elif turn.about and _counts(turn):
+            counted = [thing for thing in turn.about if isinstance(thing, int)]
+            yield Look(begin - 1, [NOTHING, *counted], counted=True)
+        elif turn.kind == "relation":
+            yield from _of_relation(tokens, question, begin, turn)
+        elif turn.kind == "chart" and len(turn.about) == LABEL_AND_BAR:
+            yield from _of_chart(tokens[begin : end - 1], begin - 1, turn, seen)
+        elif turn.about:
+            yield from _of_answer(tokens[begin : end - 1], begin - 1, turn, seen)
+        for place, following in _ends(tokens[begin:end], turn.kind):
+            yield Look(begin + place, seen.boxes.get(following, [NOTHING]))
+        question = end
+
+
+def _counts(turn: Turn) -> bool:
+    if turn.kind == "chart":
+        return len(turn.about) > LABEL_AND_BAR
+    return turn.kind in COUNTED and turn.answer.isdigit()
+
+
+def _of_relation(tokens: Sequence[str], question: int, answer: int, turn: Turn) -> Iterator[Look]:
+    """From the last word of either name; in Chinese nothing is told."""
+    words = last_words(tokens, question, answer)
+    things = turn.about if "," not in tokens[question:answer] else turn.about[::-1]  # seen from that, where is this
+    if len(words) == len(things):
+        yield from (Look(word, [_thing(thing)]) for word, thing in zip(words, things, strict=True))
+
+
+def _thing(meant: int | str) -> Thing:
+    return meant if isinstance(meant, int) else (meant, 0)
+
+
+def _ends(words: Sequence[str], kind: str) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Words of an answer from which it goes on to another box or ends, and the edges of that box, none at the end."""
+    boxes = [(first, tuple(edges)) for first, edges in written_boxes(words)]
+    for (first, _), (_, following) in pairwise([*boxes, (len(words), ())]):
+        last = first + EDGES - 1
+        yield (words.index(DET_END, last) if kind == "caption" else last), following
+
+
+def spans(answered: Sequence[bool]) -> list[tuple[int, int]]:
+    """Begin and end of each answer. The first token, which nothing writes, may count as answered."""
+    padded = [False, *answered[1:], False]
+    edges = [number for number in range(1, len(padded)) if padded[number] != padded[number - 1]]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _of_chart(words: Sequence[str], before: int, turn: Turn, seen: Shown) -> Iterator[Look]:
+    """From a bar to its label, which is then read, or from a label to its bar, which knows its value."""
+    first, last = map(_thing, turn.about)
+    if isinstance(last, int):
+        for number in range(len(words)):
+            yield Look(before + number, [first])
+            yield Look(before + number, [last], FOLLOWING)
+        return
+    taken = _taken(replace(turn, about=turn.about[1:]))
+    yield Look(before, [first])
+    yield Look(before, [last], FOLLOWING)
+    yield from (look for number, look in _step_by_step(_of_words(words, taken), before, seen) if number > 0)
+
+
+def _of_answer(words: Sequence[str], before: int, turn: Turn, seen: Shown) -> Iterator[Look]:
+    """Of the words of an answer, each of which the token before it writes."""
+    taken = _taken(turn)
+    if not taken or len("".join(words)) != len(turn.answer):  # in Chinese tokens are bytes
+        yield from (Look(before + number, [*map(_thing, turn.about)]) for number in range(len(words)))
+        return
+    # A word for a color does not show which thing was the last.
+    colors = {number for number, word in enumerate(words, 1) if word.removeprefix(SPACE) in COLOR_WORDS}
+    found = _step_by_step(_of_words(words, taken), before, seen, turn.kind == "table")
+    yield from (look for number, look in found if number not in colors)
+
+
+def _taken(turn: Turn) -> list[Thing | None]:
+    """For each character of an answer what it is taken from; nothing where that is not plain."""
+    parts = turn.answer.split(SEPARATOR)
+    if turn.kind == "describe" and len(parts) == len(turn.about):
+        spelled = parts
+    elif turn.kind == "table" or parts == [*turn.about]:
+        spelled = [str(each) for each in turn.about]
+    else:
+        return []
+    taken: list[Thing | None] = []
+    for part, thing in zip(spelled, turn.about, strict=True):
+        taken += [None] * (turn.answer.index(part, len(taken)) - len(taken))
+        taken += [thing if isinstance(thing, int) else (thing, number) for number in range(len(part))]
+    return taken + [None] * (len(turn.answer) - len(taken))
+
+
+def _of_words(words: Sequence[str], taken: Sequence[Thing | None]) -> list[Thing | None]:
+    """For each word the first thing that one of its characters is taken from."""
+    starts = [*accumulate(map(len, words), initial=0)]
+    return [next((thing for thing in taken[start:end] if thing is not None), None) for start, end in pairwise(starts)]
+
+
+def _step_by_step(
+    taken: Sequence[Thing | None], before: int, seen: Shown, linked: bool = False
+) -> Iterator[tuple[int, Look]]:
+    """Numbers of words that are taken from one thing after the other, or from none, and of the end, and their looks.
+
+    LOOKING finds by what is written already what was the last, FOLLOWING goes on from there: to the next thing, or in
+    a string to the next token, because what the same one shows was seen already. At the beginning LOOKING looks at the
+    first, and of things FOLLOWING, too. From one string to the next it goes on if those are `linked`.
+    """
+    last: Thing | None = None
+    for number in range(len(taken) + 1):
+        following = next((thing for thing in taken[number:] if thing is not None), NOTHING)
+        if number == 0 or last is not None or linked:
+            looked = following if last is None else last
+            yield number, Look(before + number, [looked], following=following)
+            yield number, Look(before + number, _further(looked, following, seen, linked), FOLLOWING)
+        if number < len(taken) and taken[number] not in (None, *taken[number + 1 :]):
+            last = taken[number]
+
+
+def _further(last: Thing, following: Thing, seen: Shown, linked: bool) -> list[Thing]:
+    """What comes after the last thing: the next shape, or the next token's first character of the same string."""
+    if isinstance(last, int):
+        return [following]
+    string, number = last
+    if isinstance(following, tuple) and following[0] != string:
+        return [following] if linked else []  # where the next line is, is not told
+    here = seen.tokens.get(last)
+    later = [(string, each) for each in range(number + 1, len(string)) if seen.tokens.get((string, each)) != here]
+    return [*later[:1]] or [NOTHING]
