@@ -96,6 +96,16 @@ def tile_characters(picture: Picture) -> Iterator[tuple[Text, int, int, int]]:
     return _characters(picture, _view(picture, picture.grid))
 
 
+def whole_characters(picture: Picture) -> Iterator[tuple[Text, int, int, int]]:
+    """Those that the view of the whole shows, likewise."""
+    return _characters(picture, _view(picture, (1, 1)))
+
+
+def tile_scale(picture: Picture) -> float:
+    """Pixels of the tiles per pixel of a picture."""
+    return _view(picture, picture.grid).scale
+
+
 def tile_place(picture: Picture, x: float, y: float) -> tuple[int, int]:
     """Column and row of the tiles' token that shows a place of a picture."""
     return _token_at(_view(picture, picture.grid), x, y)

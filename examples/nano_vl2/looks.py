@@ -32,13 +32,15 @@ class Look:
         number: the token's place.
         things: in equal shares; NOTHING stands for the first token of all.
         layer: LOOKING or FOLLOWING.
-        counted: whether it is at their middles alone, so that large things weigh no more than small ones.
+        middles: whether it is at their middles alone, so that large things weigh no more than small ones.
+        counted: whether they are counted.
         following: what is written next, where something is looked at by what was written last.
     """
 
     number: int
     things: Sequence[Thing]
     layer: int = LOOKING
+    middles: bool = False
     counted: bool = False
     following: Thing | None = None
 
@@ -65,13 +67,16 @@ def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
             yield from (Look(number, [NOTHING]) for number in (name - 1, name, begin - 1))
         elif turn.about and _counts(turn):
             counted = [thing for thing in turn.about if isinstance(thing, int)]
-            yield Look(begin - 1, [NOTHING, *counted], counted=True)
+            yield Look(begin - 1, [NOTHING, *counted], middles=True, counted=True)
         elif turn.kind == "relation":
             yield from _of_relation(tokens, question, begin, turn)
         elif turn.kind == "chart" and len(turn.about) == LABEL_AND_BAR:
             yield from _of_chart(tokens[begin : end - 1], begin - 1, turn, seen)
         elif turn.about:
             yield from _of_answer(tokens[begin : end - 1], begin - 1, turn, seen)
+        if turn.kind == "character":  # the view of the whole shows where it is in the picture
+            things = [*map(_thing, turn.about)]
+            yield from (Look(number, things, FOLLOWING, middles=True) for number in range(begin - 1, end - 2))
         for place, following in _ends(tokens[begin:end], turn.kind):
             yield Look(begin + place, seen.boxes.get(following, [NOTHING]))
         question = end
@@ -132,7 +137,7 @@ def _of_answer(words: Sequence[str], before: int, turn: Turn, seen: Shown) -> It
         return
     # A word for a color does not show which thing was the last.
     colors = {number for number, word in enumerate(words, 1) if word.removeprefix(SPACE) in COLOR_WORDS}
-    found = _step_by_step(_of_words(words, taken), before, seen, turn.kind == "table")
+    found = _step_by_step(_of_words(words, taken), before, seen)
     yield from (look for number, look in found if number not in colors)
 
 
@@ -158,33 +163,28 @@ def _of_words(words: Sequence[str], taken: Sequence[Thing | None]) -> list[Thing
     return [next((thing for thing in taken[start:end] if thing is not None), None) for start, end in pairwise(starts)]
 
 
-def _step_by_step(
-    taken: Sequence[Thing | None], before: int, seen: Shown, linked: bool = False
-) -> Iterator[tuple[int, Look]]:
+def _step_by_step(taken: Sequence[Thing | None], before: int, seen: Shown) -> Iterator[tuple[int, Look]]:
     """Numbers of words that are taken from one thing after the other, or from none, and of the end, and their looks.
 
     LOOKING finds by what is written already what was the last, FOLLOWING goes on from there: to the next thing, or in
     a string to the next token, because what the same one shows was seen already. At the beginning LOOKING looks at the
-    first, and of things FOLLOWING, too. From one string to the next it goes on if those are `linked`.
+    first, and of things FOLLOWING, too. Only after what stands between strings FOLLOWING goes on to the next one.
     """
     last: Thing | None = None
     for number in range(len(taken) + 1):
         following = next((thing for thing in taken[number:] if thing is not None), NOTHING)
-        if number == 0 or last is not None or linked:
+        if number == 0 or last is not None or isinstance(following, tuple):
             looked = following if last is None else last
+            between = number > 0 and taken[number - 1] is None
             yield number, Look(before + number, [looked], following=following)
-            yield number, Look(before + number, _further(looked, following, seen, linked), FOLLOWING)
+            further = following if between or isinstance(looked, int) else _further(*looked, seen)
+            yield number, Look(before + number, [further], FOLLOWING)
         if number < len(taken) and taken[number] not in (None, *taken[number + 1 :]):
             last = taken[number]
 
 
-def _further(last: Thing, following: Thing, seen: Shown, linked: bool) -> list[Thing]:
-    """What comes after the last thing: the next shape, or the next token's first character of the same string."""
-    if isinstance(last, int):
-        return [following]
-    string, number = last
-    if isinstance(following, tuple) and following[0] != string:
-        return [following] if linked else []  # where the next line is, is not told
-    here = seen.tokens.get(last)
-    later = [(string, each) for each in range(number + 1, len(string)) if seen.tokens.get((string, each)) != here]
-    return [*later[:1]] or [NOTHING]
+def _further(string: str, number: int, seen: Shown) -> Thing:
+    """The first character of the next token of a string, if there is one."""
+    here = seen.tokens.get((string, number))
+    later = ((string, each) for each in range(number + 1, len(string)))
+    return next((each for each in later if seen.tokens.get(each) != here), NOTHING)

@@ -108,7 +108,7 @@ def _numbers(conversation: int, seen: Shown, spots: Sequence[int], tokens: Seque
 
 def _pointed(conversation: int, look: Look, seen: Shown, spots: Sequence[int]) -> list[Pointer]:
     """At each of the things in pictures whose tokens' places are given."""
-    tokens = seen.middles if look.counted else seen.tokens
+    tokens = seen.middles if look.middles else seen.tokens
     known = [thing for thing in look.things if thing == NOTHING or thing in tokens]
     pointer = Pointer(conversation, look.number, [0], look.layer, weight=1 / max(1, len(known)))
     found = [

@@ -9,11 +9,23 @@ from nano.cells import HUES, THINGS, is_bar
 from nano.drawing import Box
 from nano.scenes import Text
 
-from .cells import CHARACTERS, SIDE, shapes_of, tile_characters, tile_place, whole_middles, whole_shapes
+from .cells import (
+    CHARACTERS,
+    SIDE,
+    shapes_of,
+    tile_characters,
+    tile_place,
+    tile_scale,
+    whole_characters,
+    whole_middles,
+    whole_shapes,
+)
 from .pictures import STEP, Picture, corners
 
 Character = tuple[str, int]  # a string and the number of a character in it
 Thing = int | Character  # the number of a shape or of a bar, or a character
+# Pixels of tiles, from which on text is looked at in the view of the whole: a token shows parts of characters alone.
+LARGE = 40
 UNTILED = 3  # pictures, from which on none is cut into tiles
 WHOLE = SIDE * (SIDE + 1)  # tokens: a newline stands after each row
 
@@ -24,10 +36,11 @@ class Shown:
 
     Attributes:
         tokens: of each thing, counted from the first picture's first one.
-        middles: of each shape, the one token of the view of the whole in which its middle lies; of each bar its token.
+        middles: of each shape and of each character that can be read there, the one token of the view of the whole in
+            which its middle lies; of each bar its token.
         boxes: the numbers of the shapes with each box, its edges in STEPs.
         shapes: of each shape or bar its kind and its color, as indices into THINGS and HUES.
-        characters: of each token of the tiles with text, as indices into THINGS, nothing after the last.
+        characters: of each token with text that is looked at, as indices into THINGS, nothing after the last.
         slots: of each character, how many its token shows before it.
         links: to which tokens before it, or to itself, a token is to look for what belongs to what it shows.
         pictures: how many there are.
@@ -44,7 +57,7 @@ class Shown:
 
 
 def shown(pictures: Sequence[Picture]) -> Shown:
-    """Shapes as the view of the whole shows them, characters and bars as the tiles do.
+    """Shapes and large text as the view of the whole shows them, other text and bars as the tiles do.
 
     Args:
         pictures: of one conversation; of several ones the shapes alone are of interest.
@@ -72,10 +85,11 @@ def _shown(picture: Picture) -> Shown:
     middles: dict[Thing, list[int]] = {
         number: [_in_whole(place)] for number, place in enumerate(whole_middles(picture))
     }
+    for text, number, column, row in whole_characters(picture):
+        middles[text.text, number] = [_in_whole(row * SIDE + column)]
     characters: dict[int, list[int]] = defaultdict(list)
     slots: dict[Character, int] = {}
-    for text, number, column, row in tile_characters(picture):
-        token = _in_tiles(picture, column, row)
+    for text, number, token in _read(picture):
         tokens[text.text, number].append(token)
         slots[text.text, number] = len(characters[token])
         characters[token].append(THINGS.index(text.text[number]))
@@ -88,9 +102,23 @@ def _shown(picture: Picture) -> Shown:
     if bars := [*_bars(picture)]:
         for number, bar in enumerate(bars):
             _add_bar(seen, picture, number, *bar)
-    elif any(isinstance(part, Box) for part in picture.parts):
-        seen.links.update(_cell_links(picture))
+    else:
+        seen.links.update(_line_links(picture))
     return seen
+
+
+def _read(picture: Picture) -> Iterator[tuple[Text, int, int]]:
+    """The texts' characters and their tokens: large lines as the view of the whole shows them, the others in tiles."""
+    for text, number, column, row in whole_characters(picture):
+        if _large(text, picture):
+            yield text, number, _in_whole(row * SIDE + column)
+    for text, number, column, row in tile_characters(picture):
+        if not _large(text, picture):
+            yield text, number, _in_tiles(picture, column, row)
+
+
+def _large(text: Text, picture: Picture) -> bool:
+    return len(text.text) > 1 and picture.grid != (1, 1) and text.size * tile_scale(picture) >= LARGE
 
 
 def _in_whole(place: int) -> int:
@@ -132,12 +160,7 @@ def _add_bar(seen: Shown, picture: Picture, number: int, bar: Box, value: str, l
         seen.links[each] = [min(_in_tiles(picture, column, bottom), each)]
 
 
-def _cell_links(picture: Picture) -> Iterator[tuple[int, list[int]]]:
-    """Of a table each cell's first token, with the last one of the cell before."""
-    cells = [[token for _, token in cell] for _, cell in groupby(_places(picture), lambda place: place[0])]
-    return ((here[0], [before[-1]]) for before, here in pairwise(cells))
-
-
-def _places(picture: Picture) -> Iterator[tuple[Text, int]]:
-    for text, _, column, row in tile_characters(picture):
-        yield text, _in_tiles(picture, column, row)
+def _line_links(picture: Picture) -> Iterator[tuple[int, list[int]]]:
+    """Of each line of text, or cell of a table, the first token with the last one of what stands before."""
+    lines = [[token for _, _, token in line] for _, line in groupby(_read(picture), lambda read: read[0])]
+    return ((here[0], [before[-1]]) for before, here in pairwise(lines) if before[-1] <= here[0])

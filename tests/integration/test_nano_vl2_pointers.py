@@ -14,7 +14,7 @@ from nano_vl2.looks import FOLLOWING, LOOKING, NAMING, looks
 from nano_vl2.model import build_processor
 from nano_vl2.names import names
 from nano_vl2.pictures import TILE, Picture
-from nano_vl2.pointers import MOST_HEADS, NEIGHBOR_HEAD, Watch, find_pointers
+from nano_vl2.pointers import LINK_HEAD, MOST_HEADS, NEIGHBOR_HEAD, Watch, find_pointers
 from nano_vl2.questions import NOTHING
 from nano_vl2.shown import shown
 
@@ -73,13 +73,11 @@ def test_tokens_with_text_look_at_the_one_before(processor):
     assert [places for places, each in found if each.heads == (NEIGHBOR_HEAD,)] == [[20], [21]]
 
 
-def test_between_large_characters_there_are_tokens_with_parts_of_them(processor):
-    """Characters of 42 pixels, 1.5 tokens: their middles lie in the first, the third and the fourth token of a row."""
-    large = Picture((Text("MIX", "red", "DejaVuSansMono", 4, 50, 70),), 2 * TILE, TILE, (255, 255, 255))
-    found = told(processor, Turn("read_large", "What is written?", "MIX", ("MIX",)), large, NAMING)
-    pairs = [(each.number, places) for places, each in found if each.heads == (NEIGHBOR_HEAD,)]
-    assert [number - pairs[0][0] for number, _ in pairs] == [0, 2, 3]
-    assert [places[0] - pairs[0][1][0] for _, places in pairs] == [0, 1, 3]
+def test_between_wide_characters_there_are_tokens_with_parts_of_them(processor):
+    """Characters of 38 pixels: their middles lie in the first, the third and the fourth token of a row."""
+    wide = Picture((Text("WWW", "red", "DejaVuSans", 4, 50, 38),), 2 * TILE, TILE, (255, 255, 255))
+    found = told(processor, Turn("read_large", "What is written?", "WWW", ("WWW",)), wide, NAMING)
+    assert [places for places, each in found if each.heads == (NEIGHBOR_HEAD,)] == [[29], [30], [32]]
 
 
 def test_things_are_counted_by_their_middles(processor):
@@ -123,9 +121,18 @@ def test_strings_are_read_from_where_the_last_character_was(processor):
     assert [things for _, _, things in followed] == [[("7B", 1)], [("7B", 1)], [NOTHING]]  # each has a token for itself
 
 
-def test_from_one_string_to_the_next_nothing_is_told(processor):
+def test_lines_are_read_one_after_the_other(processor):
+    """What follows a line is looked for after the comma; that the line ends is one thing to find, and that another."""
     followed = pointed(processor, "Read all.", "7B, OK", ("7B", "OK"), "read_all", layer=FOLLOWING)
-    assert [things for token, _, things in followed if token in "7B"] == [[("7B", 1)], []]
+    assert [(written, things) for _, written, things in followed] == [
+        ("7", [("7B", 1)]),
+        ("B", [("7B", 1)]),
+        (",", [NOTHING]),
+        ("Ġ", [("OK", 0)]),
+        ("O", [("OK", 0)]),
+        ("K", [NOTHING]),  # SCENE does not show it
+        ("<eos>", [NOTHING]),
+    ]
 
 
 def test_descriptions_go_on_from_the_last_thing(processor):
@@ -143,19 +150,26 @@ def test_descriptions_go_on_from_the_last_thing(processor):
 
 
 def test_tables_go_on_from_cell_to_cell(processor):
-    """And so do the lines between heading and rows; before the first cell it is looked for."""
+    """The first cell is looked for until it is written."""
     followed = pointed(processor, "As Markdown!", "| 7B | 5 |", ("7B", "5"), "table", FOLLOWING)
     assert [(written, things) for _, written, things in followed] == [
         ("|", [("7B", 1)]),
-        ("Ġ", [("7B", 1)]),
-        ("7", [("7B", 1)]),
+        ("Ġ", [("7B", 0)]),
+        ("7", [("7B", 0)]),
         ("B", [("7B", 1)]),
-        ("Ġ|", [("5", 0)]),
+        ("Ġ|", [NOTHING]),
         ("Ġ", [("5", 0)]),
         ("5", [("5", 0)]),
         ("Ġ|", [NOTHING]),
         ("<eos>", [NOTHING]),
     ]
+
+
+def test_where_a_character_is_the_view_of_the_whole_shows(processor):
+    single = Picture((Text("K", "red", "DejaVuSans", 150, 50, 40),), 2 * TILE, TILE, (255, 255, 255))
+    turn = Turn("character", "Where is K?", "top right", ("K",))
+    assert [places for places, _ in told(processor, turn, single)] == [[21 + 9 + 5]] * 2
+    assert [places for places, _ in told(processor, turn, single, FOLLOWING)] == [[5 + 2]] * 2
 
 
 def test_values_are_looked_for_at_the_bar(processor):
@@ -279,7 +293,7 @@ def test_words_are_looked_at_from_where_things_are(processor):
     batch = ConversationCollator(processor)([{"messages": row["messages"]} for row in rows])
     found = find_pointers(processor.tokenizer, batch, rows, processor.image_token_id)
     named, looked = (
-        {(each.conversation, each.number) for each in found if each.layer == layer and each.heads != (NEIGHBOR_HEAD,)}
+        {(each.conversation, each.number) for each in found if each.layer == layer and each.heads[0] < LINK_HEAD}
         for layer in (NAMING, LOOKING)
     )
     assert named <= looked
