@@ -23,7 +23,7 @@ from deepseek_vl_hf.checkpoints.layouts.files import named_folder
 from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.training.curves import write_curves
 from nano.checkpoints import check_recipe, checkpoint_to_resume
-from nano.optimizer import ANSWERING_RATE, MuonWithAdamW, stage
+from nano.optimizer import ANSWERING_RATE, DECAY_SHARE, MuonWithAdamW, stage
 from nano.runs import export, training_arguments
 from nano_vl2.cells import CellHead
 from nano_vl2.clues import CLUES, LAYER, ClueHead
@@ -34,6 +34,8 @@ from nano_vl2.pointers import TOLD
 from nano_vl2.trainer import AnsweringCollator, LookingCollator, NanoVL2Trainer
 
 CARD = Path(__file__).parent / "nano_vl2" / "card.md"
+# A finished model learns more at a lower rate, which falls from the beginning.
+FURTHER_RATE, FURTHER_DECAY = 0.16, 1.0
 LOOKING_WEIGHTS = "looking.safetensors"  # of the finished first stage
 
 
@@ -82,22 +84,23 @@ def build_trainer(
     collator: Any,
     batch_size: int,
     factor: float = 1.0,
+    decay: float = DECAY_SHARE,
 ) -> NanoVL2Trainer:
-    """The trainer of one stage; `factor` is its share of the learning rate."""
+    """The trainer of one stage; `factor` is its share of the learning rate, which falls over `decay` of its steps."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # before the optimizer looks at the weights' memory
     steps = len(dataset) // batch_size
     optimizer = MuonWithAdamW(model.named_parameters(), options.learning_rate)
     return NanoVL2Trainer(
         model=model,
         args=training_arguments(options, folder, steps, batch_size),
-        optimizers=(optimizer, LambdaLR(optimizer, partial(_rate, steps=steps, factor=factor))),
+        optimizers=(optimizer, LambdaLR(optimizer, partial(_rate, steps=steps, factor=factor, decay=decay))),
         train_dataset=dataset,
         data_collator=collator,
     )
 
 
-def _rate(step: int, *, steps: int, factor: float) -> float:
-    return factor * stage(step, steps)
+def _rate(step: int, *, steps: int, factor: float, decay: float) -> float:
+    return factor * stage(step, steps, decay)
 
 
 def load(output: Path, begin_with: str | None) -> tuple[Any, Any]:
@@ -149,7 +152,8 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
             layer.compile(dynamic=True)
     dataset = AnsweringDataset(options.conversations, options.first, options.kinds)
     collator = AnsweringCollator(processor)
-    trainer = build_trainer(options, model, folder, dataset, collator, options.batch_conversations, ANSWERING_RATE)
+    factor, decay = (FURTHER_RATE, FURTHER_DECAY) if options.begin_with else (ANSWERING_RATE, DECAY_SHARE)
+    trainer = build_trainer(options, model, folder, dataset, collator, options.batch_conversations, factor, decay)
     hooks = [
         layers[LAYER].register_forward_hook(model.clue_head.see),
         *(layers[layer].self_attn.register_forward_hook(partial(trainer.watch.see, layer)) for layer in TOLD.values()),

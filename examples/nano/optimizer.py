@@ -41,10 +41,10 @@ def rate(step: int, *, looking_steps: int, steps: int) -> float:
     return ANSWERING_RATE * stage(step - looking_steps, steps - looking_steps)
 
 
-def stage(step: int, steps: int) -> float:
-    """Linear up, level, linear down to zero."""
+def stage(step: int, steps: int, decay: float = DECAY_SHARE) -> float:
+    """Linear up, level, linear down to zero over the last `decay` of the steps."""
     warm_up = min(WARM_UP_STEPS, max(1, steps // 10))
-    return min(1.0, (step + 1) / warm_up, (steps - step) / max(1, int(DECAY_SHARE * steps)))
+    return min(1.0, (step + 1) / warm_up, (steps - step) / max(1, int(decay * steps)))
 
 
 class Muon(torch.optim.Optimizer):

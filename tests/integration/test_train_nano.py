@@ -18,7 +18,7 @@ import train_nano
 from deepseek_vl_hf import fast_dtype
 from nano.cells import CellCollator
 from nano.dataset import SceneDataset, example
-from nano.optimizer import ANSWERING_RATE, MOMENTUM, WEIGHT_DECAY, Muon, orthogonalized, rate
+from nano.optimizer import ANSWERING_RATE, MOMENTUM, WEIGHT_DECAY, Muon, orthogonalized, rate, stage
 
 ROOT = Path(__file__).parents[2]
 BATCH = 4
@@ -167,6 +167,7 @@ def test_the_learning_rate():
     assert rates[2000] == pytest.approx(ANSWERING_RATE / 100)
     assert rates[2099:5001] == [ANSWERING_RATE] * 2902
     assert rates[5500] == pytest.approx(ANSWERING_RATE / 2)
+    assert [stage(step, 1000, decay=1.0) for step in (100, 500, 900)] == pytest.approx([0.9, 0.5, 0.1])
     assert rates[6000] == 0
 
 
