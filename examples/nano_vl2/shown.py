@@ -85,14 +85,16 @@ def _shown(picture: Picture) -> Shown:
     middles: dict[Thing, list[int]] = {
         number: [_in_whole(place)] for number, place in enumerate(whole_middles(picture))
     }
-    for text, number, column, row in whole_characters(picture):
-        middles[text.text, number] = [_in_whole(row * SIDE + column)]
     characters: dict[int, list[int]] = defaultdict(list)
     slots: dict[Character, int] = {}
     for text, number, token in _read(picture):
         tokens[text.text, number].append(token)
         slots[text.text, number] = len(characters[token])
         characters[token].append(THINGS.index(text.text[number]))
+    for text, number, column, row in whole_characters(picture):
+        middles[text.text, number] = [_in_whole(row * SIDE + column)]
+        if len(text.text) == 1:
+            tokens[text.text, number] += middles[text.text, number]  # nothing tells which of both it is to be
     boxes: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number, shape in enumerate(shapes_of(picture)):
         boxes[tuple(edge // STEP for edge in corners(shape, picture.width, picture.height))].append(number)
