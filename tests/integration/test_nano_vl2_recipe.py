@@ -183,8 +183,9 @@ def test_several_pictures():
     assert answers["What color is the star in image_2?"] == "blue"
     assert answers["Which image shows a star?"] == "image_2"
     assert "Which image shows a circle?" not in answers  # both do
-    counted = example_in_context([one, other, other], random.Random(0))
-    assert counted == (["1", "2"], "2")
+    said, turn = example_in_context([one, other, other], random.Random(0))
+    assert (said, turn.answer) == (["1", "2"], "2")
+    assert turn.about == (3, 4)  # shapes are counted on from one picture to the next
 
 
 def test_examples_in_context_stand_behind_their_pictures():
