@@ -22,6 +22,10 @@ CAPTION: Wordings = (f"{GROUNDING}Describe the picture.", f"{GROUNDING}What is i
 MARKDOWN: Wordings = ("Write the table as Markdown.", "Convert the table to Markdown.")
 WHOLE: Wordings = ("What is written?", "Read the text.", "What is written in the picture?")
 NOTHING = -1  # of a picture's shapes: what an answer is about that refuses
+ALL_SHAPES = "all shapes"
+# Of conversations that ask where things are: at the end everything is asked for, which can so be answered when parts of
+# the answer were given. In the others no answer gives another one's box away.
+EVERYTHING_SHARE = 0.15
 MOST_FOUND = 3  # things that one conversation asks for
 
 
@@ -37,7 +41,7 @@ def in_order(shapes: list[Shape], board: Board) -> list[Shape]:
 
 
 def about_shapes(board: Board, rng: random.Random) -> list[Turn]:
-    """Questions about a board's shapes, of which no answer gives another one's box away."""
+    """Questions about a board's shapes."""
     draw = rng.random()
     if draw < 0.18:
         return [_caption(board, rng), *_in_words(board, rng)[:2]]
@@ -49,6 +53,9 @@ def about_shapes(board: Board, rng: random.Random) -> list[Turn]:
     found = _found(board, rng)
     turns = [*found, *_absent(board, rng)[: rng.randint(1, 2)], *_in_words(board, rng)[:2]]
     rng.shuffle(turns)
+    if len(board.shapes) > 1 and rng.random() < EVERYTHING_SHARE:
+        turns = [turn for turn in turns if ALL_SHAPES not in turn.question]
+        turns.append(_boxed("find_all", ALL_SHAPES, list(board.shapes), board, rng))
     return turns
 
 
@@ -74,8 +81,12 @@ def _found(board: Board, rng: random.Random) -> list[Turn]:
         if taken.isdisjoint(shapes) and len(turns) < MOST_FOUND:
             taken.update(shapes)
             kind = "find_all" if name.startswith("all ") else "find"
-            turns.append(Turn(kind, _wanted(name, rng), f"<|ref|>{name}<|/ref|>{boxes(shapes, board)}"))
+            turns.append(_boxed(kind, name, shapes, board, rng))
     return turns
+
+
+def _boxed(kind: str, name: str, shapes: list[Shape], board: Board, rng: random.Random) -> Turn:
+    return Turn(kind, _wanted(name, rng), f"<|ref|>{name}<|/ref|>{boxes(shapes, board)}")
 
 
 def _wanted(name: str, rng: random.Random) -> str:
@@ -97,7 +108,7 @@ def _groups(board: Board) -> dict[str, list[Shape]]:
     for color, number in Counter(shape.color for shape in shapes).items():
         name = f"the {color} shape" if number == 1 else f"all {color} shapes"
         groups[name] = [shape for shape in shapes if shape.color == color]
-    groups["all shapes"] = shapes
+    groups[ALL_SHAPES] = shapes
     return groups
 
 

@@ -146,16 +146,23 @@ def test_boxes_are_those_of_the_shapes():
     assert answers["Where is the red circle relative to the green circle?"] == "left"
 
 
-def test_no_answer_gives_another_box_away():
+def test_no_answer_gives_another_box_away_but_at_times_the_last_one():
+    """That is asked for everything, after some of it was found."""
+    repeated = 0
     for seed in range(100):
         turns = about_shapes(BOARD, random.Random(seed))
-        boxes = [
-            box
+        found = [
+            [box for boxes in find_boxes(turn.answer + turn.question, (999, 999)).boxes for box in boxes]
             for turn in turns
-            for found in find_boxes(turn.answer + turn.question, (999, 999)).boxes
-            for box in found
         ]
+        boxes = [box for each in found for box in each]
+        if len({*boxes}) < len(boxes):
+            repeated += 1
+            assert turns[-1].kind == "find_all"
+            assert len({*found[-1]}) == len(found[-1]) == len(BOARD.shapes)
+            boxes = boxes[: -len(found[-1])]
         assert len({*boxes}) == len(boxes)
+    assert 0 < repeated < 20
 
 
 def test_boxes_at_the_edge_stay_inside():
