@@ -23,7 +23,7 @@ from deepseek_vl_hf.checkpoints.layouts.files import named_folder
 from deepseek_vl_hf.cli.console import run_command
 from deepseek_vl_hf.training.curves import write_curves
 from nano.checkpoints import check_recipe, checkpoint_to_resume
-from nano.optimizer import ANSWERING_RATE, DECAY_SHARE, MuonWithAdamW, stage
+from nano.optimizer import ANSWERING_RATE, DECAY_SHARE, TABLES, MuonWithAdamW, stage
 from nano.runs import export, training_arguments
 from nano_vl2.cells import CellHead
 from nano_vl2.clues import CLUES, LAYER, ClueHead
@@ -34,9 +34,12 @@ from nano_vl2.pointers import TOLD
 from nano_vl2.trainer import AnsweringCollator, LookingCollator, NanoVL2Trainer
 
 CARD = Path(__file__).parent / "nano_vl2" / "card.md"
-# A finished model learns more at a lower rate, which falls from the beginning.
+# A finished model learns more at a lower rate, which falls from the beginning, and its tower learns, too: answers are
+# no guesses any more. AdamW moves it by as little as its gradients say, where Muon moves each matrix by as much.
 FURTHER_RATE, FURTHER_DECAY = 0.16, 1.0
+TOWER = ("vision_model", "projector")
 LOOKING_WEIGHTS = "looking.safetensors"  # of the finished first stage
+CLUE_HEAD = "clue_head.safetensors"  # the layer that the model does without, for runs that begin with the model
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -57,6 +60,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--begin-with", metavar="MODEL", help="nano-vl2 or a folder: answering begins with its weights and tokenizer"
+    )
+    parser.add_argument(
+        "--clue-head",
+        type=Path,
+        metavar="FILE",
+        help=f"{CLUE_HEAD} of the run whose model it begins with (default: the layer begins anew)",
     )
     parser.add_argument(
         "--kinds",
@@ -89,7 +98,8 @@ def build_trainer(
     """The trainer of one stage; `factor` is its share of the learning rate, which falls over `decay` of its steps."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # before the optimizer looks at the weights' memory
     steps = len(dataset) // batch_size
-    optimizer = MuonWithAdamW(model.named_parameters(), options.learning_rate)
+    tables = (*TABLES, *TOWER) if options.begin_with else TABLES
+    optimizer = MuonWithAdamW(model.named_parameters(), options.learning_rate, tables)
     return NanoVL2Trainer(
         model=model,
         args=training_arguments(options, folder, steps, batch_size),
@@ -142,10 +152,12 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     """The second stage."""
     folder = options.output / "answering"
     del model.cell_head
-    model.model.vision_model.requires_grad_(False)
-    model.model.projector.requires_grad_(False)
+    for part in TOWER:
+        getattr(model.model, part).requires_grad_(bool(options.begin_with))
     layers = model.model.language_model.layers
     model.add_module("clue_head", ClueHead(model.config.text_config.hidden_size))
+    if options.clue_head:
+        load_model(model.clue_head, str(options.clue_head))
     checkpoint = checkpoint_to_resume(folder, options.resume_from, model)
     if options.compile:
         for layer in layers[max(LAYER, *TOLD.values()) + 1 :]:  # a hook does not go with a compiled layer
@@ -161,6 +173,7 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     for hook in hooks:
         hook.remove()
+    save_model(model.clue_head, str(options.output / CLUE_HEAD))
     del model.clue_head
     parts = ("answer_loss", *(f"{part}_loss" for part in ("boxes", *CLUES, *TOLD)))
     write_curves(trainer.state.log_history, options.output, parts=parts)
@@ -175,6 +188,7 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
         "learning_rate": options.learning_rate,
         "pictures": options.pictures,
         "begin_with": options.begin_with,
+        "clue_head": str(options.clue_head) if options.clue_head else None,
         "first": options.first,
         "kinds": options.kinds,
         "model": SIZES,

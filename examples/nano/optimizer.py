@@ -5,7 +5,7 @@ steps than AdamW alone, and a step costs little more. `torch.optim.Muon` always 
 without instructions for it a step took 4.6 s instead of 0.9. So it is written out here, in what the device is fast in.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -99,12 +99,17 @@ class MuonWithAdamW(torch.optim.Optimizer):
     Args:
         parameters: names and parameters of the model.
         learning_rate: AdamW's; Muon's is MUON_FACTOR times as large.
+        tables: parts of names; matrices with one of them stay with AdamW.
     """
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float) -> None:
-        named = list(parameters)
-        self.matrices = [weight for name, weight in named if _is_matrix(name, weight)]
-        others = [weight for name, weight in named if not _is_matrix(name, weight)]
+    def __init__(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float, tables: Sequence[str] = TABLES
+    ) -> None:
+        named = [
+            (weight, _is_matrix(weight) and not any(each in name for each in tables)) for name, weight in parameters
+        ]
+        self.matrices = [weight for weight, is_matrix in named if is_matrix]
+        others = [weight for weight, is_matrix in named if not is_matrix]
         super().__init__([{"params": self.matrices}, {"params": others}], {"lr": learning_rate})
         self.views = [nn.Parameter(_as_matrix(weight.data)) for weight in self.matrices]
         self.parts: tuple[torch.optim.Optimizer, ...] = (
@@ -141,8 +146,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share_groups()
 
 
-def _is_matrix(name: str, weight: nn.Parameter) -> bool:
-    return weight.ndim in (2, 3, 4) and not any(table in name for table in TABLES)
+def _is_matrix(weight: nn.Parameter) -> bool:
+    return weight.ndim in (2, 3, 4)
 
 
 def _as_matrix(weight: torch.Tensor) -> torch.Tensor:

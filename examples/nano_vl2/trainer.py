@@ -88,8 +88,9 @@ class NanoVL2Trainer(NanoTrainer):
         if "input_ids" not in inputs:
             with self.accelerator.autocast():  # else only `forward` runs in bfloat16, and these are other methods
                 return self._cell_loss(model, **inputs)
-        with self.accelerator.autocast(), torch.no_grad():
-            # The tower stays as looking left it: gradients of first answers, which are guesses, harm it.
+        # First the tower stays as looking left it: gradients of first answers, which are guesses, harm it.
+        learns = next(model.model.projector.parameters()).requires_grad
+        with self.accelerator.autocast(), torch.set_grad_enabled(learns):
             features = model.model.get_image_features(inputs.pop("pixel_values"), inputs.pop("tile_grids"))
         inputs["mm_encoder_outputs"] = {"image": features}
         asked = {name: inputs.pop(name) for name in ("boxes", *CLUES)}

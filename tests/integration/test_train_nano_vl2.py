@@ -106,12 +106,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(finished, tmp_path):
 
 
 def test_a_finished_model_learns_more(finished, tmp_path):
-    """From other conversations, with its tokenizer, and without looking again."""
-    train_nano_vl2.train(options(tmp_path, "--begin-with", finished / "model", "--first", 12 * BATCH))
+    """From other conversations, with its tokenizer, and without looking again; its tower learns now, too."""
+    begin = ["--begin-with", finished / "model", "--clue-head", finished / "clue_head.safetensors"]
+    train_nano_vl2.train(options(tmp_path, *begin, "--first", 12 * BATCH))
     assert not (tmp_path / "looking.safetensors").exists()
     before, after = (load_file(folder / "model" / "model.safetensors") for folder in (finished, tmp_path))
     learned = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
-    assert {name.split(".")[0] for name in learned} == {"language"}
+    parts = {"language", "vision", "projector", "image_newline", "view_seperator"}
+    assert {name.split(".")[0] for name in learned} == parts
+    heads = [load_file(folder / "clue_head.safetensors") for folder in (finished, tmp_path)]
+    moved = [(heads[1][name] - weight).norm() / weight.norm() for name, weight in heads[0].items()]
+    assert 0 < max(moved) < 0.1  # a fresh one would be another one
     tokenizers = [(folder / "model" / "tokenizer.json").read_bytes() for folder in (finished, tmp_path)]
     assert tokenizers[0] == tokenizers[1]
     assert AnsweringDataset(8, 40)[0]["messages"] == AnsweringDataset(48)[40]["messages"]
@@ -124,6 +129,8 @@ def test_what_cannot_be_trained(finished, tmp_path):
         train_nano_vl2.train(options(tmp_path, "--conversations", 2))
     with pytest.raises(FileNotFoundError, match="absent is no folder"):
         train_nano_vl2.train(options(tmp_path / "run", "--begin-with", tmp_path / "absent"))
+    with pytest.raises(FileNotFoundError, match="absent"):
+        train_nano_vl2.train(options(tmp_path / "other", "--clue-head", tmp_path / "absent"))
     with pytest.raises(ValueError, match="first is 3; expected a multiple of 2"):
         AnsweringDataset(8, 3)
 
