@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -11,11 +11,20 @@ from torch.utils.data import Dataset
 from nano.dataset import READ
 from nano.questions import Turn, ask
 from nano.scenes import CharacterScene, Scene, ShapeScene, random_scene
+from nano.splits import belongs_to
 
 from .boards import MOST_SHAPES, Board, page, shape_board, table, text_board
 from .cells import label_views
-from .pictures import TILE, Picture, draw, picture_of
-from .questions import about_several, about_shapes, about_table, about_texts, example_in_context, told_apart
+from .pictures import TILE, Picture, draw, picture_of, widened
+from .questions import (
+    about_several,
+    about_shapes,
+    about_table,
+    about_texts,
+    example_in_context,
+    in_rows,
+    told_apart,
+)
 from .shown import Shown, shown
 
 # Shares of the pictures with questions: what finds things by color, form or spelling comes first, because charts and
@@ -49,6 +58,11 @@ MOST_TILES = 9
 # Sides in pixels of the squares: of four tiles, at times of nine. Shapes can be seen in one tile, too.
 SMALLEST, FOUR_TILES, NINE_TILES = 104, (208, 224), (312, 336)
 NINE_TILES_SHARES = {"text": 0.4, "shapes": 0.1, "chart": 0.15, "characters": 0.1}
+# Charts on a canvas that is a little wider or taller than they are, and their least share of its longer edge.
+WIDENED_SHARE, NARROWEST = 0.5, 0.92
+# In training: squares in which most shapes share a color or a kind; counts of these above two are rare otherwise.
+ALIKE_SHARE = 0.6
+ALIKE_TRIES = 8  # until such a scene belongs to the split
 # In looking: the first of so many pictures bring text from one style to all.
 VARIETY_PICTURES = 32_000
 PAGE_SHARE = 0.4
@@ -110,10 +124,24 @@ def _examples(rng: random.Random, split: str, difficulty: float, kind: str, coun
     if kind in SQUARES or (kind in ONLY_TILED and not tiled):
         full = many and (tiled or kind in SEEN_IN_ONE_TILE)
         scene = random_scene(rng, split, kind if kind in SQUARES else "text", 1.0 if full else 0.0)
+        if split == "train" and isinstance(scene, ShapeScene) and rng.random() < ALIKE_SHARE:
+            scene = made_alike(scene, rng)
         pictures, ask_again = _square(kind, scene, rng, limits)
     else:
         pictures, ask_again = MAKERS[kind](rng, split, limits)
     return [Example(kind, pictures, *ask_again()) for _ in range(count)]
+
+
+def made_alike(scene: ShapeScene, rng: random.Random) -> ShapeScene:
+    """Most shapes as one of them in color or kind, if such a scene is one of training's."""
+    for _ in range(ALIKE_TRIES):
+        name, one = rng.choice(("color", "shape")), rng.choice(scene.shapes)
+        shared = {name: getattr(one, name)}
+        shapes = tuple(replace(shape, **shared) if rng.random() < 0.9 else shape for shape in scene.shapes)
+        alike = replace(scene, shapes=shapes)
+        if belongs_to(alike.key, "train"):
+            return alike
+    return scene
 
 
 @dataclass(frozen=True)
@@ -136,7 +164,18 @@ def _square(kind: str, scene: Scene, rng: random.Random, limits: _Limits) -> _Dr
     side = rng.randint(*(FOUR_TILES if caption else sides))
     if limits.tiles == 1:
         side = rng.randint(SMALLEST, TILE)
-    return [picture_of(scene, side)], lambda: ([""], ask(scene, rng))
+    if kind == "chart" and rng.random() < WIDENED_SHARE:
+        shorter = round(side * rng.uniform(NARROWEST, 1))
+        canvas = rng.choice(((side, shorter), (shorter, side)))
+        return [widened(picture_of(scene, shorter), *canvas)], lambda: ([""], ask(scene, rng))
+    picture = picture_of(scene, side)
+    return [picture], lambda: ([""], _asked(scene, rng, picture))
+
+
+def _asked(scene: Scene, rng: random.Random, picture: Picture) -> list[Turn]:
+    """Nano's questions. A description comes first: what it names is counted by the commas before."""
+    turns = [in_rows(turn, picture) if turn.kind == "describe" else turn for turn in ask(scene, rng)]
+    return sorted(turns, key=lambda turn: turn.kind != "describe")
 
 
 def _board(rng: random.Random, split: str, limits: _Limits) -> _Drawn:

@@ -13,13 +13,12 @@ from nano.questions import Turn
 
 from .cells import EDGES
 from .clues import REF_END, clues, written_boxes
-from .names import COLOR_WORDS, SPACE, last_words
-from .questions import NOTHING
+from .names import commas, last_words
+from .questions import NOTHING, SEPARATORS
 from .shown import Shown, Thing
 
 NAMING, LOOKING, FOLLOWING = 0, 1, 2  # layers that are told
 DET_END = "<|/det|>"
-SEPARATOR = ", "  # of things in an answer
 COUNTED = ("count", "several", "in_context")  # kinds whose answer, if it is a number, is one of things
 LABEL_AND_BAR = 2  # of a chart: more things than these are counted
 
@@ -70,6 +69,9 @@ def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
             yield Look(begin - 1, [NOTHING, *counted], middles=True, counted=True)
         elif turn.kind == "relation":
             yield from _of_relation(tokens, question, begin, turn)
+        elif turn.kind == "describe":
+            for place, number in enumerate(due(tokens[begin : end - 1]), begin - 1):
+                yield Look(place, [*map(_thing, turn.about[number : number + 1])] or [NOTHING], middles=True)
         elif turn.kind == "chart" and len(turn.about) == LABEL_AND_BAR:
             yield from _of_chart(tokens[begin : end - 1], begin - 1, turn, seen)
         elif turn.about:
@@ -89,11 +91,25 @@ def _counts(turn: Turn) -> bool:
 
 
 def _of_relation(tokens: Sequence[str], question: int, answer: int, turn: Turn) -> Iterator[Look]:
-    """From the last word of either name; in Chinese nothing is told."""
+    """From the last word of either name."""
     words = last_words(tokens, question, answer)
     things = turn.about if "," not in tokens[question:answer] else turn.about[::-1]  # seen from that, where is this
     if len(words) == len(things):
         yield from (Look(word, [_thing(thing)]) for word, thing in zip(words, things, strict=True))
+
+
+def due(words: Sequence[str]) -> Iterator[int]:
+    """Of a description the number of the thing that is due, from before its first word to after its last one.
+
+    That is the next one from the last word of a name on.
+
+    Args:
+        words: as the tokenizer writes them, without the end.
+    """
+    marks = commas(words, 0, len(words))
+    ends = {len(words), *(mark.start for mark in marks)}
+    for number in range(len(words) + 1):
+        yield sum(mark.stop <= number for mark in marks) + (number in ends)
 
 
 def _thing(meant: int | str) -> Thing:
@@ -135,25 +151,17 @@ def _of_answer(words: Sequence[str], before: int, turn: Turn, seen: Shown) -> It
     if not taken or len("".join(words)) != len(turn.answer):  # in Chinese tokens are bytes
         yield from (Look(before + number, [*map(_thing, turn.about)]) for number in range(len(words)))
         return
-    # A word for a color does not show which thing was the last.
-    colors = {number for number, word in enumerate(words, 1) if word.removeprefix(SPACE) in COLOR_WORDS}
-    found = _step_by_step(_of_words(words, taken), before, seen)
-    yield from (look for number, look in found if number not in colors)
+    yield from (look for _, look in _step_by_step(_of_words(words, taken), before, seen))
 
 
 def _taken(turn: Turn) -> list[Thing | None]:
     """For each character of an answer what it is taken from; nothing where that is not plain."""
-    parts = turn.answer.split(SEPARATOR)
-    if turn.kind == "describe" and len(parts) == len(turn.about):
-        spelled = parts
-    elif turn.kind == "table" or parts == [*turn.about]:
-        spelled = [str(each) for each in turn.about]
-    else:
+    if turn.kind != "table" and turn.answer.split(SEPARATORS[0]) != [*turn.about]:
         return []
     taken: list[Thing | None] = []
-    for part, thing in zip(spelled, turn.about, strict=True):
+    for part in map(str, turn.about):
         taken += [None] * (turn.answer.index(part, len(taken)) - len(taken))
-        taken += [thing if isinstance(thing, int) else (thing, number) for number in range(len(part))]
+        taken += [(part, number) for number in range(len(part))]
     return taken + [None] * (len(turn.answer) - len(taken))
 
 

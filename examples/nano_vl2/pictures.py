@@ -24,6 +24,7 @@ GRIDS = tuple((width // TILE, height // TILE) for width, height in CANDIDATES)
 STEP = 20
 COORDINATES = range(0, LARGEST_COORDINATE, STEP)
 
+EDGES = (("left", "right"), ("top", "bottom"))  # of a Box, across and down
 Corners = tuple[int, int, int, int]
 
 
@@ -55,9 +56,22 @@ def picture_of(scene: AnyScene, side: int) -> Picture:
     return Picture(drawn, side, side, scene.background)
 
 
+def widened(picture: Picture, width: int, height: int) -> Picture:
+    """The same in the middle of a canvas of so many pixels, none less than before."""
+    right, down = (width - picture.width) / 2, (height - picture.height) / 2
+    return Picture(tuple(_moved(part, right, down) for part in picture.parts), width, height, picture.background)
+
+
+def _moved(part: Part, right: float, down: float) -> Part:
+    if isinstance(part, Box):
+        moves = zip(EDGES, (right, down), strict=True)
+        return replace(part, **{name: getattr(part, name) + move for pair, move in moves for name in pair})
+    return replace(part, x=part.x + right, y=part.y + down)  # type: ignore[arg-type]
+
+
 def _scaled(part: Part, scale: float) -> Part:
     if isinstance(part, Box):
-        edges = {name: scale * getattr(part, name) for name in ("left", "top", "right", "bottom")}
+        edges = {name: scale * getattr(part, name) for pair in EDGES for name in pair}
         return replace(part, **edges)
     return replace(part, x=scale * part.x, y=scale * part.y, size=max(1, round(scale * part.size)))  # type: ignore[arg-type]
 

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from nano.cells import THINGS
 from nano.questions import Turn
+from nano.scenes import SHAPES
 
 from .cells import CHARACTERS, IGNORED
 from .looks import FOLLOWING, LOOKING, NAMING, Look, looks, spans
-from .names import PICTURE_HEAD, names, picture_numbers
+from .names import PICTURE_HEAD, commas, names, picture_numbers
 from .questions import NOTHING
 from .sharing import Place
 from .shown import Shown
@@ -25,6 +27,7 @@ from .shown import Shown
 TOLD = {"name": NAMING, "pointer": LOOKING, "following": FOLLOWING}
 HEADS = (0, 1)  # of LOOKING and FOLLOWING
 LINK_HEAD, NEIGHBOR_HEAD = 2, 3  # of NAMING
+COUNTING_HEAD = NEIGHBOR_HEAD  # of NAMING, where there is no text
 POINTER_WEIGHT = 1.0  # of each layer, beside the answers
 MOST_HEADS = 4
 LEAST = 1e-6  # of attention, so that its logarithm is one
@@ -78,6 +81,9 @@ def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], im
             found += _pointed(number, look, row["shown"], spots)
         found += _names(number, tokens, answered, row["turns"], looked)
         found += _beside(number, row["shown"], spots)
+        found += _named_so_far(number, tokens, answered, row["turns"])
+        if row["shown"].pictures == 1:
+            found += _before(number, row["shown"], spots)
         if row["shown"].pictures > 1:
             found += _numbers(number, row["shown"], spots, tokens)
     return found
@@ -96,6 +102,32 @@ def _beside(conversation: int, seen: Shown, spots: Sequence[int]) -> Iterator[Po
             yield Pointer(conversation, spots[token], [spots[before]], NAMING, (NEIGHBOR_HEAD,))
     for token, linked in seen.links.items():
         yield Pointer(conversation, spots[token], [spots[each] for each in linked], NAMING, (LINK_HEAD,))
+
+
+def _before(conversation: int, seen: Shown, spots: Sequence[int]) -> Iterator[Pointer]:
+    """The tokens of shapes' middles look at those before them, so that they know how many these are."""
+    shapes = [number for number, (kind, _) in enumerate(seen.shapes) if THINGS[kind] in SHAPES]
+    middles = sorted({token for number in shapes for token in seen.middles[number]})
+    for count, token in enumerate(middles):
+        yield from _counted(conversation, spots[token], [spots[each] for each in middles[:count]])
+
+
+def _named_so_far(
+    conversation: int, tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
+) -> Iterator[Pointer]:
+    """The words of a description look at the commas before, so that they know how many things were named."""
+    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
+        if turn.kind == "describe":
+            marks = [mark.stop - 1 for mark in commas(tokens, begin, end - 1)]
+            for number in range(begin - 1, end - 1):
+                yield from _counted(conversation, number, [mark for mark in marks if mark <= number])
+
+
+def _counted(conversation: int, number: int, places: Sequence[int]) -> Iterator[Pointer]:
+    """At those and at the first token of all, in equal shares: the more there are, the less the first one has."""
+    for place in (0, *places):
+        weight = 1 / (1 + len(places))
+        yield Pointer(conversation, number, [place], NAMING, (COUNTING_HEAD,), weight)
 
 
 def _numbers(conversation: int, seen: Shown, spots: Sequence[int], tokens: Sequence[str]) -> Iterator[Pointer]:

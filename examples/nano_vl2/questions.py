@@ -13,7 +13,9 @@ from nano.questions import Turn, Wordings, ask
 from nano.scenes import COLORS, SHAPES, SIDE, Shape, ShapeScene
 
 from .boards import Board, Table
-from .pictures import corners
+from .cells import SIDE as TOKENS
+from .cells import shapes_of, whole_middles
+from .pictures import Picture, corners
 
 # The kinds beside those of nano.
 KINDS = ("find", "find_all", "absent", "caption", "region", "read_tiles", "table", "several", "in_context")
@@ -26,6 +28,7 @@ ALL_SHAPES = "all shapes"
 # Of conversations that ask where things are: at the end everything is asked for, which can so be answered when parts of
 # the answer were given. In the others no answer gives another one's box away.
 EVERYTHING_SHARE = 0.15
+SEPARATORS = (", ", "、")  # of things in an answer, in English and Chinese
 MOST_FOUND = 3  # things that one conversation asks for
 
 
@@ -145,9 +148,23 @@ def _caption(board: Board, rng: random.Random) -> Turn:
 
 def _description(board: Board, rng: random.Random) -> Turn:
     """The caption's names without boxes."""
-    ordered = in_order(list(board.shapes), board)
-    about = tuple(map(board.shapes.index, ordered))
-    return Turn("describe", rng.choice(CAPTION).removeprefix(GROUNDING), ", ".join(map(described, ordered)), about)
+    about, names = tuple(range(len(board.shapes))), ", ".join(map(described, board.shapes))
+    return in_rows(Turn("describe", rng.choice(CAPTION).removeprefix(GROUNDING), names, about), board.picture)
+
+
+def in_rows(turn: Turn, picture: Picture) -> Turn:
+    """A description in the order of the view of the whole: by its rows of tokens from the top, then from the left.
+
+    Without boxes nothing says what was named last but how many were named, so a thing's token has to know how many
+    there are before it, and tokens see only those that come before them.
+    """
+    rows = [place // TOKENS for place in whole_middles(picture)]
+    across = [shape.x for shape in shapes_of(picture)]
+    between = next(mark for mark in SEPARATORS if mark in turn.answer or len(turn.about) == 1)
+    named = zip(turn.about, turn.answer.split(between), strict=True)
+    ordered = sorted(named, key=lambda pair: (rows[int(pair[0])], across[int(pair[0])]))
+    about, names = zip(*ordered, strict=True)
+    return replace(turn, answer=between.join(names), about=about)
 
 
 def _region(shape: Shape, board: Board, rng: random.Random) -> Turn:

@@ -1,6 +1,7 @@
 """Where nano-vl2 is told to look in answering: at things, at words, and how that is asked of attention."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from nano_vl2.cells import IGNORED
 from nano_vl2.dataset import AnsweringDataset, Example, conversation
 from nano_vl2.looks import FOLLOWING, LOOKING, NAMING, looks
 from nano_vl2.model import build_processor
-from nano_vl2.names import names
+from nano_vl2.names import last_words, names
 from nano_vl2.pictures import TILE, Picture
-from nano_vl2.pointers import LINK_HEAD, MOST_HEADS, NEIGHBOR_HEAD, Watch, find_pointers
+from nano_vl2.pointers import COUNTING_HEAD, LINK_HEAD, MOST_HEADS, NEIGHBOR_HEAD, Watch, find_pointers
 from nano_vl2.questions import NOTHING
 from nano_vl2.shown import shown
 
@@ -49,13 +50,14 @@ CROWDED = Picture(
 
 
 def told(processor, turn, picture=CROWDED, layer=LOOKING):
-    """With places counted from the picture's first token."""
+    """Places, and pointers, both counted from the picture's first token."""
     messages = conversation(Example("any", [picture], [""], [turn]))
     batch = ConversationCollator(processor)([{"messages": messages}])
     row = {"shown": shown([picture]), "turns": [turn]}
     found = find_pointers(processor.tokenizer, batch, [row], processor.image_token_id)
     first = batch["input_ids"][0].tolist().index(processor.image_token_id)
-    return [([place - first for place in each.places], each) for each in found if each.layer == layer]
+    counted = [replace(each, number=each.number - first) for each in found if each.layer == layer]
+    return [([place - first for place in each.places], each) for each in counted]
 
 
 def test_what_reads_is_told_which_of_a_token_s_characters_is_next(processor):
@@ -70,7 +72,8 @@ def test_what_reads_is_told_which_of_a_token_s_characters_is_next(processor):
 
 def test_tokens_with_text_look_at_the_one_before(processor):
     found = told(processor, Turn("count", "How many shapes are there?", "2", (0, 1)), layer=NAMING)
-    assert [places for places, each in found if each.heads == (NEIGHBOR_HEAD,)] == [[20], [21]]
+    text = [places for places, each in found if each.heads == (NEIGHBOR_HEAD,) and each.number in (21, 22)]
+    assert text == [[20], [21]]
 
 
 def test_between_wide_characters_there_are_tokens_with_parts_of_them(processor):
@@ -106,8 +109,8 @@ def pointed(processor, question, answer, about, kind="any", layer=LOOKING):
 def test_answers_are_written_from_what_they_are_about(processor):
     assert pointed(processor, "Where is it?", "left", (0,)) == [(":", "left", [0])]
     assert pointed(processor, "What color is 7?", "black", ("7B",)) == [(":", "black", [("7B", 0)])]
-    in_chinese = pointed(processor, "描述这张图片。", "红色的星形、蓝色的圆形", (0, 1), "describe")
-    assert {tuple(things) for _, _, things in in_chinese} == {(0, 1)}  # which word is whose is not told
+    in_chinese = pointed(processor, "星形是什么颜色？", "红色", (0,))
+    assert {tuple(things) for _, _, things in in_chinese} == {(0,)}
 
 
 def test_strings_are_read_from_where_the_last_character_was(processor):
@@ -135,18 +138,41 @@ def test_lines_are_read_one_after_the_other(processor):
     ]
 
 
-def test_descriptions_go_on_from_the_last_thing(processor):
-    """From words that show which it was: those for shapes, and what comes between."""
-    asked = "Describe it.", "a red star, a blue circle", (0, 1), "describe"
-    assert [(written, things) for _, written, things in pointed(processor, *asked)] == [
+def test_descriptions_look_at_what_is_due(processor):
+    """That is the next thing from the last word of a name on, and at the end nothing."""
+    found = pointed(processor, "Describe it.", "a red star, a blue circle", (0, 1), "describe")
+    assert [(written, things) for _, written, things in found] == [
         ("a", [0]),
-        (",", [0]),
-        ("Ġa", [0]),
-        ("Ġblue", [0]),
-        ("<eos>", [1]),
+        ("Ġred", [0]),
+        ("Ġstar", [0]),
+        (",", [1]),
+        ("Ġa", [1]),
+        ("Ġblue", [1]),
+        ("Ġcircle", [1]),
+        ("<eos>", [NOTHING]),
     ]
-    followed = pointed(processor, *asked, layer=FOLLOWING)
-    assert [things for _, _, things in followed] == [[0], [1], [1], [1], [NOTHING]]
+    assert not pointed(processor, "Describe it.", "a red star", (0,), "describe", layer=FOLLOWING)
+    chinese = "红色的星形、蓝色的圆形"
+    looked_at = [things for _, _, things in pointed(processor, "描述这张图片。", chinese, (0, 1), "describe")]
+    words = processor.tokenizer.tokenize(chinese)
+    first = len(processor.tokenizer.tokenize("红色的星形"))
+    assert looked_at == [[0]] * first + [[1]] * (len(words) - first) + [[NOTHING]]
+
+
+def test_things_and_commas_are_counted_for_descriptions(processor):
+    """A shape's middle looks at those before it, a word at the commas before it, and the first token has a share."""
+    turn = Turn("describe", "Describe the picture.", "a red square, a blue star", (0, 1))
+    found = [
+        (each.number, *places, each.weight)
+        for places, each in told(processor, turn, layer=NAMING)
+        if each.heads == (COUNTING_HEAD,)
+    ]
+    first = min(place for _, place, _ in found)  # of all
+    assert [each for each in found if each[0] in (7, 15)] == [(7, first, 1), (15, first, 0.5), (15, 7, 0.5)]
+    words = [each for each in found if each[0] > 22]
+    assert [(place, weight) for _, place, weight in words[:4]] == [(first, 1)] * 4
+    comma = words[4][0]
+    assert words[4:] == [(comma + n, place, 0.5) for n in range(4) for place in (first, comma)]
 
 
 def test_tables_go_on_from_cell_to_cell(processor):
@@ -200,7 +226,22 @@ def test_a_value_is_no_number_of_bars(processor):
 def test_what_is_seen_from_something_is_looked_at_from_its_name(processor, question, about):
     found = pointed(processor, question, "left", about, "relation")
     assert {token: things for token, _, things in found} == {"Ġstar": [0], "Ġcircle": [1]}
-    assert not pointed(processor, "星形在圆形的哪一边？", "左边", (0, 1), "relation")
+
+
+def test_names_in_chinese_are_looked_at_and_from_too(processor):
+    """There a word is one or several tokens. What all words for shapes and all for colors end with says nothing."""
+    tokenizer, question = processor.tokenizer, "红色的星形在正方形的哪一边？"
+    assert [things for _, _, things in pointed(processor, question, "左边", (0, 1), "relation")] == [[0], [1]]
+    tokens = [*tokenizer.tokenize(f"x{question}:"), "left"]
+    ends = last_words(tokens, 1, len(tokens) - 1)
+    assert tokenizer.convert_tokens_to_string(tokens[: ends[0] + 1]) == "x红色的星形"
+    assert tokenizer.convert_tokens_to_string(tokens[ends[0] + 1 : ends[1] + 1]) == "在正方形"
+    turn = Turn("relation", question, "left", (0, 1))
+    found = [
+        tokenizer.convert_tokens_to_string([tokens[place] for place in places]).rstrip("色的形")
+        for _, _, places in names(tokens, 1, len(tokens) - 1, turn, ends)
+    ]
+    assert found == ["红", "星", "x", "正方"]
 
 
 def test_what_is_counted_leaves_a_share_to_nothing(processor):
@@ -264,7 +305,7 @@ def test_names_are_looked_at_by_color_and_by_shape(processor):
     assert looks_for(processor, "Which bar is the tallest?", "K", (0, "K"), "chart") == {":": ["x", "Ġtallest"]}
     refused = "<|ref|>the pink cross<|/ref|>", "There is no pink cross.", (NOTHING,), "absent", ["<|/ref|>", ":"]
     assert looks_for(processor, *refused) == {token: ["Ġpink", "Ġcross"] for token in ("<|/ref|>", ":")}
-    assert not looks_for(processor, "绿色的是什么形状？", "星形", (0,))
+    assert looks_for(processor, "绿色的是什么形状？", "星形", (0,))[":"][1] == "x"
 
 
 @pytest.mark.parametrize(
@@ -275,15 +316,10 @@ def test_each_of_two_names_has_its_words(processor, question):
     assert looked_for == {"Ġstar": ["x", "Ġstar"], "Ġcross": ["Ġred", "Ġcross"]}
 
 
-def test_descriptions_name_what_was_said_last(processor):
-    answer = "a red star, a blue circle, a green cross"
-    found = looks_for(processor, "Describe it.", answer, (0, 1, 2), "describe", [":", "Ġstar", "Ġcircle", "Ġa"])
-    assert found == {
-        ":": ["x", "x"],  # nothing was said before
-        "Ġstar": ["Ġred", "Ġstar"],
-        "Ġcircle": ["Ġblue", "Ġcircle"],
-        "Ġa": ["Ġblue", "Ġcircle"],
-    }
+def test_descriptions_name_nothing_themselves(processor):
+    """What was said of one thing is not what is said of the next one."""
+    found = looks_for(processor, "Describe it.", "a red star", (0,), "describe", [":", "Ġred", "Ġstar"])
+    assert found == {":": ["x", "x"]}
 
 
 def test_words_are_looked_at_from_where_things_are(processor):

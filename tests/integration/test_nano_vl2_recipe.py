@@ -1,6 +1,7 @@
 """The pictures, questions and labels behind the nano-vl2 model."""
 
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -9,8 +10,9 @@ from PIL import Image
 
 from deepseek_vl_hf.models.grounding import find_boxes
 from nano.cells import COLUMNS, HUES, ROWS, THINGS
+from nano.drawing import Box
 from nano.questions import KINDS as NANO_KINDS
-from nano.scenes import COLORS, Shape, Text
+from nano.scenes import COLORS, Shape, Text, random_scene
 from nano.splits import is_held_out
 from nano_vl2.boards import Board, Table, page, random_grid, shape_board, table, text_board
 from nano_vl2.cells import EDGES, IGNORED, SIDE, label_views
@@ -22,9 +24,10 @@ from nano_vl2.dataset import (
     conversation,
     example,
     look,
+    made_alike,
 )
 from nano_vl2.model import build_processor
-from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, draw
+from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, draw, widened
 from nano_vl2.questions import KINDS, about_several, about_shapes, about_texts, example_in_context
 
 WHITE = (255, 255, 255)
@@ -203,6 +206,44 @@ def test_examples_in_context_stand_behind_their_pictures():
     assert len(said[1]) > 1
     assert said[-1] == "\n"
     assert conversation(one)[1] == {"role": "assistant", "content": one.turns[0].answer}
+
+
+def test_charts_are_at_times_a_little_wider_or_taller_than_they_are_drawn():
+    """What stands in them keeps its place on the canvas, and is labeled there."""
+    rows = [example("held-out", number, kind="chart") for number in range(40)]
+    sizes = {(row.pictures[0].width, row.pictures[0].height) for row in rows}
+    assert any(width > height for width, height in sizes)
+    assert any(width < height for width, height in sizes)
+    assert any(width == height for width, height in sizes)
+    assert all(min(size) >= 0.92 * max(size) - 1 for size in sizes)
+    parts = (RED_CIRCLE, Text("OK", "red", "DejaVuSans", 10, 30, 14), Box("blue", 3, 5, 9, 11))
+    square = Picture(parts, 200, 200, WHITE)
+    circle, text, box = widened(square, 220, 210).parts
+    assert (circle.x, circle.y, text.x, text.y) == (66, 55, 20, 35)
+    assert (box.left, box.top, box.right, box.bottom) == (13, 10, 19, 16)
+
+
+def test_in_training_there_is_more_to_count():
+    """More than two things of a kind or a color."""
+    shares = {}
+    for split in ("train", "held-out"):
+        rows = [example(split, number, kind="shapes") for number in range(500)]
+        asked = [turn for row in rows for turn in row.turns if re.match(r"How many (?!shapes are )", turn.question)]
+        shares[split] = sum(int(turn.answer) > 2 for turn in asked) / len(asked)
+    assert shares["train"] > 1.2 * shares["held-out"] > 0
+
+
+def test_scenes_made_alike_belong_to_training():
+    rng, made = random.Random(0), 0
+    for _ in range(40):
+        scene = random_scene(rng, "train", "shapes")
+        alike = made_alike(scene, rng)
+        assert not is_held_out(alike.key)
+        assert [(shape.x, shape.y, shape.size) for shape in alike.shapes] == [
+            (shape.x, shape.y, shape.size) for shape in scene.shapes
+        ]
+        made += alike != scene
+    assert made > 10
 
 
 # Labels of the views
