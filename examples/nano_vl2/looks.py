@@ -92,10 +92,16 @@ def _counts(turn: Turn) -> bool:
 
 def _of_relation(tokens: Sequence[str], question: int, answer: int, turn: Turn) -> Iterator[Look]:
     """From the last word of either name."""
+    for word, thing in zip(compared(tokens, question, answer), turn.about, strict=False):
+        yield Look(word, [_thing(thing)])
+
+
+def compared(tokens: Sequence[str], question: int, answer: int) -> list[int]:
+    """The last words of two names in a question about them: of what is seen, and of what it is seen from."""
     words = last_words(tokens, question, answer)
-    things = turn.about if "," not in tokens[question:answer] else turn.about[::-1]  # seen from that, where is this
-    if len(words) == len(things):
-        yield from (Look(word, [_thing(thing)]) for word, thing in zip(words, things, strict=True))
+    if len(words) != 2:
+        return []
+    return words[::-1] if "," in tokens[question:answer] else words  # seen from that, where is this
 
 
 def due(words: Sequence[str]) -> Iterator[int]:

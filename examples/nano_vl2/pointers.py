@@ -18,7 +18,7 @@ from nano.questions import Turn
 from nano.scenes import SHAPES
 
 from .cells import CHARACTERS, IGNORED
-from .looks import FOLLOWING, LOOKING, NAMING, Look, looks, spans
+from .looks import FOLLOWING, LOOKING, NAMING, Look, compared, looks, spans
 from .names import PICTURE_HEAD, commas, names, picture_numbers
 from .questions import NOTHING
 from .sharing import Place
@@ -28,6 +28,7 @@ TOLD = {"name": NAMING, "pointer": LOOKING, "following": FOLLOWING}
 HEADS = (0, 1)  # of LOOKING and FOLLOWING
 LINK_HEAD, NEIGHBOR_HEAD = 2, 3  # of NAMING
 COUNTING_HEAD = NEIGHBOR_HEAD  # of NAMING, where there is no text
+COMPARING_HEADS = (2, 3)  # of FOLLOWING
 POINTER_WEIGHT = 1.0  # of each layer, beside the answers
 MOST_HEADS = 4
 LEAST = 1e-6  # of attention, so that its logarithm is one
@@ -82,6 +83,7 @@ def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], im
         found += _names(number, tokens, answered, row["turns"], looked)
         found += _beside(number, row["shown"], spots)
         found += _named_so_far(number, tokens, answered, row["turns"])
+        found += _compared(number, tokens, answered, row["turns"])
         if row["shown"].pictures == 1:
             found += _before(number, row["shown"], spots)
         if row["shown"].pictures > 1:
@@ -121,6 +123,18 @@ def _named_so_far(
             marks = [mark.stop - 1 for mark in commas(tokens, begin, end - 1)]
             for number in range(begin - 1, end - 1):
                 yield from _counted(conversation, number, [mark for mark in marks if mark <= number])
+
+
+def _compared(
+    conversation: int, tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
+) -> Iterator[Pointer]:
+    """Where one thing is, seen from another, is said by their names, which looked at them: there is a head for each."""
+    question = 0
+    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
+        if turn.kind == "relation":
+            for head, word in zip(COMPARING_HEADS, compared(tokens, question, begin), strict=False):
+                yield Pointer(conversation, begin - 1, [word], FOLLOWING, (head,))
+        question = end
 
 
 def _counted(conversation: int, number: int, places: Sequence[int]) -> Iterator[Pointer]:

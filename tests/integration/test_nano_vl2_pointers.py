@@ -228,6 +228,34 @@ def test_what_is_seen_from_something_is_looked_at_from_its_name(processor, quest
     assert {token: things for token, _, things in found} == {"Ġstar": [0], "Ġcircle": [1]}
 
 
+@pytest.mark.parametrize(
+    ("question", "seen", "other"),
+    [
+        ("Where is the star relative to the square?", "Ġstar", "Ġsquare"),
+        ("Seen from the square, where is the star?", "Ġstar", "Ġsquare"),
+        ("星形在圆形的哪一边？", "星形", "圆形"),
+    ],
+)
+def test_two_names_are_compared_by_a_head_for_each(processor, question, seen, other):
+    """Before the answer begins."""
+    turn = Turn("relation", question, "left", (1, 0))
+    batch = ConversationCollator(processor)([{"messages": conversation(Example("any", [CROWDED], [""], [turn]))}])
+    tokens = processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())
+    found = find_pointers(
+        processor.tokenizer, batch, [{"shown": shown([CROWDED]), "turns": [turn]}], processor.image_token_id
+    )
+    comparing = [(each.number, each.heads, each.places) for each in found if each.layer == FOLLOWING]
+    ends = [
+        next(
+            n
+            for n in range(len(tokens))
+            if processor.tokenizer.convert_tokens_to_string(tokens[: n + 1]).endswith(name)
+        )
+        for name in (seen.replace("Ġ", " "), other.replace("Ġ", " "))
+    ]
+    assert comparing == [(tokens.index("left") - 1, (head,), [end]) for head, end in zip((2, 3), ends, strict=True)]
+
+
 def test_names_in_chinese_are_looked_at_and_from_too(processor):
     """There a word is one or several tokens. What all words for shapes and all for colors end with says nothing."""
     tokenizer, question = processor.tokenizer, "红色的星形在正方形的哪一边？"
