@@ -79,7 +79,11 @@ def test_it_finds_things_through_the_pipeline(folder):
 
 def test_what_the_page_offers_to_click_is_answered_right():
     chat = Chat.from_pretrained("nano-vl2")
-    words = {"How many circles are there?": "2", "What is written at the bottom?": "1276"}
+    words = {
+        "How many circles are there?": "2",
+        "What is written at the bottom?": "1276",
+        "Which bar is the tallest?": "K",
+    }
     for picture, text in OF_PACKAGED[NANO_VL2]:
         chat.new()
         answer = chat.ask(text, images=[example_picture(picture)])
