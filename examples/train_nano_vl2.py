@@ -199,8 +199,9 @@ def train(options: argparse.Namespace) -> int:
     """Runs or continues a training run, writes model, loss curves and recipe to `options.output`; returns 0.
 
     Raises:
-        ValueError: a checkpoint that is damaged or of another run, or numbers that make no batch.
-        FileNotFoundError: there is no model to begin with.
+        ValueError: a checkpoint that is damaged or of another run, numbers that make no batch, or a layer without its
+            model.
+        FileNotFoundError: there is no model to begin with, or no such layer.
     """
     for count, size, what in (
         (options.pictures, options.batch_size, "pictures"),
@@ -208,6 +209,10 @@ def train(options: argparse.Namespace) -> int:
     ):
         if not 0 < size <= count:
             raise ValueError(f"Found {count} {what} in batches of {size}; that makes no batch.")
+    if options.clue_head and not options.begin_with:
+        raise ValueError("Found --clue-head without --begin-with; name the model that the layer belongs to.")
+    if options.clue_head and not options.clue_head.is_file():
+        raise FileNotFoundError(f"{options.clue_head} is no file; expected the {CLUE_HEAD} of an earlier run.")
     set_seed(options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
     check_recipe(options.output, recipe(options))

@@ -164,11 +164,11 @@ def _square(kind: str, scene: Scene, rng: random.Random, limits: _Limits) -> _Dr
     side = rng.randint(*(FOUR_TILES if caption else sides))
     if limits.tiles == 1:
         side = rng.randint(SMALLEST, TILE)
+    width = height = side
     if kind == "chart" and rng.random() < WIDENED_SHARE:
         shorter = round(side * rng.uniform(NARROWEST, 1))
-        canvas = rng.choice(((side, shorter), (shorter, side)))
-        return [widened(picture_of(scene, shorter), *canvas)], lambda: ([""], ask(scene, rng))
-    picture = picture_of(scene, side)
+        width, height = rng.choice(((side, shorter), (shorter, side)))
+    picture = widened(picture_of(scene, min(width, height)), width, height)
     return [picture], lambda: ([""], _asked(scene, rng, picture))
 
 

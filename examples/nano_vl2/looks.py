@@ -15,7 +15,7 @@ from .cells import EDGES
 from .clues import REF_END, clues, written_boxes
 from .names import commas, last_words
 from .questions import NOTHING, SEPARATORS
-from .shown import Shown, Thing
+from .shown import Character, Shown, Thing
 
 NAMING, LOOKING, FOLLOWING = 0, 1, 2  # layers that are told
 DET_END = "<|/det|>"
@@ -59,8 +59,7 @@ def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
     for number, edges in clues(tokens, answered):
         if tuple(edges) in seen.boxes:
             yield Look(number, seen.boxes[tuple(edges)])
-    question = 0
-    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
+    for turn, question, begin, end in places_of(turns, answered):
         if turn.about == (NOTHING,):
             name = max(number for number in range(begin) if tokens[number] == REF_END)
             yield from (Look(number, [NOTHING]) for number in (name - 1, name, begin - 1))
@@ -81,7 +80,6 @@ def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
             yield from (Look(number, things, FOLLOWING, middles=True) for number in range(begin - 1, end - 2))
         for place, following in _ends(tokens[begin:end], turn.kind):
             yield Look(begin + place, seen.boxes.get(following, [NOTHING]))
-        question = end
 
 
 def _counts(turn: Turn) -> bool:
@@ -130,6 +128,14 @@ def _ends(words: Sequence[str], kind: str) -> Iterator[tuple[int, tuple[int, ...
         yield (words.index(DET_END, last) if kind == "caption" else last), following
 
 
+def places_of(turns: Sequence[Turn], answered: Sequence[bool]) -> Iterator[tuple[Turn, int, int, int]]:
+    """Each turn with the places where its question begins, where its answer begins and where that ends."""
+    question = 0
+    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
+        yield turn, question, begin, end
+        question = end
+
+
 def spans(answered: Sequence[bool]) -> list[tuple[int, int]]:
     """Begin and end of each answer. The first token, which nothing writes, may count as answered."""
     padded = [False, *answered[1:], False]
@@ -160,38 +166,38 @@ def _of_answer(words: Sequence[str], before: int, turn: Turn, seen: Shown) -> It
     yield from (look for _, look in _step_by_step(_of_words(words, taken), before, seen))
 
 
-def _taken(turn: Turn) -> list[Thing | None]:
+def _taken(turn: Turn) -> list[Character | None]:
     """For each character of an answer what it is taken from; nothing where that is not plain."""
     if turn.kind != "table" and turn.answer.split(SEPARATORS[0]) != [*turn.about]:
         return []
-    taken: list[Thing | None] = []
+    taken: list[Character | None] = []
     for part in map(str, turn.about):
         taken += [None] * (turn.answer.index(part, len(taken)) - len(taken))
         taken += [(part, number) for number in range(len(part))]
     return taken + [None] * (len(turn.answer) - len(taken))
 
 
-def _of_words(words: Sequence[str], taken: Sequence[Thing | None]) -> list[Thing | None]:
-    """For each word the first thing that one of its characters is taken from."""
+def _of_words(words: Sequence[str], taken: Sequence[Character | None]) -> list[Character | None]:
+    """For each word the first character that one of its own is taken from."""
     starts = [*accumulate(map(len, words), initial=0)]
     return [next((thing for thing in taken[start:end] if thing is not None), None) for start, end in pairwise(starts)]
 
 
-def _step_by_step(taken: Sequence[Thing | None], before: int, seen: Shown) -> Iterator[tuple[int, Look]]:
-    """Numbers of words that are taken from one thing after the other, or from none, and of the end, and their looks.
+def _step_by_step(taken: Sequence[Character | None], before: int, seen: Shown) -> Iterator[tuple[int, Look]]:
+    """Numbers of words taken from one character after the other, or from none, and of the end, and their looks.
 
-    LOOKING finds by what is written already what was the last, FOLLOWING goes on from there: to the next thing, or in
-    a string to the next token, because what the same one shows was seen already. At the beginning LOOKING looks at the
-    first, and of things FOLLOWING, too. Only after what stands between strings FOLLOWING goes on to the next one.
+    LOOKING finds by what is written already what was the last, FOLLOWING goes on from there to the next token of the
+    string, because what the same one shows was seen already. At the beginning LOOKING looks at the first. Only after
+    what stands between strings FOLLOWING goes on to the next one.
     """
-    last: Thing | None = None
+    last: Character | None = None
     for number in range(len(taken) + 1):
         following = next((thing for thing in taken[number:] if thing is not None), NOTHING)
         if number == 0 or last is not None or isinstance(following, tuple):
             looked = following if last is None else last
             between = number > 0 and taken[number - 1] is None
             yield number, Look(before + number, [looked], following=following)
-            further = following if between or isinstance(looked, int) else _further(*looked, seen)
+            further = following if between or looked == NOTHING else _further(*looked, seen)
             yield number, Look(before + number, [further], FOLLOWING)
         if number < len(taken) and taken[number] not in (None, *taken[number + 1 :]):
             last = taken[number]

@@ -18,7 +18,7 @@ from nano.questions import Turn
 from nano.scenes import SHAPES
 
 from .cells import CHARACTERS, IGNORED
-from .looks import FOLLOWING, LOOKING, NAMING, Look, compared, looks, spans
+from .looks import FOLLOWING, LOOKING, NAMING, Look, compared, looks, places_of
 from .names import PICTURE_HEAD, commas, names, picture_numbers
 from .questions import NOTHING
 from .sharing import Place
@@ -84,10 +84,10 @@ def find_pointers(tokenizer: Any, batch: Any, rows: Sequence[dict[str, Any]], im
         found += _beside(number, row["shown"], spots)
         found += _named_so_far(number, tokens, answered, row["turns"])
         found += _compared(number, tokens, answered, row["turns"])
-        if row["shown"].pictures == 1:
-            found += _before(number, row["shown"], spots)
         if row["shown"].pictures > 1:
             found += _numbers(number, row["shown"], spots, tokens)
+        else:
+            found += _before(number, row["shown"], spots)
     return found
 
 
@@ -118,7 +118,7 @@ def _named_so_far(
     conversation: int, tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
 ) -> Iterator[Pointer]:
     """The words of a description look at the commas before, so that they know how many things were named."""
-    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
+    for turn, _, begin, end in places_of(turns, answered):
         if turn.kind == "describe":
             marks = [mark.stop - 1 for mark in commas(tokens, begin, end - 1)]
             for number in range(begin - 1, end - 1):
@@ -129,18 +129,16 @@ def _compared(
     conversation: int, tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
 ) -> Iterator[Pointer]:
     """Where one thing is, seen from another, is said by their names, which looked at them: there is a head for each."""
-    question = 0
-    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
+    for turn, question, begin, _ in places_of(turns, answered):
         if turn.kind == "relation":
             for head, word in zip(COMPARING_HEADS, compared(tokens, question, begin), strict=False):
                 yield Pointer(conversation, begin - 1, [word], FOLLOWING, (head,))
-        question = end
 
 
 def _counted(conversation: int, number: int, places: Sequence[int]) -> Iterator[Pointer]:
     """At those and at the first token of all, in equal shares: the more there are, the less the first one has."""
+    weight = 1 / (1 + len(places))
     for place in (0, *places):
-        weight = 1 / (1 + len(places))
         yield Pointer(conversation, number, [place], NAMING, (COUNTING_HEAD,), weight)
 
 
@@ -178,16 +176,15 @@ def _names(
     conversation: int, tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn], looked: Sequence[Look]
 ) -> list[Pointer]:
     """What the first layer is told where the second one looks."""
-    askers, question = sorted({look.number for look in looked if look.layer == LOOKING}), 0
+    askers = sorted({look.number for look in looked if look.layer == LOOKING})
     found: list[Pointer] = []
-    for turn, (begin, end) in zip(turns, spans(answered), strict=True):
+    for turn, question, begin, end in places_of(turns, answered):
         found += [
             Pointer(conversation, asker, places, NAMING, (head,))
             for asker, head, places in names(
                 tokens, question, begin, turn, [asker for asker in askers if question <= asker < end]
             )
         ]
-        question = end
     return found
 
 

@@ -11,11 +11,11 @@ from nano.questions import Turn
 from nano.scenes import Shape, Text
 from nano_vl2.cells import IGNORED
 from nano_vl2.dataset import AnsweringDataset, Example, conversation
-from nano_vl2.looks import FOLLOWING, LOOKING, NAMING, looks
+from nano_vl2.looks import FOLLOWING, LOOKING, NAMING, compared, looks
 from nano_vl2.model import build_processor
 from nano_vl2.names import last_words, names
 from nano_vl2.pictures import TILE, Picture
-from nano_vl2.pointers import COUNTING_HEAD, LINK_HEAD, MOST_HEADS, NEIGHBOR_HEAD, Watch, find_pointers
+from nano_vl2.pointers import COMPARING_HEADS, COUNTING_HEAD, LINK_HEAD, MOST_HEADS, NEIGHBOR_HEAD, Watch, find_pointers
 from nano_vl2.questions import NOTHING
 from nano_vl2.shown import shown
 
@@ -231,29 +231,21 @@ def test_what_is_seen_from_something_is_looked_at_from_its_name(processor, quest
 @pytest.mark.parametrize(
     ("question", "seen", "other"),
     [
-        ("Where is the star relative to the square?", "Ġstar", "Ġsquare"),
-        ("Seen from the square, where is the star?", "Ġstar", "Ġsquare"),
+        ("Where is the star relative to the square?", " star", " square"),
+        ("Seen from the square, where is the star?", " star", " square"),
         ("星形在圆形的哪一边？", "星形", "圆形"),
     ],
 )
 def test_two_names_are_compared_by_a_head_for_each(processor, question, seen, other):
     """Before the answer begins."""
-    turn = Turn("relation", question, "left", (1, 0))
-    batch = ConversationCollator(processor)([{"messages": conversation(Example("any", [CROWDED], [""], [turn]))}])
-    tokens = processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())
-    found = find_pointers(
-        processor.tokenizer, batch, [{"shown": shown([CROWDED]), "turns": [turn]}], processor.image_token_id
-    )
-    comparing = [(each.number, each.heads, each.places) for each in found if each.layer == FOLLOWING]
-    ends = [
-        next(
-            n
-            for n in range(len(tokens))
-            if processor.tokenizer.convert_tokens_to_string(tokens[: n + 1]).endswith(name)
-        )
-        for name in (seen.replace("Ġ", " "), other.replace("Ġ", " "))
-    ]
-    assert comparing == [(tokens.index("left") - 1, (head,), [end]) for head, end in zip((2, 3), ends, strict=True)]
+    tokens = processor.tokenizer.tokenize(f"x{question}:")
+    words = compared(tokens, 1, len(tokens))
+    for word, name in zip(words, (seen, other), strict=True):
+        assert processor.tokenizer.convert_tokens_to_string(tokens[: word + 1]).endswith(name)
+    (first, one), (second, other_one) = told(processor, Turn("relation", question, "left", (1, 0)), layer=FOLLOWING)
+    assert (one.heads, other_one.heads) == tuple((head,) for head in COMPARING_HEADS)
+    assert second[0] - first[0] == words[1] - words[0]
+    assert one.number == other_one.number > max(first[0], second[0])
 
 
 def test_names_in_chinese_are_looked_at_and_from_too(processor):

@@ -209,7 +209,7 @@ def test_examples_in_context_stand_behind_their_pictures():
 
 
 def test_charts_are_at_times_a_little_wider_or_taller_than_they_are_drawn():
-    """What stands in them keeps its place on the canvas, and is labeled there."""
+    """What stands in them moves with them."""
     rows = [example("held-out", number, kind="chart") for number in range(40)]
     sizes = {(row.pictures[0].width, row.pictures[0].height) for row in rows}
     assert any(width > height for width, height in sizes)

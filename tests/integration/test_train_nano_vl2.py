@@ -129,8 +129,12 @@ def test_what_cannot_be_trained(finished, tmp_path):
         train_nano_vl2.train(options(tmp_path, "--conversations", 2))
     with pytest.raises(FileNotFoundError, match="absent is no folder"):
         train_nano_vl2.train(options(tmp_path / "run", "--begin-with", tmp_path / "absent"))
-    with pytest.raises(FileNotFoundError, match="absent"):
-        train_nano_vl2.train(options(tmp_path / "other", "--clue-head", tmp_path / "absent"))
+    absent = ["--clue-head", tmp_path / "absent"]
+    with pytest.raises(ValueError, match="--clue-head without --begin-with"):
+        train_nano_vl2.train(options(tmp_path / "other", *absent))
+    with pytest.raises(FileNotFoundError, match=r"absent is no file; expected the clue_head.safetensors"):
+        train_nano_vl2.train(options(tmp_path / "other", "--begin-with", finished / "model", *absent))
+    assert not (tmp_path / "other").exists()
     with pytest.raises(ValueError, match="first is 3; expected a multiple of 2"):
         AnsweringDataset(8, 3)
 
