@@ -197,7 +197,7 @@ def _step_by_step(taken: Sequence[Character | None], before: int, seen: Shown) -
             looked = following if last is None else last
             between = number > 0 and taken[number - 1] is None
             yield number, Look(before + number, [looked], following=following)
-            further = following if between or looked == NOTHING else _further(*looked, seen)
+            further = _further(*looked, seen) if isinstance(looked, tuple) and not between else following
             yield number, Look(before + number, [further], FOLLOWING)
         if number < len(taken) and taken[number] not in (None, *taken[number + 1 :]):
             last = taken[number]
