@@ -36,7 +36,7 @@ from nano_vl2.trainer import AnsweringCollator, LookingCollator, NanoVL2Trainer
 CARD = Path(__file__).parent / "nano_vl2" / "card.md"
 # A finished model learns more at a lower rate, which falls from the beginning, and its tower learns, too: answers are
 # no guesses any more. AdamW moves it by as little as its gradients say, where Muon moves each matrix by as much.
-FURTHER_RATE, FURTHER_DECAY = 0.16, 1.0
+FURTHER_RATE, FURTHER_DECAY = 0.2, 1.0
 TOWER = ("vision_model", "projector")
 LOOKING_WEIGHTS = "looking.safetensors"  # of the finished first stage
 CLUE_HEAD = "clue_head.safetensors"  # the layer that the model does without, for runs that begin with the model

@@ -82,7 +82,7 @@ def test_what_the_page_offers_to_click_is_answered_right():
     words = {
         "How many circles are there?": "2",
         "What is written at the bottom?": "1276",
-        "Which bar is the tallest?": "K",
+        "Which bar is the shortest?": "M",
     }
     for picture, text in OF_PACKAGED[NANO_VL2]:
         chat.new()

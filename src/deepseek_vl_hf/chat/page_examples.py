@@ -18,7 +18,7 @@ OF_PACKAGED = {
         ("places", "<|ref|>all shapes<|/ref|>"),
         ("places", "How many circles are there?"),
         ("words", "What is written at the bottom?"),
-        ("chart", "Which bar is the tallest?"),
+        ("chart", "Which bar is the shortest?"),
     ),
 }
 OF_OTHERS = ("Describe the picture.", "What does the text in the picture say?", "What can you do?")
