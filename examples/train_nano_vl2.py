@@ -40,6 +40,9 @@ FURTHER_RATE, FURTHER_DECAY = 0.2, 1.0
 TOWER = ("vision_model", "projector")
 LOOKING_WEIGHTS = "looking.safetensors"  # of the finished first stage
 CLUE_HEAD = "clue_head.safetensors"  # the layer that the model does without, for runs that begin with the model
+# A run that begins with a model and has no such layer lets a fresh one learn by itself first, because what that says is
+# random: from so many conversations, or as many as there are in a share of the run. Its rate falls early.
+FIRST_CLUE_HEAD, ALONE_CONVERSATIONS, ALONE_SHARE, ALONE_DECAY = "clue_head_alone.safetensors", 3200, 0.1, 0.7
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -65,7 +68,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--clue-head",
         type=Path,
         metavar="FILE",
-        help=f"{CLUE_HEAD} of the run whose model it begins with (default: the layer begins anew)",
+        help=f"{CLUE_HEAD} of the run whose model it begins with (default: a fresh one learns by itself first)",
     )
     parser.add_argument(
         "--kinds",
@@ -150,22 +153,60 @@ def look(options: argparse.Namespace, model: Any, processor: Any) -> None:
 
 def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     """The second stage."""
-    folder = options.output / "answering"
     del model.cell_head
     for part in TOWER:
         getattr(model.model, part).requires_grad_(bool(options.begin_with))
-    layers = model.model.language_model.layers
     model.add_module("clue_head", ClueHead(model.config.text_config.hidden_size))
     if options.clue_head:
         load_model(model.clue_head, str(options.clue_head))
-    checkpoint = checkpoint_to_resume(folder, options.resume_from, model)
+    elif options.begin_with:
+        learn_alone(options, model, processor)
     if options.compile:
+        layers = model.model.language_model.layers
         for layer in layers[max(LAYER, *TOLD.values()) + 1 :]:  # a hook does not go with a compiled layer
             layer.compile(dynamic=True)
-    dataset = AnsweringDataset(options.conversations, options.first, options.kinds)
-    collator = AnsweringCollator(processor)
     factor, decay = (FURTHER_RATE, FURTHER_DECAY) if options.begin_with else (ANSWERING_RATE, DECAY_SHARE)
+    folder, conversations = options.output / "answering", options.conversations
+    log = train_answers(options, model, processor, folder, conversations, factor, decay, options.resume_from)
+    save_model(model.clue_head, str(options.output / CLUE_HEAD))
+    del model.clue_head
+    parts = ("answer_loss", *(f"{part}_loss" for part in ("boxes", *CLUES, *TOLD)))
+    write_curves(log, options.output, parts=parts)
+
+
+def learn_alone(options: argparse.Namespace, model: Any, processor: Any) -> None:
+    """A fresh layer of the second task learns from a model that stays as it is, unless it has done so already."""
+    conversations = min(ALONE_CONVERSATIONS, int(ALONE_SHARE * options.conversations))
+    if conversations < options.batch_conversations:
+        return
+    finished = options.output / FIRST_CLUE_HEAD
+    if not finished.is_file():
+        learning = [weight for weight in model.parameters() if weight.requires_grad]
+        model.requires_grad_(False)
+        model.clue_head.requires_grad_(True)
+        train_answers(options, model, processor, options.output / "clue_head", conversations, 1.0, ALONE_DECAY)
+        for weight in learning:
+            weight.requires_grad_(True)
+        save_model(model.clue_head, str(finished))
+    load_model(model.clue_head, str(finished))
+
+
+def train_answers(
+    options: argparse.Namespace,
+    model: Any,
+    processor: Any,
+    folder: Path,
+    conversations: int,
+    factor: float,
+    decay: float,
+    resume_from: Path | None = None,
+) -> list[dict[str, float]]:
+    """Trains on so many conversations, or goes on with that; returns the losses. See `build_trainer` for the rate."""
+    checkpoint = checkpoint_to_resume(folder, resume_from, model)
+    dataset = AnsweringDataset(conversations, options.first, options.kinds)
+    collator = AnsweringCollator(processor)
     trainer = build_trainer(options, model, folder, dataset, collator, options.batch_conversations, factor, decay)
+    layers = model.model.language_model.layers
     hooks = [
         layers[LAYER].register_forward_hook(model.clue_head.see),
         *(layers[layer].self_attn.register_forward_hook(partial(trainer.watch.see, layer)) for layer in TOLD.values()),
@@ -173,10 +214,7 @@ def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     for hook in hooks:
         hook.remove()
-    save_model(model.clue_head, str(options.output / CLUE_HEAD))
-    del model.clue_head
-    parts = ("answer_loss", *(f"{part}_loss" for part in ("boxes", *CLUES, *TOLD)))
-    write_curves(trainer.state.log_history, options.output, parts=parts)
+    return trainer.state.log_history
 
 
 def recipe(options: argparse.Namespace) -> dict[str, Any]:

@@ -129,7 +129,9 @@ def balanced(model: Any, members: torch.Tensor) -> Iterator[None]:
         chosen = outputs[2][members].flatten().bincount(minlength=len(router.e_score_correction_bias)).float()
         router.e_score_correction_bias += BIAS_STEP * (chosen.mean() - chosen).sign()
 
-    hooks = [router.register_forward_hook(count) for router in routers] if model.training else []
+    # While another layer learns from the model, it stays as it is.
+    learns = model.training and model.get_input_embeddings().weight.requires_grad
+    hooks = [router.register_forward_hook(count) for router in routers] if learns else []
     try:
         yield
     finally:

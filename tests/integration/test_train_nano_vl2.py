@@ -122,6 +122,21 @@ def test_a_finished_model_learns_more(finished, tmp_path):
     assert AnsweringDataset(8, 40)[0]["messages"] == AnsweringDataset(48)[40]["messages"]
 
 
+def test_a_fresh_layer_learns_by_itself_first(finished, model, tmp_path):
+    """From a tenth of the conversations here, one step; the model stays as it is meanwhile, and learns afterwards."""
+    train_nano_vl2.train(options(tmp_path, "--begin-with", finished / "model", "--conversations", 10 * BATCH))
+    kept = load_file(tmp_path / "clue_head" / "checkpoint-1" / "model.safetensors")
+    before = {name: weight for name, weight in model.state_dict().items() if name in kept}
+    assert {name.split(".")[1] for name in before} >= {"vision_model", "projector", "language_model"}
+    assert [name for name, weight in before.items() if not torch.equal(weight, kept[name])] == []
+    assert any(name.endswith("correction_bias") for name in before)
+    alone = load_file(tmp_path / "clue_head_alone.safetensors")
+    assert all(torch.equal(weight, kept[f"clue_head.{name}"]) for name, weight in alone.items())
+    last = load_file(tmp_path / "answering" / "checkpoint-10" / "model.safetensors")
+    learned = {name.split(".")[1] for name, weight in before.items() if not torch.equal(weight, last[name])}
+    assert learned >= {"vision_model", "projector", "language_model"}
+
+
 def test_what_cannot_be_trained(finished, tmp_path):
     with pytest.raises(ValueError, match=r"another recipe .*seed: 0 there, 1 now"):
         train_nano_vl2.train(options(finished, "--seed", 1))
