@@ -7,6 +7,7 @@ learning rate falls; to lengthen answering, name a checkpoint from before that w
 
 import argparse
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from nano.optimizer import ANSWERING_RATE, DECAY_SHARE, TABLES, MuonWithAdamW, s
 from nano.runs import export, training_arguments
 from nano_vl2.cells import CellHead
 from nano_vl2.clues import CLUES, LAYER, ClueHead
-from nano_vl2.dataset import SHARES, AnsweringDataset, LookingDataset
+from nano_vl2.dataset import CONVERSATIONS, SHARES, AnsweringDataset, LookingDataset
 from nano_vl2.experts import TOGETHER
 from nano_vl2.model import SIZES, build_model, build_processor, shrink_image_tokens
 from nano_vl2.pointers import TOLD
@@ -39,10 +40,11 @@ CARD = Path(__file__).parent / "nano_vl2" / "card.md"
 FURTHER_RATE, FURTHER_DECAY = 0.2, 1.0
 TOWER = ("vision_model", "projector")
 LOOKING_WEIGHTS = "looking.safetensors"  # of the finished first stage
-CLUE_HEAD = "clue_head.safetensors"  # the layer that the model does without, for runs that begin with the model
-# A run that begins with a model and has no such layer lets a fresh one learn by itself first, because what that says is
-# random: from so many conversations, or as many as there are in a share of the run. Its rate falls early.
-FIRST_CLUE_HEAD, ALONE_CONVERSATIONS, ALONE_SHARE, ALONE_DECAY = "clue_head_alone.safetensors", 3200, 0.1, 0.7
+# The layers of the second tasks are thrown away. A run that begins with a model lets fresh ones learn by themselves
+# first, because what they say is random: from so many conversations, or as many as there are in a share of the run,
+# which begins after those. Their rate falls early.
+HEADS = ("cell_head", "clue_head")
+ALONE, ALONE_CONVERSATIONS, ALONE_SHARE, ALONE_DECAY = "{}_alone.safetensors", 3200, 0.1, 0.7
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -63,12 +65,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--begin-with", metavar="MODEL", help="nano-vl2 or a folder: answering begins with its weights and tokenizer"
-    )
-    parser.add_argument(
-        "--clue-head",
-        type=Path,
-        metavar="FILE",
-        help=f"{CLUE_HEAD} of the run whose model it begins with (default: a fresh one learns by itself first)",
     )
     parser.add_argument(
         "--kinds",
@@ -151,64 +147,99 @@ def look(options: argparse.Namespace, model: Any, processor: Any) -> None:
     load_model(model, str(finished))
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run of answering.
+
+    Attributes:
+        folder: where its checkpoints go.
+        first: the number of its first conversation.
+        conversations: how many there are.
+        factor: share of the learning rate.
+        decay: share of the steps over which the rate falls.
+        resume_from: a checkpoint; the last one in the folder if there is none.
+    """
+
+    folder: Path
+    first: int
+    conversations: int
+    factor: float
+    decay: float
+    resume_from: Path | None = None
+
+
 def answer(options: argparse.Namespace, model: Any, processor: Any) -> None:
     """The second stage."""
-    del model.cell_head
     for part in TOWER:
         getattr(model.model, part).requires_grad_(bool(options.begin_with))
     model.add_module("clue_head", ClueHead(model.config.text_config.hidden_size))
-    if options.clue_head:
-        load_model(model.clue_head, str(options.clue_head))
-    elif options.begin_with:
-        learn_alone(options, model, processor)
+    if options.begin_with:
+        first = learn_alone(options, model, processor)
+    else:
+        del model.cell_head  # there is nothing to learn for the tower
+        first = options.first
     if options.compile:
         layers = model.model.language_model.layers
         for layer in layers[max(LAYER, *TOLD.values()) + 1 :]:  # a hook does not go with a compiled layer
             layer.compile(dynamic=True)
     factor, decay = (FURTHER_RATE, FURTHER_DECAY) if options.begin_with else (ANSWERING_RATE, DECAY_SHARE)
-    folder, conversations = options.output / "answering", options.conversations
-    log = train_answers(options, model, processor, folder, conversations, factor, decay, options.resume_from)
-    save_model(model.clue_head, str(options.output / CLUE_HEAD))
-    del model.clue_head
+    run = Run(options.output / "answering", first, options.conversations, factor, decay, options.resume_from)
+    log = train_answers(options, model, processor, run)
+    for name in heads_of(model):
+        delattr(model, name)
     parts = ("answer_loss", *(f"{part}_loss" for part in ("boxes", *CLUES, *TOLD)))
     write_curves(log, options.output, parts=parts)
 
 
-def learn_alone(options: argparse.Namespace, model: Any, processor: Any) -> None:
-    """A fresh layer of the second task learns from a model that stays as it is, unless it has done so already."""
+def heads_of(model: Any) -> dict[str, Any]:
+    """Those of HEADS that the model has."""
+    return {name: getattr(model, name) for name in HEADS if hasattr(model, name)}
+
+
+def learn_alone(options: argparse.Namespace, model: Any, processor: Any) -> int:
+    """Fresh layers of the second tasks learn from a model that stays as it is, unless they have done so already.
+
+    Returns:
+        The number of the first conversation that they did not see.
+    """
     conversations = min(ALONE_CONVERSATIONS, int(ALONE_SHARE * options.conversations))
+    conversations -= conversations % CONVERSATIONS
     if conversations < options.batch_conversations:
-        return
-    finished = options.output / FIRST_CLUE_HEAD
-    if not finished.is_file():
+        return options.first
+    heads = {options.output / ALONE.format(name): head for name, head in heads_of(model).items()}
+    if not all(file.is_file() for file in heads):
         learning = [weight for weight in model.parameters() if weight.requires_grad]
         model.requires_grad_(False)
-        model.clue_head.requires_grad_(True)
-        train_answers(options, model, processor, options.output / "clue_head", conversations, 1.0, ALONE_DECAY)
+        for head in heads.values():
+            head.requires_grad_(True)
+        run = Run(options.output / "alone", options.first, conversations, 1.0, ALONE_DECAY)
+        train_answers(options, model, processor, run)
         for weight in learning:
             weight.requires_grad_(True)
-        save_model(model.clue_head, str(finished))
-    load_model(model.clue_head, str(finished))
+        for file, head in heads.items():
+            save_model(head, str(file))
+    for file, head in heads.items():
+        load_model(head, str(file))
+    return options.first + conversations
 
 
-def train_answers(
-    options: argparse.Namespace,
-    model: Any,
-    processor: Any,
-    folder: Path,
-    conversations: int,
-    factor: float,
-    decay: float,
-    resume_from: Path | None = None,
-) -> list[dict[str, float]]:
-    """Trains on so many conversations, or goes on with that; returns the losses. See `build_trainer` for the rate."""
-    checkpoint = checkpoint_to_resume(folder, resume_from, model)
-    dataset = AnsweringDataset(conversations, options.first, options.kinds)
-    collator = AnsweringCollator(processor)
-    trainer = build_trainer(options, model, folder, dataset, collator, options.batch_conversations, factor, decay)
+def train_answers(options: argparse.Namespace, model: Any, processor: Any, run: Run) -> list[dict[str, float]]:
+    """Trains as described, or goes on with that; returns the losses."""
+    checkpoint = checkpoint_to_resume(run.folder, run.resume_from, model)
+    trainer = build_trainer(
+        options,
+        model,
+        run.folder,
+        AnsweringDataset(run.conversations, run.first, options.kinds),
+        AnsweringCollator(processor, cells=hasattr(model, "cell_head")),
+        options.batch_conversations,
+        run.factor,
+        run.decay,
+    )
     layers = model.model.language_model.layers
     hooks = [
         layers[LAYER].register_forward_hook(model.clue_head.see),
+        model.model.projector.register_forward_hook(trainer.see_projected),
         *(layers[layer].self_attn.register_forward_hook(partial(trainer.watch.see, layer)) for layer in TOLD.values()),
     ]
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -226,7 +257,6 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
         "learning_rate": options.learning_rate,
         "pictures": options.pictures,
         "begin_with": options.begin_with,
-        "clue_head": str(options.clue_head) if options.clue_head else None,
         "first": options.first,
         "kinds": options.kinds,
         "model": SIZES,
@@ -237,9 +267,8 @@ def train(options: argparse.Namespace) -> int:
     """Runs or continues a training run, writes model, loss curves and recipe to `options.output`; returns 0.
 
     Raises:
-        ValueError: a checkpoint that is damaged or of another run, numbers that make no batch, or a layer without its
-            model.
-        FileNotFoundError: there is no model to begin with, or no such layer.
+        ValueError: a checkpoint that is damaged or of another run, or numbers that make no batch.
+        FileNotFoundError: there is no model to begin with.
     """
     for count, size, what in (
         (options.pictures, options.batch_size, "pictures"),
@@ -247,10 +276,6 @@ def train(options: argparse.Namespace) -> int:
     ):
         if not 0 < size <= count:
             raise ValueError(f"Found {count} {what} in batches of {size}; that makes no batch.")
-    if options.clue_head and not options.begin_with:
-        raise ValueError("Found --clue-head without --begin-with; name the model that the layer belongs to.")
-    if options.clue_head and not options.clue_head.is_file():
-        raise FileNotFoundError(f"{options.clue_head} is no file; expected the {CLUE_HEAD} of an earlier run.")
     set_seed(options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
     check_recipe(options.output, recipe(options))

@@ -32,6 +32,7 @@ HUES = ("nothing", *COLORS)
 ROWS, COLUMNS = 4, 6
 POINTS = ROWS * COLUMNS
 NOTHING_WEIGHT = 0.2  # most of a picture is empty
+THIN = 20  # times as long as wide is what is a line and no bar, in pictures of any size
 
 
 def label_points(scene: AnyScene, grid: int, view: View | None = None) -> np.ndarray:
@@ -97,7 +98,8 @@ def _as_padded(labels: Image.Image, view: View) -> Image.Image:
 
 def is_bar(box: Box) -> bool:
     """Whether a rectangle is a bar of a chart, and no axis or line."""
-    return min(box.right - box.left, box.bottom - box.top) > 2  # axes are too thin to be named
+    shorter, longer = sorted((box.right - box.left, box.bottom - box.top))
+    return shorter > max(2, longer / THIN)  # axes are too thin to be named
 
 
 def _label_box(things: ImageDraw.ImageDraw, hues: ImageDraw.ImageDraw, box: Box, hue: int) -> None:

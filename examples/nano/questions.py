@@ -254,7 +254,8 @@ def _about_texts(scene: TextScene, rng: random.Random) -> list[Turn]:
         return [_turn(rng, "read_all", ALL_TEXT, "读出所有文字。", ", ".join(strings), strings)]
     turns = [_about_text(scene, number, rng) for number in range(len(scene.texts))]
     if rng.random() < 0.3:
-        turns.append(_turn(rng, "count", LINES, "图中有几行文字？", str(len(scene.texts))))
+        about = tuple(text.text for text in scene.texts)
+        turns.append(_turn(rng, "count", LINES, "图中有几行文字？", str(len(about)), about))
     return turns
 
 

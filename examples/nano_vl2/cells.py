@@ -51,6 +51,7 @@ class _View:
 
 
 Labels = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+LABELS = ("points", "middles", "mains", "texts")  # their names
 
 
 def label_views(picture: Picture, tiled: bool = True) -> Labels:
@@ -316,5 +317,5 @@ def entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def stack_labels(labels: Sequence[Labels]) -> dict[str, Any]:
     """The labels of all pictures of a batch, one after the other, as their tiles are."""
-    parts = zip(("points", "middles", "mains", "texts"), zip(*labels, strict=True), strict=True)
+    parts = zip(LABELS, zip(*labels, strict=True), strict=True)
     return {name: torch.from_numpy(np.concatenate(part)) for name, part in parts}

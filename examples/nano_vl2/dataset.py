@@ -58,6 +58,8 @@ MOST_TILES = 9
 # Sides in pixels of the squares: of four tiles, at times of nine. Shapes can be seen in one tile, too.
 SMALLEST, FOUR_TILES, NINE_TILES = 104, (208, 224), (312, 336)
 NINE_TILES_SHARES = {"text": 0.4, "shapes": 0.1, "chart": 0.15, "characters": 0.1}
+# Squares that are not drawn for their tiles, as people's pictures are not: any side from four tiles to twice nine.
+ANY_SIDE_SHARE, ANY_SIDE = 0.25, (226, 640)
 # Charts on a canvas that is a little wider or taller than they are, and their least share of its longer edge.
 WIDENED_SHARE, NARROWEST = 0.5, 0.92
 # In training: squares in which most shapes share a color or a kind; counts of these above two are rare otherwise.
@@ -160,6 +162,8 @@ def _square(kind: str, scene: Scene, rng: random.Random, limits: _Limits) -> _Dr
     sides = NINE_TILES if rng.random() < NINE_TILES_SHARES.get(kind, 0) else FOUR_TILES
     if isinstance(scene, (ShapeScene, CharacterScene)) and rng.random() < 0.4:
         sides = (SMALLEST, FOUR_TILES[0])
+    if rng.random() < ANY_SIDE_SHARE:
+        sides = ANY_SIDE
     caption = isinstance(scene, ShapeScene) and scene.caption
     side = rng.randint(*(FOUR_TILES if caption else sides))
     if limits.tiles == 1:
@@ -308,7 +312,8 @@ class AnsweringDataset(Dataset[dict[str, Any]]):
         if self._drawn[0] != start:
             self._drawn = (start, _talks(start, self.kinds))
         one, images, seen = self._drawn[1][place]
-        return {"messages": conversation(one, images), "images": images, "turns": one.turns, "shown": seen}
+        row = {"messages": conversation(one, images), "images": images, "pictures": one.pictures}
+        return {**row, "turns": one.turns, "shown": seen}
 
 
 def _progress(done: int, count: int) -> float:

@@ -64,8 +64,9 @@ def looks(tokens: Sequence[str], answered: Sequence[bool], turns: Sequence[Turn]
             name = max(number for number in range(begin) if tokens[number] == REF_END)
             yield from (Look(number, [NOTHING]) for number in (name - 1, name, begin - 1))
         elif turn.about and _counts(turn):
-            counted = [thing for thing in turn.about if isinstance(thing, int)]
-            yield Look(begin - 1, [NOTHING, *counted], middles=True, counted=True)
+            counted = [*map(_thing, turn.about)]
+            look = Look(begin - 1, [NOTHING, *counted], middles=_shapes(counted), counted=True)
+            yield from (replace(look, layer=layer) for layer in (LOOKING, FOLLOWING))
         elif turn.kind == "relation":
             yield from _of_relation(tokens, question, begin, turn)
         elif turn.kind == "describe":
@@ -86,6 +87,11 @@ def _counts(turn: Turn) -> bool:
     if turn.kind == "chart":
         return len(turn.about) > LABEL_AND_BAR
     return turn.kind in COUNTED and turn.answer.isdigit()
+
+
+def _shapes(things: Sequence[Thing]) -> bool:
+    """Whether they are shapes or bars, which are counted by their middles; lines are by their first characters."""
+    return all(isinstance(thing, int) for thing in things)
 
 
 def _of_relation(tokens: Sequence[str], question: int, answer: int, turn: Turn) -> Iterator[Look]:
@@ -110,10 +116,9 @@ def due(words: Sequence[str]) -> Iterator[int]:
     Args:
         words: as the tokenizer writes them, without the end.
     """
-    marks = commas(words, 0, len(words))
-    ends = {len(words), *(mark.start for mark in marks)}
+    ends = [*(mark.start for mark in commas(words, 0, len(words))), len(words)]
     for number in range(len(words) + 1):
-        yield sum(mark.stop <= number for mark in marks) + (number in ends)
+        yield sum(end <= number for end in ends)
 
 
 def _thing(meant: int | str) -> Thing:

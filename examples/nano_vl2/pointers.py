@@ -26,6 +26,12 @@ from .shown import Shown
 
 TOLD = {"name": NAMING, "pointer": LOOKING, "following": FOLLOWING}
 HEADS = (0, 1)  # of LOOKING and FOLLOWING
+COUNTERS = (
+    0,
+    1,
+    2,
+    3,
+)  # of both, where things are counted: shares are to be exact, and the mean of more heads errs less
 LINK_HEAD, NEIGHBOR_HEAD = 2, 3  # of NAMING
 COUNTING_HEAD = NEIGHBOR_HEAD  # of NAMING, where there is no text
 COMPARING_HEADS = (2, 3)  # of FOLLOWING
@@ -154,12 +160,13 @@ def _pointed(conversation: int, look: Look, seen: Shown, spots: Sequence[int]) -
     """At each of the things in pictures whose tokens' places are given."""
     tokens = seen.middles if look.middles else seen.tokens
     known = [thing for thing in look.things if thing == NOTHING or thing in tokens]
-    pointer = Pointer(conversation, look.number, [0], look.layer, weight=1 / max(1, len(known)))
+    heads = COUNTERS if look.counted else HEADS
+    pointer = Pointer(conversation, look.number, [0], look.layer, heads, weight=1 / max(1, len(known)))
     found = [
         pointer if thing == NOTHING else replace(pointer, places=[spots[each] for each in tokens[thing]])
         for thing in known
     ]
-    if look.counted:
+    if look.counted and look.layer == LOOKING:
         return [replace(found[0], count=len(look.things) - 1), *found[1:]]
     if len(known) == 1 and look.layer == LOOKING:
         (only,) = known

@@ -13,13 +13,16 @@ from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
 from deepseek_vl_hf.training.collator import ConversationCollator
 from nano.trainer import NanoTrainer
 
-from .cells import stack_labels
+from .cells import LABELS, Labels, label_views, stack_labels
 from .clues import CLUE_WEIGHT, CLUES, stack_clues
+from .pictures import Picture
 from .pointers import POINTER_WEIGHT, TOLD, Watch, find_pointers, stack_pointers
 from .sharing import find_trees, in_rows, places, share
+from .shown import UNTILED
 
 # How far a correction bias moves per step (DeepSeek-V3, arXiv 2412.19437, section 2.1.2, at 0.001 for far longer runs).
 BIAS_STEP = 0.005
+CELL_WEIGHT = 0.5  # of what is seen, beside the answers
 
 
 class LookingCollator:
@@ -39,9 +42,15 @@ class LookingCollator:
 
 
 class AnsweringCollator:
-    """Batches of `sharing.share`, with each picture once."""
+    """Batches of `sharing.share`, with each picture once.
 
-    def __init__(self, processor: Any) -> None:
+    Args:
+        processor: of the model.
+        cells: whether they have the labels of `cells`, too.
+    """
+
+    def __init__(self, processor: Any, cells: bool = False) -> None:
+        self.cells = cells
         self.tokenizer, self.image_token_id = processor.tokenizer, processor.image_token_id
         self.collate = ConversationCollator(processor)
 
@@ -63,7 +72,12 @@ class AnsweringCollator:
         }
         shared = share(batch, trees)
         looks = stack_pointers(pointed, places(trees), shared["input_ids"].shape[1])
-        return BatchFeature({**shared, **seen, **looks})
+        labels = [each for row in first for each in _labels(rows[row]["pictures"])] if self.cells else []
+        return BatchFeature({**shared, **seen, **looks, **(stack_labels(labels) if labels else {})})
+
+
+def _labels(pictures: Sequence[Picture]) -> list[Labels]:
+    return [label_views(picture, tiled=len(pictures) < UNTILED) for picture in pictures]
 
 
 class NanoVL2Trainer(NanoTrainer):
@@ -71,10 +85,12 @@ class NanoVL2Trainer(NanoTrainer):
 
     Attributes:
         watch: sees the attention that is told where to look.
+        projected: what the projector gave last, [views, tokens, hidden].
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.watch = Watch()
+        self.projected: torch.Tensor | None = None
         super().__init__(*args, **kwargs)
 
     def compute_loss(
@@ -84,10 +100,11 @@ class NanoVL2Trainer(NanoTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The loss of the cells; where there are questions, that of the answers and the clues."""
+        """The loss of the cells; where there are questions, that of the answers and the clues, too."""
         if "input_ids" not in inputs:
             with self.accelerator.autocast():  # else only `forward` runs in bfloat16, and these are other methods
-                return self._cell_loss(model, **inputs)
+                seen = model.model.vision_model(inputs.pop("pixel_values")).last_hidden_state
+                return self._cell_loss(model, model.model.projector(seen), inputs)
         # First the tower stays as looking left it: gradients of first answers, which are guesses, harm it.
         learns = next(model.model.projector.parameters()).requires_grad
         with self.accelerator.autocast(), torch.set_grad_enabled(learns):
@@ -95,20 +112,25 @@ class NanoVL2Trainer(NanoTrainer):
         inputs["mm_encoder_outputs"] = {"image": features}
         asked = {name: inputs.pop(name) for name in ("boxes", *CLUES)}
         looks = {name: inputs.pop(name) for name in ("lookers", "looked_at", "looks")}
+        labels = {name: inputs.pop(name) for name in LABELS if name in inputs}
         with balanced(model, inputs.pop("members")):
             answers, outputs = Trainer.compute_loss(self, model, inputs, True, num_items_in_batch)
         with self.accelerator.autocast():
             clues = model.clue_head.losses(lookers=looks["lookers"], **asked)
             told = {name: self.watch.loss(layer, **looks) for name, layer in TOLD.items()}
+            cells = self._cell_loss(model, self.projected, labels) if labels else answers.new_zeros(())
         self.add_up("answer_loss", answers)
         for name, value in {**clues, **told}.items():
             self.add_up(f"{name}_loss", value)
-        loss = answers + CLUE_WEIGHT * sum(clues.values()) + POINTER_WEIGHT * sum(told.values())
+        loss = answers + CLUE_WEIGHT * sum(clues.values()) + POINTER_WEIGHT * sum(told.values()) + CELL_WEIGHT * cells
         return (loss, outputs) if return_outputs else loss
 
-    def _cell_loss(self, model: Any, pixel_values: torch.Tensor, **labels: torch.Tensor) -> torch.Tensor:
-        seen = model.model.vision_model(pixel_values).last_hidden_state
-        losses = model.cell_head.losses(model.model.projector(seen), **labels)
+    def see_projected(self, projector: torch.nn.Module, inputs: Any, outputs: torch.Tensor) -> None:
+        """A forward hook of the projector."""
+        self.projected = outputs
+
+    def _cell_loss(self, model: Any, projected: Any, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+        losses = model.cell_head.losses(projected, **labels)
         for name, value in losses.items():
             self.add_up(name, value)
         return torch.stack([*losses.values()]).sum()

@@ -8,7 +8,18 @@ import torch
 
 from deepseek_vl_hf.models.deepseek_vl2.tiling import num_tiles
 from deepseek_vl_hf.training.collator import ConversationCollator
-from nano_vl2.cells import CHARACTERS, EDGES, IGNORED, PLACES, box_loss, entropy, thing_loss
+from nano_vl2.cells import (
+    CHARACTERS,
+    EDGES,
+    IGNORED,
+    LABELS,
+    PLACES,
+    box_loss,
+    entropy,
+    label_views,
+    stack_labels,
+    thing_loss,
+)
 from nano_vl2.clues import LAYER, ClueHead, clues, stack_clues
 from nano_vl2.dataset import CONVERSATIONS, AnsweringDataset
 from nano_vl2.model import build_model, build_processor
@@ -59,6 +70,23 @@ def test_a_batch_has_each_picture_once(shared, rows):
     distinct = {id(image) for row in rows for image in row["images"]}
     assert len(shared["tile_grids"]) == len(distinct) < sum(len(row["images"]) for row in rows)
     assert len(shared["pixel_values"]) == sum(num_tiles(*grid) for grid in shared["tile_grids"].tolist())
+
+
+def test_what_is_looked_at_is_labeled_as_in_looking(processor, rows, shared):
+    """View by view; pictures that are not cut into tiles are two views of the whole."""
+    assert not {*LABELS} & {*shared}
+    labeled = AnsweringCollator(processor, cells=True)(rows)
+    known = {}
+    for row in {id(row["images"]): row for row in rows}.values():
+        tiled = len(row["images"]) < 3
+        for image, picture in zip(row["images"], row["pictures"], strict=True):
+            views = processor.image_processor([image], tiling=tiled, return_tensors="pt")["pixel_values"]
+            known[views.numpy().tobytes()] = label_views(picture, tiled)
+    assert 2 in {len(labels[0]) for labels in known.values()} != {2}
+    sizes = [num_tiles(*grid) for grid in labeled["tile_grids"].tolist()]
+    expected = [known[views.numpy().tobytes()] for views in labeled["pixel_values"].split(sizes)]
+    for name, labels in stack_labels(expected).items():
+        assert torch.equal(labels, labeled[name]), name
 
 
 def test_branches_fill_most_of_the_rows(shared):

@@ -11,13 +11,14 @@ from nano.questions import Turn
 from nano.scenes import Shape, Text
 from nano_vl2.cells import IGNORED
 from nano_vl2.dataset import AnsweringDataset, Example, conversation
-from nano_vl2.looks import FOLLOWING, LOOKING, NAMING, compared, looks
+from nano_vl2.looks import FOLLOWING, LOOKING, NAMING, compared, due, looks
 from nano_vl2.model import build_processor
 from nano_vl2.names import last_words, names
 from nano_vl2.pictures import TILE, Picture
 from nano_vl2.pointers import COMPARING_HEADS, COUNTING_HEAD, LINK_HEAD, MOST_HEADS, NEIGHBOR_HEAD, Watch, find_pointers
 from nano_vl2.questions import NOTHING
 from nano_vl2.shown import shown
+from two_tiles import SCENE
 
 HARD = 200_000  # a row after which all are as hard as held-out ones
 
@@ -25,15 +26,6 @@ HARD = 200_000  # a row after which all are as hard as held-out ones
 @pytest.fixture(scope="module")
 def processor():
     return build_processor(800)
-
-
-# Two tiles beside each other: a star in the first, a circle and a string in the second.
-PARTS = (
-    Shape("star", "red", 40, 30, 30),
-    Shape("circle", "blue", 170, 90, 24),
-    Text("7B", "black", "DejaVuSans", 150, 30, 20),
-)
-SCENE = Picture(PARTS, 2 * TILE, TILE, (240, 240, 240))
 
 
 # Characters of 12 pixels: two in each of two tokens. The square's middle lies in the third token of the second row.
@@ -84,11 +76,23 @@ def test_between_wide_characters_there_are_tokens_with_parts_of_them(processor):
 
 
 def test_things_are_counted_by_their_middles(processor):
-    found = told(processor, Turn("count", "How many shapes are there?", "2", (0, 1)))
-    assert [places for places, _ in found[1:]] == [[5 * 1 + 2], [5 * 3 + 0]]
-    assert found[0][1].places == [0]
-    assert [each.count for _, each in found] == [2, IGNORED, IGNORED]
+    turn = Turn("count", "How many shapes are there?", "2", (0, 1))
+    for layer, counts in ((LOOKING, [2, IGNORED, IGNORED]), (FOLLOWING, [IGNORED] * 3)):
+        found = told(processor, turn, layer=layer)
+        assert [places for places, _ in found[1:]] == [[5 * 1 + 2], [5 * 3 + 0]]
+        assert found[0][1].places == [0]
+        assert [each.count for _, each in found] == counts
+        assert {(each.heads, each.weight) for _, each in found} == {((0, 1, 2, 3), 1 / 3)}
     assert len(shown([CROWDED]).tokens[0]) > 1
+
+
+def test_lines_are_counted_by_their_first_characters(processor):
+    turn = Turn("count", "How many lines are written?", "1", ("MIX4",))
+    for layer, counts in ((LOOKING, [1, IGNORED]), (FOLLOWING, [IGNORED] * 2)):
+        found = told(processor, turn, layer=layer)
+        assert [each.places for _, each in found[:1]] == [[0]]
+        assert [places for places, _ in found[1:]] == [[21]]
+        assert [each.count for _, each in found] == counts
 
 
 def looked(processor, question, answer, about, kind="any"):
@@ -157,6 +161,11 @@ def test_descriptions_look_at_what_is_due(processor):
     words = processor.tokenizer.tokenize(chinese)
     first = len(processor.tokenizer.tokenize("红色的星形"))
     assert looked_at == [[0]] * first + [[1]] * (len(words) - first) + [[NOTHING]]
+
+
+def test_in_the_middle_of_a_comma_the_next_thing_is_due():
+    """In Chinese it can be three tokens."""
+    assert [*due(["x", "ã", "Ģ", "ģ", "y"])] == [0, 1, 1, 1, 1, 2]
 
 
 def test_things_and_commas_are_counted_for_descriptions(processor):

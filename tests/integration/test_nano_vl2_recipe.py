@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from deepseek_vl_hf.models.grounding import find_boxes
-from nano.cells import COLUMNS, HUES, ROWS, THINGS
+from nano.cells import COLUMNS, HUES, ROWS, THINGS, is_bar
 from nano.drawing import Box
 from nano.questions import KINDS as NANO_KINDS
-from nano.scenes import COLORS, Shape, Text, random_scene
+from nano.scenes import COLORS, Bar, ChartScene, Shape, Text, random_scene
 from nano.splits import is_held_out
 from nano_vl2.boards import Board, Table, page, random_grid, shape_board, table, text_board
 from nano_vl2.cells import EDGES, IGNORED, SIDE, label_views
@@ -27,7 +27,7 @@ from nano_vl2.dataset import (
     made_alike,
 )
 from nano_vl2.model import build_processor
-from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, draw, widened
+from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, draw, picture_of, widened
 from nano_vl2.questions import KINDS, about_several, about_shapes, about_texts, example_in_context
 
 WHITE = (255, 255, 255)
@@ -231,6 +231,22 @@ def test_in_training_there_is_more_to_count():
         asked = [turn for row in rows for turn in row.turns if re.match(r"How many (?!shapes are )", turn.question)]
         shares[split] = sum(int(turn.answer) > 2 for turn in asked) / len(asked)
     assert shares["train"] > 1.2 * shares["held-out"] > 0
+
+
+@pytest.mark.parametrize("kind", ["shapes", "text", "chart", "characters"])
+def test_squares_come_in_any_size(kind):
+    """Beside those that fill four tiles or nine, others that the processor has to bring to nine."""
+    sides = [max(one.width, one.height) for one in (example("held-out", n, kind=kind).pictures[0] for n in range(200))]
+    odd = [side for side in sides if side > 336 or 224 < side < 312]
+    assert 0.05 < len(odd) / len(sides) < 0.3  # with a caption shapes fill four tiles
+    assert max(odd) > 512
+
+
+def test_axes_are_no_bars_in_any_size():
+    chart = ChartScene(WHITE, (Bar("A", "red", 1), Bar("B", "blue", 20), Bar("C", "green", 11)), "OK", "DejaVuSans")
+    for side in (104, 224, 336, 640):
+        boxes = [part for part in picture_of(chart, side).parts if isinstance(part, Box)]
+        assert [is_bar(box) for box in boxes] == [False, False, True, True, True]
 
 
 def test_scenes_made_alike_belong_to_training():

@@ -5,7 +5,7 @@ import pytest
 from deepseek_vl_hf.training.collator import ConversationCollator
 from nano.cells import HUES, THINGS
 from nano.questions import Turn
-from nano.scenes import Bar, ChartScene, Shape, Text
+from nano.scenes import Bar, ChartScene, Text
 from nano_vl2.dataset import AnsweringDataset, Example, conversation
 from nano_vl2.looks import NAMING
 from nano_vl2.model import build_processor
@@ -13,18 +13,11 @@ from nano_vl2.names import PICTURE_HEAD
 from nano_vl2.pictures import TILE, Picture, picture_of
 from nano_vl2.pointers import find_pointers
 from nano_vl2.shown import shown
+from two_tiles import SCENE
 
 WHITE = (255, 255, 255)
 TILES = 20 + 1  # tokens of the whole and the separator before those of the tiles
 HARD = 200_000  # a row after which all are as hard as held-out ones
-
-# Two tiles beside each other: a star in the first, a circle and a string in the second.
-PARTS = (
-    Shape("star", "red", 40, 30, 30),
-    Shape("circle", "blue", 170, 90, 24),
-    Text("7B", "black", "DejaVuSans", 150, 30, 20),
-)
-SCENE = Picture(PARTS, 2 * TILE, TILE, WHITE)
 
 
 def test_tokens_show_shapes_in_the_whole_and_characters_in_the_tiles():
