@@ -15,7 +15,7 @@ from nano.splits import belongs_to
 
 from .boards import MOST_SHAPES, Board, page, shape_board, table, text_board
 from .cells import label_views
-from .pictures import TILE, Picture, draw, picture_of, widened
+from .pictures import TILE, Picture, cropped, draw, enlarged, picture_of, widened
 from .questions import (
     about_several,
     about_shapes,
@@ -60,8 +60,11 @@ SMALLEST, FOUR_TILES, NINE_TILES = 104, (208, 224), (312, 336)
 NINE_TILES_SHARES = {"text": 0.4, "shapes": 0.1, "chart": 0.15, "characters": 0.1}
 # Squares that are not drawn for their tiles, as people's pictures are not: any side from four tiles to twice nine.
 ANY_SIDE_SHARE, ANY_SIDE = 0.25, (226, 640)
+MOST_ENLARGED = 2.5  # boards of text and tables, as often
 # Charts on a canvas that is a little wider or taller than they are, and their least share of its longer edge.
 WIDENED_SHARE, NARROWEST = 0.5, 0.92
+# Of kinds about which nobody asks where in the picture something is.
+PLACELESS, CROPPED_SHARE = ("chart", "text"), 0.3
 # In training: squares in which most shapes share a color or a kind; counts of these above two are rare otherwise.
 ALIKE_SHARE = 0.6
 ALIKE_TRIES = 8  # until such a scene belongs to the split
@@ -173,6 +176,8 @@ def _square(kind: str, scene: Scene, rng: random.Random, limits: _Limits) -> _Dr
         shorter = round(side * rng.uniform(NARROWEST, 1))
         width, height = rng.choice(((side, shorter), (shorter, side)))
     picture = widened(picture_of(scene, min(width, height)), width, height)
+    if kind in PLACELESS and rng.random() < CROPPED_SHARE:
+        picture = cropped(picture, rng)
     return [picture], lambda: ([""], _asked(scene, rng, picture))
 
 
@@ -191,12 +196,16 @@ def _tiles(rng: random.Random, split: str, limits: _Limits) -> _Drawn:
     board = text_board(rng, split)
     while not board.texts:
         board = text_board(rng, split)
-    return [board.picture], lambda: ([""], about_texts(board, rng))
+    return [_at_any_size(board.picture, rng)], lambda: ([""], about_texts(board, rng))
 
 
 def _table(rng: random.Random, split: str, limits: _Limits) -> _Drawn:
     drawn = table(rng, split)
-    return [drawn.picture], lambda: ([""], about_table(drawn, rng))
+    return [_at_any_size(drawn.picture, rng)], lambda: ([""], about_table(drawn, rng))
+
+
+def _at_any_size(picture: Picture, rng: random.Random) -> Picture:
+    return enlarged(picture, rng.uniform(1, MOST_ENLARGED)) if rng.random() < ANY_SIDE_SHARE else picture
 
 
 def _several(rng: random.Random, split: str, limits: _Limits) -> _Drawn:

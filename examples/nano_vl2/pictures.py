@@ -3,14 +3,15 @@
 The scenes of nano are squares; here they are drawn in any size, and boards of any number of tiles come beside them.
 """
 
+import math
 import random
 from dataclasses import dataclass, replace
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from deepseek_vl_hf.models.deepseek_vl2.tiling import CANDIDATE_RESOLUTIONS, tile_grid
 from deepseek_vl_hf.models.grounding import LARGEST_COORDINATE
-from nano.drawing import Box, Part, draw_shape, draw_text, parts
+from nano.drawing import MARGIN, Box, Part, draw_shape, draw_text, parts
 from nano.scenes import COLORS, SIDE, AnyScene, Shape, Text
 
 PUBLISHED_TILE = 384
@@ -52,14 +53,30 @@ class Picture:
 
 def picture_of(scene: AnyScene, side: int) -> Picture:
     """A square scene of nano, drawn with so many pixels."""
-    drawn = tuple(_scaled(part, side / SIDE) for part in parts(scene))
-    return Picture(drawn, side, side, scene.background)
+    return enlarged(Picture(tuple(parts(scene)), SIDE, SIDE, scene.background), side / SIDE)
+
+
+def enlarged(picture: Picture, factor: float) -> Picture:
+    """The same, drawn with so many times as many pixels each way."""
+    drawn = tuple(_scaled(part, factor) for part in picture.parts)
+    return Picture(drawn, round(factor * picture.width), round(factor * picture.height), picture.background)
 
 
 def widened(picture: Picture, width: int, height: int) -> Picture:
     """The same in the middle of a canvas of so many pixels, none less than before."""
     right, down = (width - picture.width) / 2, (height - picture.height) / 2
     return Picture(tuple(_moved(part, right, down) for part in picture.parts), width, height, picture.background)
+
+
+def cropped(picture: Picture, rng: random.Random) -> Picture:
+    """The same without some of what is empty at its edges; what is drawn keeps nano's margin."""
+    blank = Image.new("RGB", (picture.width, picture.height), picture.background)
+    left, top, right, bottom = ImageChops.difference(draw(picture), blank).getbbox() or (0, 0, *blank.size)
+    margin = math.ceil(MARGIN * max(blank.size) / SIDE)
+    room = (left, top, picture.width - right, picture.height - bottom)
+    left, top, right, bottom = (rng.choice((0, rng.randint(0, max(0, empty - margin)))) for empty in room)
+    parts = tuple(_moved(part, -left, -top) for part in picture.parts)
+    return Picture(parts, picture.width - left - right, picture.height - top - bottom, picture.background)
 
 
 def _moved(part: Part, right: float, down: float) -> Part:

@@ -27,7 +27,7 @@ from nano_vl2.dataset import (
     made_alike,
 )
 from nano_vl2.model import build_processor
-from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, draw, picture_of, widened
+from nano_vl2.pictures import CANDIDATES, GRIDS, TILE, Picture, corners, cropped, draw, picture_of, widened
 from nano_vl2.questions import KINDS, about_several, about_shapes, about_texts, example_in_context
 
 WHITE = (255, 255, 255)
@@ -240,6 +240,23 @@ def test_squares_come_in_any_size(kind):
     odd = [side for side in sides if side > 336 or 224 < side < 312]
     assert 0.05 < len(odd) / len(sides) < 0.3  # with a caption shapes fill four tiles
     assert max(odd) > 512
+
+
+@pytest.mark.parametrize("side", [104, 512])
+def test_what_is_cut_off_is_empty(side):
+    chart = ChartScene(WHITE, (Bar("A", "red", 1), Bar("B", "blue", 20), Bar("C", "green", 11)), "OK", "DejaVuSans")
+    picture = picture_of(chart, side)
+    pixels = np.asarray(draw(picture))
+    drawn = pixels[(pixels < 255).any(-1)]
+    sizes = set()
+    for seed in range(30):
+        cut = cropped(picture, random.Random(seed))
+        sizes.add((cut.width, cut.height))
+        left = np.asarray(draw(cut))
+        assert left.shape == (cut.height, cut.width, 3)
+        assert np.array_equal(left[(left < 255).any(-1)], drawn)
+    assert len(sizes) > 3
+    assert (side, side) in sizes
 
 
 def test_axes_are_no_bars_in_any_size():
