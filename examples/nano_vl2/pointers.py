@@ -26,12 +26,8 @@ from .shown import Shown
 
 TOLD = {"name": NAMING, "pointer": LOOKING, "following": FOLLOWING}
 HEADS = (0, 1)  # of LOOKING and FOLLOWING
-COUNTERS = (
-    0,
-    1,
-    2,
-    3,
-)  # of both, where things are counted: shares are to be exact, and the mean of more heads errs less
+# Of both, where things are counted: shares are to be exact, and the mean of more heads errs less.
+COUNTERS = (0, 1, 2, 3)
 LINK_HEAD, NEIGHBOR_HEAD = 2, 3  # of NAMING
 COUNTING_HEAD = NEIGHBOR_HEAD  # of NAMING, where there is no text
 COMPARING_HEADS = (2, 3)  # of FOLLOWING

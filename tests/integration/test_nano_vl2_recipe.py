@@ -259,6 +259,14 @@ def test_what_is_cut_off_is_empty(side):
     assert (side, side) in sizes
 
 
+@pytest.mark.parametrize("kind", ["tiles", "table"])
+def test_text_and_tables_come_in_any_size(kind):
+    """A quarter of them is drawn larger than the tiles that it is cut into."""
+    pictures = [example("held-out", number, kind=kind).pictures[0] for number in range(120)]
+    larger = [each for each in pictures if each.width > each.grid[0] * TILE or each.height > each.grid[1] * TILE]
+    assert 0.05 < len(larger) / len(pictures) < 0.3
+
+
 def test_axes_are_no_bars_in_any_size():
     chart = ChartScene(WHITE, (Bar("A", "red", 1), Bar("B", "blue", 20), Bar("C", "green", 11)), "OK", "DejaVuSans")
     for side in (104, 224, 336, 640):

@@ -128,10 +128,8 @@ def test_fresh_layers_learn_by_themselves_first(finished, model, tmp_path, monke
         AnsweringDataset, "__init__", lambda self, *given: (rows.append(given[:2]), made(self, *given))[1]
     )
     train_nano_vl2.train(options(tmp_path, "--begin-with", finished / "model", "--conversations", 10 * BATCH))
-    assert rows == [
-        (BATCH, 0),
-        (10 * BATCH, BATCH),
-    ]  # the model learns from conversations that the layers have not seen
+    # The model learns from conversations that the layers have not seen.
+    assert rows == [(BATCH, 0), (10 * BATCH, BATCH)]
     kept = load_file(tmp_path / "alone" / "checkpoint-1" / "model.safetensors")
     before = {name: weight for name, weight in model.state_dict().items() if name in kept}
     assert {name.split(".")[1] for name in before} >= {"vision_model", "projector", "language_model"}
